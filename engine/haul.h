@@ -1,0 +1,304 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef HAUL_ENGINE_HAUL_H
+#define HAUL_ENGINE_HAUL_H
+
+/*
+ * haul: live migration as a library. A migration object is one end of one move, source or destination. The
+ * caller describes the guest (RAM blocks, dirty tracker, state handlers, hooks), starts the migration with
+ * a URI, and waits. Everything hangs off the object: any number of migrations may live in one process.
+ *
+ * Order of calls: haul_source_new or haul_destination_new; haul_add_ram, haul_set_tracker,
+ * haul_add_state, haul_set_guest, haul_set_events; haul_start; haul_wait; haul_free.
+ * Unless a declaration says otherwise, calls on one object come from one thread at a time.
+ * haul_cancel, haul_get_stats, haul_get_channel_stats, haul_get_state and haul_set_max_bandwidth may be called from any
+ * thread between haul_start and haul_free.
+ */
+
+#include "channels/error.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define HAUL_VERSION "0.1.0"
+
+/* ---- states ------------------------------------------------------------------------------------------- */
+
+/* QEMU's names (qapi/migration.json, MigrationStatus), as query-migrate shows them. */
+#define HAUL_STATES(X)                                                                                       \
+    X(NONE, "none")                                                                                          \
+    X(SETUP, "setup")                                                                                        \
+    X(ACTIVE, "active")                                                                                      \
+    X(PRE_SWITCHOVER, "pre-switchover")                                                                      \
+    X(DEVICE, "device")                                                                                      \
+    X(COMPLETED, "completed")                                                                                \
+    X(FAILED, "failed")                                                                                      \
+    X(CANCELLING, "cancelling")                                                                              \
+    X(CANCELLED, "cancelled")                                                                                \
+    X(POSTCOPY_ACTIVE, "postcopy-active")                                                                    \
+    X(POSTCOPY_PAUSED, "postcopy-paused")                                                                    \
+    X(POSTCOPY_RECOVER, "postcopy-recover")
+
+enum haul_state {
+#define X(name, text) HAUL_STATE_##name,
+    HAUL_STATES(X)
+#undef X
+        HAUL_STATE_COUNT
+};
+
+/* haul_state_name returns QEMU's name of `state`; static storage. Any thread. */
+const char *haul_state_name(enum haul_state state);
+
+/* Who may run the guest (rule R1). Only haul_wait's caller acts on it. */
+enum haul_ownership {
+    HAUL_OWNER_SOURCE,      /* the guest is the source's: it runs there, or was resumed there */
+    HAUL_OWNER_DESTINATION, /* RUNNING was confirmed */
+    HAUL_OWNER_UNCERTAIN    /* HANDOVER was sent and RUNNING never came: the source stays paused */
+};
+
+/* ---- options ------------------------------------------------------------------------------------------ */
+
+/*
+ * Options are copied and checked by haul_source_new and haul_destination_new. Call haul_options_default first:
+ * it sets `size`, which lets the library tell an older caller's struct from a newer one's.
+ */
+struct haul_options {
+    size_t size;
+    uint32_t channels;           /* source: 1..128, default 2. The destination follows the source. */
+    const char *compress;        /* source: "none", "lz4" or "auto" (default "none") */
+    uint32_t downtime_limit_ms;  /* source: 0..2000000, default 300 */
+    uint64_t max_bandwidth_bytes_per_s;        /* source: cap over all channels; 0 (default): none */
+    uint64_t switchover_bandwidth_bytes_per_s; /* source: used for the threshold instead of the estimate; 0: none */
+    const char *placement;       /* "auto" (default), "none" or a CPU list "0-3,8" */
+    bool verify;                 /* source: hash both sides before HANDOVER (rule R3); default false */
+    uint32_t timeout_s;          /* connecting, handshakes and silence: 1..3600, default 30 */
+    bool populate;               /* destination: populate memory ahead of the data; default true */
+    unsigned populate_threads;   /* destination: 0 (default) means one per allowed CPU */
+    uint32_t max_rounds;         /* source: give up (-ETIME) after this many rounds without convergence; 0 (default): never */
+};
+void haul_options_default(struct haul_options *options);
+
+/* ---- the guest ---------------------------------------------------------------------------------------- */
+
+struct haul_migration; /* opaque */
+
+/* One piece of guest memory. Same names, lengths and page sizes on both sides, in any order. */
+struct haul_ram_block {
+    const char *name;   /* 1..255 bytes, unique within the migration; copied */
+    void *host;         /* mapped readable (source) or writable (destination), page-aligned; the caller's */
+    uint64_t length;    /* bytes, a non-zero multiple of page_size */
+    uint32_t page_size; /* of the backing: 4096, or the huge page size of hugetlbfs */
+    int fd;             /* file behind the mapping, for finding holes (SEEK_DATA); -1: none. The caller's. */
+    uint64_t fd_offset; /* where `host` starts in the file */
+};
+
+/*
+ * A dirty tracker. All callbacks come from the migration_thread. Bitmaps have one bit per 4096-byte page,
+ * bit p of block b is bitmaps[b][p / 64] >> (p % 64) & 1, blocks in the order of haul_add_ram.
+ */
+struct haul_tracker_ops {
+    const char *name; /* "kvm-dirty-log", "uffd-wp", ... for reports */
+    /* Called once, before any page is read. Every write that lands after it returns is reported by a later sync. */
+    int (*start)(void *opaque, struct haul_error *error);
+    /*
+     * Sets (never clears) in `bitmaps` every page written since start or the last sync, and re-arms those pages. A page that
+     * became a hole (balloon, discard: trap T8) counts as written. *pages gets the number of pages reported.
+     */
+    int (*sync)(void *opaque, uint64_t *const *bitmaps, uint64_t *pages, struct haul_error *error);
+    /* Called once on every path; leaves the guest as if it had never been tracked (trap T7). */
+    void (*stop)(void *opaque);
+};
+
+/* Writes one handler's state to the stream; see haul_state_ops.save. */
+struct haul_state_writer;
+int haul_state_write(struct haul_state_writer *writer, const void *bytes, size_t length, struct haul_error *error);
+
+/* Reads one handler's state; see haul_state_ops.load. Returns 1..capacity bytes read, 0 at its end, or a
+ * negative errno. */
+struct haul_state_reader;
+ptrdiff_t haul_state_read(struct haul_state_reader *reader, void *bytes, size_t capacity, struct haul_error *error);
+
+/*
+ * A state handler: whatever is not RAM (vCPU, devices). RAM goes first, then handlers in the order of
+ * haul_add_state, matched by name on both sides. Callbacks may be NULL where a side has nothing to do.
+ */
+struct haul_state_ops {
+    const char *name; /* 1..255 bytes, unique within the migration */
+    /* Source, migration_thread, setup state, guest running. */
+    int (*setup)(void *opaque, struct haul_error *error);
+    /* Source, migration_thread, after each round, guest running: *pending_bytes gets the bytes that `save` would write now. */
+    int (*iterate)(void *opaque, uint64_t *pending_bytes, struct haul_error *error);
+    /* Source, migration_thread, device state, guest stopped. It may still write guest memory: the engine
+     * scans once more after it (trap T9). */
+    int (*save)(void *opaque, struct haul_state_writer *writer, struct haul_error *error);
+    /* Destination, loader thread, all RAM of the rounds before loaded. An error fails the move and the source goes on. The guest must not run yet. */
+    int (*load)(void *opaque, struct haul_state_reader *reader, struct haul_error *error);
+};
+
+/* Guest hooks. NULL members mean that there is nothing to do. */
+struct haul_guest_ops {
+    /*
+     * Source, migration_thread. On return no vCPU, device or host process writes guest memory (until `resume`), except by state handlers'
+     * `save`. On error the guest runs as before.
+     */
+    int (*stop)(void *opaque, struct haul_error *error);
+    /*
+     * Source, migration_thread: undo `stop` after a failure or a cancelled switchover; the guest runs again. Also called
+     * when `stop` was never called or failed (then harmless).
+     */
+    int (*resume)(void *opaque, struct haul_error *error);
+    /* Destination, loader thread, after HANDOVER: run the guest. On return it runs. */
+    int (*start)(void *opaque, struct haul_error *error);
+    /* Source, migration_thread: slow the guest down by `percent` (0 to 99; 0 ends it). */
+    int (*throttle)(void *opaque, unsigned percent, struct haul_error *error);
+    /*
+     * Source, migration_thread, called once in setup: what the guest knows in advance of its own fixed costs, for the
+     * first prediction. NULL or an error: the engine assumes 5 ms, 5 ms and 64 KiB.
+     */
+    int (*estimate)(void *opaque, uint64_t *stop_ns, uint64_t *start_ns, uint64_t *state_bytes);
+    /* Source: the destination confirmed RUNNING; this copy must never run again. */
+    void (*handed_over)(void *opaque);
+};
+
+/* ---- events ------------------------------------------------------------------------------------------- */
+
+/* Steps of ownership, for the record on disk (rule R1). */
+enum haul_step {
+    HAUL_STEP_HANDOVER_SENDING,  /* source: about to send HANDOVER */
+    HAUL_STEP_HANDOVER_RECEIVED, /* destination: about to start the guest */
+    HAUL_STEP_RUNNING,           /* destination: the guest runs; source: RUNNING came */
+    HAUL_STEP_RESUMED            /* source: failed before HANDOVER, the guest runs here */
+};
+
+struct haul_events {
+    /* After each change of state; on the migration_thread or loader thread. Must not call haul_free or haul_wait. */
+    void (*state)(void *opaque, enum haul_state from, enum haul_state to);
+    /* After each round (source), with its number from 1. */
+    void (*round)(void *opaque, uint32_t round);
+    /* Before the named step is taken; a negative result at HANDOVER_SENDING or HANDOVER_RECEIVED refuses the step and fails
+     * the move (the record could not be written). */
+    int (*step)(void *opaque, enum haul_step step, struct haul_error *error);
+    /* A plain sentence for the operator: which tracker, early "cannot converge" advice. */
+    void (*message)(void *opaque, const char *text);
+};
+
+/* ---- statistics --------------------------------------------------------------------------------------- */
+
+/* Downtime and its parts, nanoseconds. */
+struct haul_downtime {
+    uint64_t total_ns;
+    uint64_t stop_ns;      /* stop hook */
+    uint64_t last_pass_ns; /* scan and pages of the last pass, verify included */
+    uint64_t device_ns;    /* state handlers */
+    uint64_t start_ns;     /* HANDOVER to RUNNING */
+};
+
+struct haul_stats {
+    size_t size;
+    enum haul_state state;
+    uint64_t total_time_ns; /* haul_start to the end, or to now */
+    uint64_t setup_time_ns;
+    struct haul_downtime expected; /* the latest prediction; frozen when the guest is stopped */
+    struct haul_downtime actual;   /* zero until completed */
+    uint64_t downtime_limit_ns;
+    /* RAM, named after query-migrate's `ram` */
+    uint64_t transferred; /* bytes delivered over all channels, headers included */
+    uint64_t remaining;   /* bytes of dirty pages not yet handed out */
+    uint64_t total;       /* bytes of all blocks */
+    uint64_t duplicate;   /* zero pages sent */
+    uint64_t normal;      /* pages sent with content */
+    uint64_t holes;       /* of `duplicate`, pages never touched at the source and so never read */
+    uint64_t dirty_pages_rate; /* pages per second, last round */
+    uint64_t dirty_sync_count; /* rounds */
+    uint64_t pages_per_second;
+    uint64_t bandwidth_bytes_per_s; /* the smoothed estimate behind the threshold */
+    uint64_t threshold_size;   /* bytes: bandwidth * downtime limit */
+    double compression_ratio;  /* page bytes over wire bytes of compressed pages; 1 when none */
+    uint32_t page_size;
+    uint32_t channels;
+    uint64_t round_trip_ns;
+    uint64_t migration_thread_cpu_ns; /* CPU time of the coordinator */
+    enum haul_ownership ownership;
+    char tracker[32];
+};
+
+struct haul_channel_stats {
+    size_t size;
+    uint64_t bytes;
+    uint64_t pages;
+    uint64_t zero;
+    uint64_t raw;
+    uint64_t compressed;
+    uint64_t busy_ns;
+    uint64_t stalled_ns;
+    int cpu;
+    int node;
+    int tid;
+};
+
+/* ---- calls -------------------------------------------------------------------------------------------- */
+
+/*
+ * haul_source_new, haul_destination_new: create one end. *migration is the caller's, to be freed with haul_free.
+ * -EINVAL: an option out of range (the message names it and its range); -ENOMEM.
+ */
+int haul_source_new(const struct haul_options *options, struct haul_migration **migration, struct haul_error *error);
+int haul_destination_new(const struct haul_options *options, struct haul_migration **migration,
+                         struct haul_error *error);
+
+/*
+ * The set_ and add_ functions register the guest; before haul_start only (-EBUSY after). Ops structs must
+ * outlive the migration; `opaque` is handed back to every callback.
+ * haul_add_ram: -EINVAL (empty or long name, unaligned, zero length), -EEXIST (name taken), -ENOSPC (over 1024 blocks).
+ */
+int haul_add_ram(struct haul_migration *migration, const struct haul_ram_block *block, struct haul_error *error);
+int haul_set_tracker(struct haul_migration *migration, const struct haul_tracker_ops *ops, void *opaque,
+                     struct haul_error *error);
+int haul_add_state(struct haul_migration *migration, const struct haul_state_ops *ops, void *opaque,
+                   struct haul_error *error);
+int haul_set_guest(struct haul_migration *migration, const struct haul_guest_ops *ops, void *opaque,
+                   struct haul_error *error);
+int haul_set_events(struct haul_migration *migration, const struct haul_events *events, void *opaque,
+                    struct haul_error *error);
+
+/*
+ * haul_start: the source connects to `uri` and its migration_thread takes over; the destination listens on
+ * `uri` and starts to populate its memory, its loader thread takes over. Returns once the URI is checked and, for the destination, bound.
+ */
+int haul_start(struct haul_migration *migration, const char *uri, struct haul_error *error);
+
+/* haul_local_uri returns the destination's URI with the real port, after haul_start; valid until haul_free. */
+const char *haul_local_uri(const struct haul_migration *migration);
+
+/*
+ * haul_wait blocks until the migration ended, its threads are joined and the guest is where it belongs.
+ * Returns 0 for completed, -ECANCELED for cancelled, or the negative errno of the failure, with its message.
+ * Ask haul_get_stats for `ownership`.
+ */
+int haul_wait(struct haul_migration *migration, struct haul_error *error);
+
+/* haul_cancel asks for the end; the guest goes on at the source. Too late after HANDOVER: then it returns -EALREADY. Async: see haul_wait. Safe in any state. */
+int haul_cancel(struct haul_migration *migration);
+
+enum haul_state haul_get_state(const struct haul_migration *migration);
+void haul_get_stats(struct haul_migration *migration, struct haul_stats *stats);
+/* -ENOENT for a channel that does not exist (yet). */
+int haul_get_channel_stats(struct haul_migration *migration, unsigned index, struct haul_channel_stats *stats);
+/* 0: no limit. Acts within 100 ms. */
+void haul_set_max_bandwidth(struct haul_migration *migration, uint64_t bytes_per_s);
+
+/* haul_id writes the migration id as 32 hexadecimal digits (the destination's is known once a source connected;
+ * until then all zero). */
+void haul_id(const struct haul_migration *migration, char text[33]);
+
+/* haul_free cancels, waits, and frees. NULL is accepted. */
+void haul_free(struct haul_migration *migration);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef HAUL_ENGINE_TRACKERS_H
+#define HAUL_ENGINE_TRACKERS_H
+
+/*
+ * Dirty trackers that come with haul, each a `struct haul_tracker_ops` plus a constructor. A VMM with its own
+ * tracking needs none of them. All constructors: 0 or a negative errno with a message; *tracker is the
+ * caller's, freed with haul_tracker_free after the migration that uses it.
+ */
+
+#include "engine/haul.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct haul_tracker; /* opaque */
+
+/* What a tracker watches: one range per RAM block, in the order of haul_add_ram. */
+struct haul_tracked_range {
+    uint64_t address; /* in the tracked process; page-aligned */
+    uint64_t length;
+    int memory_fd;    /* the shared object behind it, to find holes and other mappings; -1: none */
+    uint64_t memory_offset;
+};
+
+const struct haul_tracker_ops *haul_tracker_get_ops(const struct haul_tracker *tracker);
+void *haul_tracker_get_opaque(struct haul_tracker *tracker);
+void haul_tracker_free(struct haul_tracker *tracker);
+
+/*
+ * haul_tracker_bitmap_new: an explicit bitmap for writers that say what they write. haul_tracker_mark may be called
+ * from any thread: pages [first, first + count) of `block` were written (call it after the write).
+ */
+int haul_tracker_bitmap_new(const uint64_t *block_pages, unsigned blocks, struct haul_tracker **tracker,
+                            struct haul_error *error);
+void haul_tracker_mark(struct haul_tracker *tracker, unsigned block, uint64_t first, uint64_t count);
+
+/*
+ * haul_tracker_uffd_new: userfaultfd write-protect in async mode plus PAGEMAP_SCAN (Linux 6.7). pid 0: this process; any other: that
+ * process, by one injected userfaultfd call (x86-64, needs ptrace permission). -ENOSYS: the kernel is too
+ * old; -EPERM, -ESRCH, -EINVAL (memory that cannot be write-protected): the message says what to change.
+ * The tracked process is left as it was by stop and by the death of this process (trap T7).
+ */
+int haul_tracker_uffd_new(int pid, const struct haul_tracked_range *ranges, unsigned count,
+                          struct haul_tracker **tracker, struct haul_error *error);
+
+/* haul_tracker_soft_dirty_new: /proc/PID/clear_refs and pagemap bit 55. -ENOSYS where the kernel is built without
+ * CONFIG_MEM_SOFT_DIRTY. */
+int haul_tracker_soft_dirty_new(int pid, const struct haul_tracked_range *ranges, unsigned count,
+                                struct haul_tracker **tracker, struct haul_error *error);
+
+/* haul_tracker_process_new: the best of the two above that this kernel has, for any process. */
+int haul_tracker_process_new(int pid, const struct haul_tracked_range *ranges, unsigned count,
+                             struct haul_tracker **tracker, struct haul_error *error);
+
+/*
+ * haul_tracker_group_new: several trackers as one, for memory that several processes map (trap T1); start, sync and stop go to
+ * each in turn. Takes ownership of `members` (also on failure).
+ */
+int haul_tracker_group_new(struct haul_tracker *const *members, unsigned count, struct haul_tracker **tracker,
+                           struct haul_error *error);
+
+/* One KVM memory slot that backs (part of) a block. */
+struct haul_kvm_slot {
+    uint32_t slot;
+    uint32_t block;
+    uint64_t first_page; /* of the block */
+    uint64_t pages;
+    uint64_t guest_physical_address;
+    uint64_t userspace_address;
+};
+
+/* haul_tracker_kvm_log_new: KVM_GET_DIRTY_LOG on `vm_fd` (the caller's); start sets KVM_MEM_LOG_DIRTY_PAGES on the slots, stop clears it. */
+int haul_tracker_kvm_log_new(int vm_fd, const struct haul_kvm_slot *slots, unsigned count,
+                             struct haul_tracker **tracker, struct haul_error *error);
+
+/*
+ * haul_tracker_kvm_ring_new: KVM's dirty ring (KVM_CAP_DIRTY_LOG_RING enabled on the VM before its vCPUs were made). `vcpu_fds` are the
+ * caller's. `ring_bytes` is the size given to KVM_ENABLE_CAP. A vCPU thread that exits with
+ * KVM_EXIT_DIRTY_RING_FULL calls haul_tracker_kvm_ring_collect, from any thread, and goes on.
+ */
+int haul_tracker_kvm_ring_new(int vm_fd, const int *vcpu_fds, unsigned vcpus, uint32_t ring_bytes,
+                              const struct haul_kvm_slot *slots, unsigned count, struct haul_tracker **tracker,
+                              struct haul_error *error);
+int haul_tracker_kvm_ring_collect(struct haul_tracker *tracker, struct haul_error *error);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

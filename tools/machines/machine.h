@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef HAUL_TOOLS_MACHINES_MACHINE_H
+#define HAUL_TOOLS_MACHINES_MACHINE_H
+
+/*
+ * A machine is what the CLI moves: a QEMU process, a shared memory object, or the reference guest, each an
+ * engine client behind this small ops table. All calls come from the CLI's main thread.
+ */
+
+#include "engine/haul.h"
+
+struct haul_machine {
+    const struct haul_machine_ops *ops;
+};
+
+struct haul_machine_ops {
+    const char *kind; /* "qemu", "memory" or "guest" */
+    /*
+     * Registers blocks, tracker, state handlers and guest hooks with `migration` (before haul_start). The machine
+     * outlives the migration; after a failed migration was freed it may be attached to the next one.
+     */
+    int (*attach)(struct haul_machine *machine, struct haul_migration *migration, struct haul_error *error);
+    /*
+     * After the move, where the machine runs here: waits for up to `seconds` while the machine proves itself, and
+     * writes a one-line result ("self-check passed: 512 MiB, 1234 pages checked"). NULL: has no self-check. -EIO: it found lost,
+     * stale or torn pages.
+     */
+    int (*self_check)(struct haul_machine *machine, unsigned seconds, char *report, size_t size, struct haul_error *error);
+    /* Text for the record file that lets `haul resume|abandon` find the machine again, e.g. the QMP socket path. */
+    const char *(*locator)(struct haul_machine *machine);
+    /* After ownership was left uncertain: run it here again / give this copy up. */
+    int (*resume)(struct haul_machine *machine, struct haul_error *error);
+    int (*abandon)(struct haul_machine *machine, struct haul_error *error);
+    void (*free)(struct haul_machine *machine);
+};
+
+/* ---- a QEMU machine, by its QMP socket (path, or unix:path) ---- */
+int haul_qemu_source_new(const char *qmp, struct haul_machine **machine, struct haul_error *error);
+int haul_qemu_destination_new(const char *qmp, struct haul_machine **machine, struct haul_error *error);
+/* For resume and abandon after a crash: only the QMP connection, no checks. */
+int haul_qemu_attach_existing(const char *qmp, struct haul_machine **machine, struct haul_error *error);
+
+/* ---- a shared memory object ---- */
+/* Source: `path` is a file in a tmpfs or hugetlbfs (or /proc/PID/fd/N of a memfd); `pid` > 0 names the process that writes it, 0: it is at rest. */
+int haul_memory_source_new(const char *path, int pid, struct haul_machine **machine, struct haul_error *error);
+/* Destination: an existing file of the source's size, or with `size` > 0 created (removed again if the move fails). */
+int haul_memory_destination_new(const char *path, uint64_t size, struct haul_machine **machine, struct haul_error *error);
+
+/* ---- the reference guest (tools/guest) ---- */
+struct haul_guest_options {
+    uint64_t memory_bytes;             /* default 256 MiB */
+    uint64_t dirty_bytes_per_s;        /* default 100 MB/s; 0: never writes after its start */
+    uint64_t hot_bytes;                /* size of the set that is rewritten; default 1/4 of memory */
+    const char *content;               /* "random" (default) or "text" */
+    unsigned zero_percent;             /* share of pages left zero, 0..100, default 25 */
+    unsigned untouched_percent;        /* share of pages never touched, 0..100, default 0 */
+    const char *tracker;               /* "auto" (default), "kvm-log", "kvm-ring", "uffd", "bitmap", "soft-dirty" */
+    const char *vcpu;                  /* "auto" (default), "kvm" or "thread" */
+    uint64_t seed;                     /* default 1 */
+};
+void haul_guest_options_default(struct haul_guest_options *options);
+/* Source: starts running at once. Destination: memory allocated, waits for state. `options` of the destination: memory_bytes, tracker, vcpu only. */
+int haul_guest_source_new(const struct haul_guest_options *options, struct haul_machine **machine, struct haul_error *error);
+int haul_guest_destination_new(const struct haul_guest_options *options, struct haul_machine **machine, struct haul_error *error);
+
+#endif
