@@ -21,27 +21,38 @@ enum haul_compress_mode {
     HAUL_COMPRESS_AUTO  /* per batch */
 };
 
+/* What sending costs one way, learned from batches. Zeroed means "never tried". */
+struct haul_choice_cost {
+    double ns_per_byte; /* of input: encoding and the socket call together */
+    unsigned samples;
+};
+
+/* Batches are told apart by whether their sample looks random. */
+#define HAUL_CHOICE_CONTENTS 2
+
 struct haul_choice {
     enum haul_compress_mode mode;
-    /* Learned state, private to the owner thread; see choice.c. Zeroed means "nothing learned". */
-    double raw_ns_per_byte;
-    double encode_ns_per_byte;
-    double encode_ratio;
-    unsigned batches_since_probe;
-    unsigned probe_interval;
+    /* Learned state, private to the owner thread; see choice.c. */
+    struct haul_choice_cost raw;                           /* the same for every content */
+    struct haul_choice_cost encoded[HAUL_CHOICE_CONTENTS]; /* through the codec */
+    double credit_ns[HAUL_CHOICE_CONTENTS]; /* what the next trial of the slower way may lose */
+    unsigned content;                       /* of the batch that was picked last */
+    size_t last_bytes;                      /* input of the batch before it */
 };
 
 void haul_choice_init(struct haul_choice *choice, enum haul_compress_mode mode);
 
 /*
  * haul_choice_pick returns the codec for the next batch. `sample` is up to 4096 readable bytes of the batch
- * (may change while it is read: it is only a hint), or NULL.
+ * (may change while it is read: it is only a hint), or NULL. Every pick is followed by its own learn, or by
+ * none, before the next pick.
  */
 const struct haul_codec *haul_choice_pick(struct haul_choice *choice, const void *sample, size_t length);
 
 /*
- * haul_choice_learn reports what the last batch cost: `codec` used, `input_bytes` of pages, `wire_bytes`
- * produced, `encode_ns` spent encoding and `send_ns` spent in the socket call.
+ * haul_choice_learn reports what the last batch cost: `codec` used, `input_bytes` of non-zero pages,
+ * `wire_bytes` produced for them, `encode_ns` spent gathering and encoding (0 for raw) and `send_ns` spent in
+ * the socket call.
  */
 void haul_choice_learn(struct haul_choice *choice, const struct haul_codec *codec, size_t input_bytes,
                        size_t wire_bytes, uint64_t encode_ns, uint64_t send_ns);

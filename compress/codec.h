@@ -18,11 +18,7 @@ extern "C" {
 #define HAUL_CODEC_CHUNK ((size_t)64 << 10)
 
 /* Codec ids are wire values (docs/protocol.md): never renumber. */
-enum haul_codec_id {
-    HAUL_CODEC_RAW = 0,
-    HAUL_CODEC_LZ4 = 1,
-    HAUL_CODEC_COUNT
-};
+enum haul_codec_id { HAUL_CODEC_RAW = 0, HAUL_CODEC_LZ4 = 1, HAUL_CODEC_COUNT };
 
 struct haul_codec {
     enum haul_codec_id id;
