@@ -16,12 +16,22 @@ extern "C" {
 
 struct haul_tracker; /* opaque */
 
-/* What a tracker watches: one range per RAM block, in the order of haul_add_ram. */
+/*
+ * What a tracker watches: memory of one process that backs (part of) a RAM block. A block may be covered by
+ * several ranges, and a process may map only some blocks (vhost-user): what no range covers is never reported.
+ */
 struct haul_tracked_range {
     uint64_t address; /* in the tracked process; page-aligned */
-    uint64_t length;
-    int memory_fd;    /* the shared object behind it, to find holes and other mappings; -1: none */
+    uint64_t length;  /* bytes, a non-zero multiple of the page size */
+    /*
+     * The shared object behind the range, and where in it the range starts: the range must then be a shared mapping
+     * of it, and holes that appear in the object are reported. -1: not known, any memory. The caller's; its file
+     * position moves.
+     */
+    int memory_fd;
     uint64_t memory_offset;
+    uint32_t block;        /* which RAM block, in the order of haul_add_ram */
+    uint64_t block_offset; /* bytes into the block at which the range starts; page-aligned */
 };
 
 const struct haul_tracker_ops *haul_tracker_get_ops(const struct haul_tracker *tracker);
