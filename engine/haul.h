@@ -79,6 +79,7 @@ struct haul_options {
     bool populate;               /* destination: populate memory ahead of the data; default true */
     unsigned populate_threads;   /* destination: 0 (default) means one per allowed CPU */
     uint32_t max_rounds;         /* source: give up (-ETIME) after this many rounds without convergence; 0 (default): never */
+    bool auto_converge;          /* source: slow the guest down by its throttle hook when it does not converge; default false */
 };
 void haul_options_default(struct haul_options *options);
 
@@ -143,9 +144,10 @@ struct haul_state_ops {
 struct haul_guest_ops {
     /*
      * Source, migration_thread. On return no vCPU, device or host process writes guest memory (until `resume`), except by state handlers'
-     * `save`. On error the guest runs as before.
+     * `save`. *stopped_ns holds the time of the call (CLOCK_MONOTONIC, nanoseconds); a guest that knows when it
+     * really stopped running stores that time, from which downtime counts. On error the guest runs as before.
      */
-    int (*stop)(void *opaque, struct haul_error *error);
+    int (*stop)(void *opaque, uint64_t *stopped_ns, struct haul_error *error);
     /*
      * Source, migration_thread: undo `stop` after a failure or a cancelled switchover; the guest runs again. Also called
      * when `stop` was never called or failed (then harmless).
