@@ -7,7 +7,9 @@
  * its page numbers refer to.
  */
 
-#include <stdatomic.h>
+#include "channels/atomic.h"
+
+#include <stddef.h>
 #include <stdint.h>
 
 #define HAUL_PAGE_SHIFT 12
@@ -48,10 +50,10 @@ struct haul_block_view {
     /*
      * Destination only, else NULL: one bit per page, set while the page may hold non-zero bytes. A zero run
      * clears only pages whose bit is set (trap T5), so that untouched memory stays untouched. Set by the
-     * engine for what was present at setup, by receivers for what they write. Receivers of one round write disjoint pages, but
-     * share words: relaxed atomic or/and suffices, the round barrier orders the rounds.
+     * engine for what was present at setup, by receivers for what they write. Receivers of one round write
+     * disjoint pages, but share words: relaxed atomic or/and suffices, the round barrier orders the rounds.
      */
-    _Atomic uint64_t *maybe_nonzero;
+    HAUL_ATOMIC(uint64_t) * maybe_nonzero;
 };
 
 #endif

@@ -9,13 +9,18 @@
  * A ring between the ticket and the wait is never lost. Any number of ringers, one waiter.
  */
 
-#include <stdatomic.h>
+#include "channels/atomic.h"
+
 #include <stdbool.h>
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 struct haul_doorbell {
-    _Alignas(64) _Atomic uint32_t value;
-    _Atomic uint32_t sleeping;
+    alignas(HAUL_CACHE_LINE) HAUL_ATOMIC(uint32_t) value;
+    HAUL_ATOMIC(uint32_t) sleeping;
 };
 
 void haul_doorbell_init(struct haul_doorbell *bell);
@@ -30,4 +35,7 @@ bool haul_doorbell_wait(struct haul_doorbell *bell, uint32_t ticket, uint64_t ti
 /* haul_doorbell_ring wakes the waiter; cheap (no system call) while it is awake. From any thread. */
 void haul_doorbell_ring(struct haul_doorbell *bell);
 
+#ifdef __cplusplus
+}
+#endif
 #endif

@@ -12,6 +12,10 @@
 #include "channels/placement.h"
 #include "channels/sender.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 struct haul_receiver; /* opaque */
 
 struct haul_receiver_options {
@@ -47,4 +51,7 @@ void haul_receiver_abort(struct haul_receiver *receiver);
 /* haul_receiver_free aborts, joins the thread, closes the socket. NULL is accepted. */
 void haul_receiver_free(struct haul_receiver *receiver);
 
+#ifdef __cplusplus
+}
+#endif
 #endif

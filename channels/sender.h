@@ -16,6 +16,10 @@
 
 #include <stdbool.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 struct haul_sender; /* opaque */
 
 struct haul_sender_options {
@@ -79,4 +83,7 @@ void haul_sender_abort(struct haul_sender *sender);
 /* haul_sender_free sends what is in flight (unless aborted), joins the thread, closes the socket. NULL is accepted. */
 void haul_sender_free(struct haul_sender *sender);
 
+#ifdef __cplusplus
+}
+#endif
 #endif

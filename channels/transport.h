@@ -12,9 +12,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 struct haul_listener; /* opaque */
 
-/* Limits of rule R6 that every connection gets. */
+/* Limits of rule R6 that every connection gets; 0 means 30,000 ms. */
 struct haul_transport_limits {
     uint32_t connect_timeout_ms; /* for connecting, all addresses of a name together */
     uint32_t silence_timeout_ms; /* TCP_USER_TIMEOUT, keepalive, and SO_SNDTIMEO */
@@ -60,4 +64,7 @@ void haul_peer_name(int fd, char *name, size_t size);
  */
 uint64_t haul_unacknowledged_bytes(int fd);
 
+#ifdef __cplusplus
+}
+#endif
 #endif

@@ -3,8 +3,9 @@
 #define HAUL_CHANNELS_WIRE_H
 
 /*
- * The wire format of docs/protocol.md: frames on the control channel, packets on the data channels, and the
- * bounded cursors that every byte of the peer goes through (rule R4). All numbers are little-endian.
+ * The wire format of docs/protocol.md: frames on the control channel, and the bounded cursors that every byte
+ * of the peer goes through (rule R4). All numbers are little-endian. The packets of data channels are in
+ * channels/packet.h.
  */
 
 #include "channels/batch.h"
@@ -13,6 +14,10 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
 
 #define HAUL_WIRE_VERSION 1
 #define HAUL_MIGRATION_ID_SIZE 16
@@ -96,7 +101,8 @@ int haul_frame_send(int fd, enum haul_frame_type type, const void *payload, size
 /*
  * haul_frame_recv reads one frame into `payload` (`capacity` bytes, the caller's). timeout_ms bounds the wait
  * for the whole frame (-1: none). -ETIMEDOUT; -ECONNRESET when the peer closed; -EPROTO for a bad magic,
- * an unknown type or a length over `capacity`, nothing of which is read into memory.
+ * an unknown type or a length over `capacity`, nothing of which is read into memory, and for a wrong
+ * checksum.
  */
 int haul_frame_recv(int fd, enum haul_frame_type *type, void *payload, size_t capacity, size_t *length,
                     int timeout_ms, struct haul_error *error);
@@ -117,9 +123,7 @@ size_t haul_hello_encode(const struct haul_hello *hello, void *bytes, size_t cap
 /* -EPROTO: malformed; -EPROTONOSUPPORT: another version or unknown capabilities (message names them). */
 int haul_hello_decode(const void *bytes, size_t length, struct haul_hello *hello, struct haul_error *error);
 
-/*
- * Data packets: a fixed header, `data_runs` + `zero_runs` runs, then the payload. The helper that owns this
- * file defines the packet header, its checksum and its encode/decode here.
- */
-
+#ifdef __cplusplus
+}
+#endif
 #endif

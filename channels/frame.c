@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Frames of the control connection, declared in channels/wire.h. */
+#include "channels/socket_io.h"
+#include "channels/wire.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <xxhash.h>
+
+#define FRAME_MAGIC 0x464c4148u /* "HALF" as bytes: HAuL Frame */
+#define FRAME_HEADER 16
+#define FRAME_SUMMED 12 /* header bytes before the checksum */
+
+/* The low 32 bits of XXH3 over the payload, seeded by the header before it: covers both. */
+static uint32_t frame_checksum(const unsigned char *header, const void *payload, size_t length)
+{
+    return (uint32_t)XXH3_64bits_withSeed(payload, length, XXH3_64bits(header, FRAME_SUMMED));
+}
+
+int haul_frame_send(int fd, enum haul_frame_type type, const void *payload, size_t length,
+                    struct haul_error *error)
+{
+    if (length > HAUL_FRAME_MAX) {
+        return haul_error_set(error, EMSGSIZE, "sending %s: %zu bytes are more than a frame's %zu",
+                              haul_frame_name(type), length, HAUL_FRAME_MAX);
+    }
+    unsigned char header[FRAME_HEADER];
+    struct haul_writer writer;
+    haul_writer_init(&writer, header, sizeof header);
+    haul_writer_u32(&writer, FRAME_MAGIC);
+    haul_writer_u16(&writer, (uint16_t)type);
+    haul_writer_u16(&writer, 0);
+    haul_writer_u32(&writer, (uint32_t)length);
+    haul_writer_u32(&writer, frame_checksum(header, payload, length));
+    struct iovec parts[2] = {{header, sizeof header}, {(void *)payload, length}};
+    int result = haul_io_send(fd, parts, length > 0 ? 2 : 1);
+    if (result < 0) {
+        return haul_error_set(error, -result, "sending %s: %s", haul_frame_name(type), strerror(-result));
+    }
+    return 0;
+}
+
+/* Fills `bytes` before `deadline_ns` (UINT64_MAX: none). -HAUL_IO_END when the stream ends first. */
+static int receive_until(int fd, void *bytes, size_t length, uint64_t deadline_ns)
+{
+    size_t done = 0;
+    while (done < length) {
+        ssize_t received = recv(fd, (char *)bytes + done, length - done, MSG_DONTWAIT);
+        if (received > 0) {
+            done += (size_t)received;
+            continue;
+        }
+        if (received == 0) {
+            return -HAUL_IO_END;
+        }
+        if (errno == EINTR) {
+            continue;
+        }
+        if (errno != EAGAIN) {
+            return -errno;
+        }
+        int wait_ms = -1;
+        if (deadline_ns != UINT64_MAX) {
+            uint64_t now = haul_io_now_ns();
+            if (now >= deadline_ns) {
+                return -ETIMEDOUT;
+            }
+            wait_ms = (int)((deadline_ns - now) / 1000000u) + 1;
+        }
+        struct pollfd ready = {.fd = fd, .events = POLLIN};
+        if (poll(&ready, 1, wait_ms) < 0 && errno != EINTR) {
+            return -errno;
+        }
+    }
+    return 0;
+}
+
+static int receive_failed(int result, const char *what, struct haul_error *error)
+{
+    if (result == -HAUL_IO_END) {
+        return haul_error_set(error, ECONNRESET, "receiving %s: the peer closed the connection", what);
+    }
+    return haul_error_set(error, -result, "receiving %s: %s", what, strerror(-result));
+}
+
+/* Checks the header's fields against what this side accepts. */
+static int check_header(struct haul_cursor *cursor, size_t capacity, unsigned *type, size_t *length,
+                        struct haul_error *error)
+{
+    uint32_t magic = haul_cursor_u32(cursor);
+    *type = haul_cursor_u16(cursor);
+    unsigned reserved = haul_cursor_u16(cursor);
+    *length = haul_cursor_u32(cursor);
+    if (magic != FRAME_MAGIC) {
+        return haul_error_set(error, EPROTO, "the peer does not speak haul's protocol (magic 0x%08x)", magic);
+    }
+    if (strcmp(haul_frame_name(*type), "unknown") == 0) {
+        return haul_error_set(error, EPROTO, "unknown frame type %u", *type);
+    }
+    if (reserved != 0) {
+        return haul_error_set(error, EPROTO, "%s: reserved field is %u, not 0", haul_frame_name(*type),
+                              reserved);
+    }
+    if (*length > capacity || *length > HAUL_FRAME_MAX) {
+        return haul_error_set(error, EPROTO, "%s: %zu bytes are more than the %zu allowed here",
+                              haul_frame_name(*type), *length,
+                              capacity < HAUL_FRAME_MAX ? capacity : HAUL_FRAME_MAX);
+    }
+    return 0;
+}
+
+int haul_frame_recv(int fd, enum haul_frame_type *type, void *payload, size_t capacity, size_t *length,
+                    int timeout_ms, struct haul_error *error)
+{
+    uint64_t deadline =
+        timeout_ms < 0 ? UINT64_MAX : haul_io_now_ns() + (uint64_t)(unsigned)timeout_ms * 1000000u;
+    unsigned char header[FRAME_HEADER];
+    int result = receive_until(fd, header, sizeof header, deadline);
+    if (result < 0) {
+        return receive_failed(result, "a frame", error);
+    }
+    struct haul_cursor cursor;
+    haul_cursor_init(&cursor, header, sizeof header);
+    unsigned number;
+    size_t bytes;
+    result = check_header(&cursor, capacity, &number, &bytes, error);
+    if (result < 0) {
+        return result;
+    }
+    uint32_t checksum = haul_cursor_u32(&cursor);
+    result = receive_until(fd, payload, bytes, deadline);
+    if (result < 0) {
+        return receive_failed(result, haul_frame_name(number), error);
+    }
+    if (checksum != frame_checksum(header, payload, bytes)) {
+        return haul_error_set(error, EPROTO, "%s: wrong checksum, the connection corrupts data",
+                              haul_frame_name(number));
+    }
+    *type = (enum haul_frame_type)number;
+    *length = bytes;
+    return 0;
+}

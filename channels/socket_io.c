@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "channels/socket_io.h"
+
+#include <errno.h>
+#include <stdbool.h>
+#include <sys/socket.h>
+#include <time.h>
+
+/* Drops the first `done` bytes of the parts; returns false when nothing is left. */
+static bool advance(struct msghdr *message, size_t done)
+{
+    while (message->msg_iovlen > 0 && done >= message->msg_iov->iov_len) {
+        done -= message->msg_iov->iov_len;
+        message->msg_iov++;
+        message->msg_iovlen--;
+    }
+    if (message->msg_iovlen == 0) {
+        return false;
+    }
+    message->msg_iov->iov_base = (char *)message->msg_iov->iov_base + done;
+    message->msg_iov->iov_len -= done;
+    return true;
+}
+
+int haul_io_send(int fd, struct iovec *parts, size_t count)
+{
+    struct msghdr message = {.msg_iov = parts, .msg_iovlen = count};
+    bool more = advance(&message, 0);
+    while (more) {
+        ssize_t sent = sendmsg(fd, &message, MSG_NOSIGNAL);
+        if (sent < 0) {
+            if (errno == EINTR) {
+                continue;
+            }
+            return errno == EAGAIN ? -ETIMEDOUT : -errno; /* EAGAIN: SO_SNDTIMEO */
+        }
+        more = advance(&message, (size_t)sent);
+    }
+    return 0;
+}
+
+int haul_io_receive(int fd, struct iovec *parts, size_t count)
+{
+    struct msghdr message = {.msg_iov = parts, .msg_iovlen = count};
+    bool more = advance(&message, 0);
+    while (more) {
+        ssize_t received = recvmsg(fd, &message, MSG_WAITALL);
+        if (received < 0) {
+            if (errno == EINTR) {
+                continue;
+            }
+            return errno == EAGAIN ? -ETIMEDOUT : -errno; /* EAGAIN: SO_RCVTIMEO */
+        }
+        if (received == 0) {
+            return -HAUL_IO_END;
+        }
+        more = advance(&message, (size_t)received);
+    }
+    return 0;
+}
+
+uint64_t haul_io_now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}

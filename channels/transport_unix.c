@@ -1,0 +1,154 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* unix:PATH, a stream socket in the file system. */
+#include "channels/transport_ops.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#define BUSY_WAIT_MS 10 /* between attempts at a listener whose queue is full */
+
+static int unix_check(const char *uri, const char *address, struct haul_error *error)
+{
+    size_t length = strlen(address);
+    if (length == 0 || length >= sizeof((struct sockaddr_un *)0)->sun_path) {
+        return haul_error_set(error, EINVAL,
+                              "\"%.150s\" is not a unix address: use unix:PATH with a path of 1 to %zu bytes",
+                              uri, sizeof((struct sockaddr_un *)0)->sun_path - 1);
+    }
+    return 0;
+}
+
+static void fill_address(struct sockaddr_un *socket_address, const char *path)
+{
+    memset(socket_address, 0, sizeof *socket_address);
+    socket_address->sun_family = AF_UNIX;
+    strncpy(socket_address->sun_path, path, sizeof socket_address->sun_path - 1);
+}
+
+/*
+ * Removes a socket that a dead process left at `address`. 0 when the path is free now; -EEXIST when it is
+ * no socket; -EADDRINUSE when somebody listens there.
+ */
+static int remove_stale(const struct sockaddr_un *address)
+{
+    struct stat found;
+    if (lstat(address->sun_path, &found) < 0) {
+        return errno == ENOENT ? 0 : -errno;
+    }
+    if (!S_ISSOCK(found.st_mode)) {
+        return -EEXIST;
+    }
+    int probe = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (probe < 0) {
+        return -errno;
+    }
+    int result = connect(probe, (const struct sockaddr *)address, sizeof *address) < 0 ? -errno : 0;
+    close(probe);
+    if (result != -ECONNREFUSED) {
+        return -EADDRINUSE;
+    }
+    return unlink(address->sun_path) < 0 ? -errno : 0;
+}
+
+static int bind_and_listen(int fd, const struct sockaddr_un *address)
+{
+    /* The file's mode comes from the socket's own: only this user may connect, from its first moment on. */
+    if (fchmod(fd, S_IRUSR | S_IWUSR) < 0 ||
+        bind(fd, (const struct sockaddr *)address, sizeof *address) < 0) {
+        return -errno;
+    }
+    if (listen(fd, HAUL_LISTEN_BACKLOG) < 0) {
+        int code = errno;
+        unlink(address->sun_path);
+        return -code;
+    }
+    return 0;
+}
+
+static int unix_listen(const char *uri, const char *address, struct haul_listener *listener,
+                       struct haul_error *error)
+{
+    struct sockaddr_un socket_address;
+    fill_address(&socket_address, address);
+    int result = remove_stale(&socket_address);
+    if (result == -EEXIST) {
+        return haul_error_set(error, EADDRINUSE,
+                              "listening on %s: the path exists and is not a socket; remove it", uri);
+    }
+    if (result == -EADDRINUSE) {
+        return haul_error_set(error, EADDRINUSE, "listening on %s: somebody else listens there", uri);
+    }
+    int fd = -1;
+    if (result == 0) {
+        fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+        result = fd < 0 ? -errno : bind_and_listen(fd, &socket_address);
+    }
+    if (result < 0) {
+        if (fd >= 0) {
+            close(fd);
+        }
+        return haul_error_set(error, -result, "listening on %s: %s", uri,
+                              result == -ENOENT   ? "the folder does not exist"
+                              : result == -EACCES ? "no permission to write to the folder"
+                                                  : strerror(-result));
+    }
+    stat(address, &listener->made);
+    listener->fd = fd;
+    snprintf(listener->uri, sizeof listener->uri, "%s", uri);
+    return 0;
+}
+
+static void unix_unlisten(struct haul_listener *listener)
+{
+    const char *path = listener->uri + sizeof "unix:" - 1;
+    struct stat now;
+    if (lstat(path, &now) == 0 && now.st_dev == listener->made.st_dev &&
+        now.st_ino == listener->made.st_ino) {
+        unlink(path);
+    }
+}
+
+static int unix_connect(const struct haul_attempt *attempt, const char *address, int *fd,
+                        struct haul_error *error)
+{
+    struct sockaddr_un socket_address;
+    fill_address(&socket_address, address);
+    int connected = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (connected < 0) {
+        return haul_attempt_failed(attempt, errno, error);
+    }
+    int result;
+    /* A unix socket has no connection in progress: EAGAIN means that the listener's queue is full. */
+    while ((result = haul_attempt_connect(attempt, connected, (const struct sockaddr *)&socket_address,
+                                          sizeof socket_address, attempt->deadline_ns)) == -EAGAIN) {
+        result = haul_attempt_sleep(attempt, BUSY_WAIT_MS);
+        if (result < 0) {
+            break;
+        }
+    }
+    if (result < 0) {
+        close(connected);
+        return haul_attempt_failed(attempt, -result, error);
+    }
+    *fd = connected;
+    return 0;
+}
+
+static int unix_prepare(int fd, const struct haul_transport_limits *limits)
+{
+    (void)fd;
+    (void)limits; /* SO_SNDTIMEO, which every connection gets, is all that a local socket needs */
+    return 0;
+}
+
+const struct haul_transport haul_transport_unix = {
+    .scheme = "unix",
+    .check = unix_check,
+    .listen = unix_listen,
+    .connect = unix_connect,
+    .prepare = unix_prepare,
+    .unlisten = unix_unlisten,
+};
