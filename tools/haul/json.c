@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tools/haul/outcome.h"
+
+#include <errno.h>
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* json_int_t is signed; no counter of ours comes near its end. */
+static json_t *integer(uint64_t value)
+{
+    return json_integer((json_int_t)value);
+}
+
+/* Whole milliseconds, as query-migrate has them. */
+static json_t *whole_ms(uint64_t nanoseconds)
+{
+    return integer((nanoseconds + 500000) / 1000000);
+}
+
+/* Milliseconds with three decimals, for parts that are often shorter than one. */
+static json_t *fine_ms(uint64_t nanoseconds)
+{
+    return json_real((double)((nanoseconds + 500) / 1000) / 1e3);
+}
+
+static json_t *ram_json(const struct haul_stats *stats)
+{
+    return json_pack("{s:o s:o s:o s:o s:o s:o s:o s:o s:f s:o s:o s:i s:o}", "transferred",
+                     integer(stats->transferred), "remaining", integer(stats->remaining), "total",
+                     integer(stats->total), "duplicate", integer(stats->duplicate), "normal",
+                     integer(stats->normal), "normal-bytes", integer(stats->normal * stats->page_size),
+                     "holes", integer(stats->holes), "dirty-pages-rate", integer(stats->dirty_pages_rate),
+                     "mbps", (double)stats->bandwidth_bytes_per_s * 8 / 1e6, "pages-per-second",
+                     integer(stats->pages_per_second), "dirty-sync-count", integer(stats->dirty_sync_count),
+                     "page-size", (int)stats->page_size, "threshold-size", integer(stats->threshold_size));
+}
+
+static json_t *parts_json(const struct haul_downtime *part)
+{
+    return json_pack("{s:o s:o s:o s:o s:o}", "total", fine_ms(part->total_ns), "stop",
+                     fine_ms(part->stop_ns), "last-pass", fine_ms(part->last_pass_ns), "device",
+                     fine_ms(part->device_ns), "start", fine_ms(part->start_ns));
+}
+
+static json_t *channels_json(const struct cli_outcome *outcome)
+{
+    json_t *array = json_array();
+    for (unsigned i = 0; i < outcome->channel_count; i++) {
+        const struct haul_channel_stats *channel = &outcome->channels[i];
+        json_array_append_new(
+            array, json_pack("{s:i s:o s:o s:o s:o s:o s:o s:o s:i s:i s:i}", "id", (int)i, "bytes",
+                             integer(channel->bytes), "pages", integer(channel->pages), "zero",
+                             integer(channel->zero), "raw", integer(channel->raw), "compressed",
+                             integer(channel->compressed), "busy-time", fine_ms(channel->busy_ns),
+                             "stalled-time", fine_ms(channel->stalled_ns), "cpu", channel->cpu, "node",
+                             channel->node, "thread-id", channel->tid));
+    }
+    return array;
+}
+
+/* "ECONNREFUSED": scripts compare names, not this machine's numbers. */
+static json_t *error_json(int code, const char *sentence)
+{
+    const char *name = strerrorname_np(abs(code));
+    return json_pack("{s:s s:s}", "code", name ? name : "EIO", "desc", sentence);
+}
+
+static json_t *outcome_json(const struct cli_outcome *outcome)
+{
+    const struct haul_stats *stats = &outcome->stats;
+    bool moved = stats->ownership == HAUL_OWNER_DESTINATION;
+    json_t *json = json_pack(
+        "{s:s s:s s:s s:s s:s s:o s:o s:o s:o s:o}", "status", outcome->status, "side",
+        outcome->source ? "source" : "destination", "ownership", cli_ownership_name(stats->ownership),
+        "migration-id", outcome->id, "machine", outcome->machine ? outcome->machine : "", "total-time",
+        whole_ms(stats->total_time_ns), "setup-time", whole_ms(stats->setup_time_ns), "downtime",
+        whole_ms(stats->actual.total_ns), "expected-downtime", whole_ms(stats->expected.total_ns),
+        "downtime-limit", whole_ms(stats->downtime_limit_ns));
+    if (!json) {
+        return NULL;
+    }
+    json_object_set_new(json, "downtime-detail",
+                        json_pack("{s:o s:o}", "predicted", parts_json(&stats->expected), "actual",
+                                  parts_json(&stats->actual)));
+    json_object_set_new(json, "ram", ram_json(stats));
+    json_object_set_new(json, "channels", channels_json(outcome));
+    json_object_set_new(json, "tracker", json_string(stats->tracker));
+    json_object_set_new(json, "bandwidth", integer(stats->bandwidth_bytes_per_s));
+    json_object_set_new(json, "threshold-size", integer(stats->threshold_size));
+    json_object_set_new(json, "compression-ratio", json_real(stats->compression_ratio));
+    json_object_set_new(json, "round-trip-time", fine_ms(stats->round_trip_ns));
+    json_object_set_new(json, "migration-thread-cpu-time", fine_ms(stats->migration_thread_cpu_ns));
+    json_object_set_new(json, "verified", json_boolean(outcome->verify && moved));
+    if (outcome->self_check[0]) {
+        json_object_set_new(
+            json, "self-check",
+            json_pack("{s:b s:s}", "passed", outcome->self_check_code == 0, "desc", outcome->self_check));
+    }
+    if (outcome->code < 0) {
+        json_object_set_new(json, "error", error_json(outcome->code, outcome->error.message));
+    } else if (outcome->self_check_code < 0) {
+        json_object_set_new(json, "error", error_json(outcome->self_check_code, outcome->self_check));
+    }
+    return json;
+}
+
+int cli_json_print(const struct cli_outcome *outcome, FILE *out)
+{
+    json_t *json = outcome_json(outcome);
+    char *text = json ? json_dumps(json, JSON_INDENT(2) | JSON_REAL_PRECISION(12)) : NULL;
+    json_decref(json);
+    if (!text) {
+        return -ENOMEM;
+    }
+    fprintf(out, "%s\n", text);
+    free(text);
+    return fflush(out) == 0 ? 0 : -EIO;
+}

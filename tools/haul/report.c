@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tools/haul/outcome.h"
+
+#include "tools/haul/number.h"
+
+#include <inttypes.h>
+
+#define LABEL "  %-12s "
+
+static void print_times(const struct haul_stats *stats, FILE *out)
+{
+    char total[CLI_NUMBER_SIZE], setup[CLI_NUMBER_SIZE];
+    fprintf(out, LABEL "%s, of it setup %s\n", "Total time", cli_format_duration(total, stats->total_time_ns),
+            cli_format_duration(setup, stats->setup_time_ns));
+}
+
+static void print_downtime_row(const char *name, const struct haul_downtime *part, FILE *out)
+{
+    char total[CLI_NUMBER_SIZE], stop[CLI_NUMBER_SIZE], pass[CLI_NUMBER_SIZE], device[CLI_NUMBER_SIZE],
+        start[CLI_NUMBER_SIZE];
+    fprintf(out, LABEL "%-10s %10s %10s %10s %10s %10s\n", "", name,
+            cli_format_duration(total, part->total_ns), cli_format_duration(stop, part->stop_ns),
+            cli_format_duration(pass, part->last_pass_ns), cli_format_duration(device, part->device_ns),
+            cli_format_duration(start, part->start_ns));
+}
+
+static void print_downtime(const struct haul_stats *stats, FILE *out)
+{
+    char limit[CLI_NUMBER_SIZE];
+    fprintf(out, LABEL "%-10s %10s %10s %10s %10s %10s\n", "Downtime", "", "total", "stop", "last pass",
+            "device", "start");
+    print_downtime_row("predicted", &stats->expected, out);
+    if (stats->actual.total_ns) {
+        print_downtime_row("actual", &stats->actual, out);
+    }
+    fprintf(out, LABEL "%-10s %10s\n", "", "limit", cli_format_duration(limit, stats->downtime_limit_ns));
+}
+
+static void print_volume(const struct cli_outcome *outcome, FILE *out)
+{
+    const struct haul_stats *stats = &outcome->stats;
+    char total[CLI_NUMBER_SIZE], sent[CLI_NUMBER_SIZE], rate[CLI_NUMBER_SIZE];
+    double seconds = (double)stats->total_time_ns / 1e9;
+    uint64_t mean = seconds > 0 ? (uint64_t)((double)stats->transferred / seconds) : 0;
+    fprintf(out, LABEL "%s\n", "Memory", cli_format_bytes(total, stats->total));
+    if (outcome->source) {
+        fprintf(out, LABEL "%" PRIu64 "\n", "Rounds", stats->dirty_sync_count);
+    }
+    fprintf(out, LABEL "%s on the wire, %s on average\n", outcome->source ? "Sent" : "Received",
+            cli_format_bytes(sent, stats->transferred), cli_format_rate(rate, mean));
+    fprintf(out, LABEL "%" PRIu64 " with content, %" PRIu64 " zero (%" PRIu64 " of them never touched)\n",
+            "Pages", stats->normal, stats->duplicate, stats->holes);
+    if (outcome->source) {
+        fprintf(out, LABEL "%.2f for compressed pages (--compress %s)\n", "Ratio", stats->compression_ratio,
+                outcome->compress ? outcome->compress : "none");
+    }
+    if (stats->tracker[0]) {
+        fprintf(out, LABEL "%s\n", "Tracker", stats->tracker);
+    }
+}
+
+static void format_place(char *text, size_t size, int value)
+{
+    if (value < 0) {
+        snprintf(text, size, "any");
+    } else {
+        snprintf(text, size, "%d", value);
+    }
+}
+
+static void print_channels(const struct cli_outcome *outcome, FILE *out)
+{
+    if (!outcome->channel_count) {
+        return;
+    }
+    fprintf(out,
+            "\n  Channel  CPU Node      Bytes     Pages      Zero       Raw       LZ4      Busy   Stalled\n");
+    for (unsigned i = 0; i < outcome->channel_count; i++) {
+        const struct haul_channel_stats *channel = &outcome->channels[i];
+        char cpu[16], node[16], bytes[CLI_NUMBER_SIZE], busy[CLI_NUMBER_SIZE], stalled[CLI_NUMBER_SIZE];
+        format_place(cpu, sizeof cpu, channel->cpu);
+        format_place(node, sizeof node, channel->node);
+        fprintf(out, "  %7u %4s %4s %10s %9" PRIu64 " %9" PRIu64 " %9" PRIu64 " %9" PRIu64 " %9s %9s\n", i,
+                cpu, node, cli_format_bytes(bytes, channel->bytes), channel->pages, channel->zero,
+                channel->raw, channel->compressed, cli_format_duration(busy, channel->busy_ns),
+                cli_format_duration(stalled, channel->stalled_ns));
+    }
+}
+
+void cli_report_print(const struct cli_outcome *outcome, FILE *out)
+{
+    char headline[512];
+    cli_outcome_headline(outcome, headline, sizeof headline);
+    fprintf(out, "%s\n", headline);
+    if (outcome->stats.total) {
+        fputc('\n', out);
+        print_times(&outcome->stats, out);
+        if (outcome->source) {
+            print_downtime(&outcome->stats, out);
+        }
+        print_volume(outcome, out);
+    }
+    if (outcome->verify && outcome->stats.ownership == HAUL_OWNER_DESTINATION) {
+        fprintf(out, LABEL "%s\n", "Verified", "yes: the hashes of both sides' memory are equal");
+    }
+    if (outcome->self_check[0]) {
+        fprintf(out, LABEL "%s\n", "Self-check", outcome->self_check);
+    }
+    if (outcome->id[0]) {
+        fprintf(out, LABEL "%s\n", "Move ID", outcome->id);
+    }
+    print_channels(outcome, out);
+    fflush(out);
+}
