@@ -162,6 +162,12 @@ struct haul_guest_ops {
      * first prediction. NULL or an error: the engine assumes 5 ms, 5 ms and 64 KiB.
      */
     int (*estimate)(void *opaque, uint64_t *stop_ns, uint64_t *start_ns, uint64_t *state_bytes);
+    /*
+     * Source, migration_thread, the last thing before HANDOVER goes out (after the step event HANDOVER_SENDING): from here
+     * nothing but the operator may run this copy, so a guest that arranged to be resumed if this process dies takes
+     * that back now. An error fails the move like any other before HANDOVER.
+     */
+    int (*handing_over)(void *opaque, struct haul_error *error);
     /* Source: the destination confirmed RUNNING; this copy must never run again. */
     void (*handed_over)(void *opaque);
 };

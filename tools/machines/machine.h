@@ -26,6 +26,10 @@ struct haul_machine_ops {
      * stale or torn pages.
      */
     int (*self_check)(struct haul_machine *machine, unsigned seconds, char *report, size_t size, struct haul_error *error);
+    /*
+     * One line for the end of the report about what moving this kind of machine took, "" when there is nothing to say. NULL: never has.
+     */
+    void (*summary)(struct haul_machine *machine, char *text, size_t size);
     /* Text for the record file that lets `haul resume|abandon` find the machine again, e.g. the QMP socket path. */
     const char *(*locator)(struct haul_machine *machine);
     /* After ownership was left uncertain: run it here again / give this copy up. */
