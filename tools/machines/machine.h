@@ -9,6 +9,10 @@
 
 #include "engine/haul.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 struct haul_machine {
     const struct haul_machine_ops *ops;
 };
@@ -49,12 +53,14 @@ int haul_qemu_attach_existing(const char *qmp, struct haul_machine **machine, st
 int haul_memory_source_new(const char *path, int pid, struct haul_machine **machine, struct haul_error *error);
 /* Destination: an existing file of the source's size, or with `size` > 0 created (removed again if the move fails). */
 int haul_memory_destination_new(const char *path, uint64_t size, struct haul_machine **machine, struct haul_error *error);
+/* Source, for resume and abandon after a crash: `locator` as the record file has it. -ESRCH: that process is gone. */
+int haul_memory_attach_existing(const char *locator, struct haul_machine **machine, struct haul_error *error);
 
-/* ---- the reference guest (tools/guest) ---- */
+/* ---- the reference guest (tools/machines/guest) ---- */
 struct haul_guest_options {
     uint64_t memory_bytes;             /* default 256 MiB */
     uint64_t dirty_bytes_per_s;        /* default 100 MB/s; 0: never writes after its start */
-    uint64_t hot_bytes;                /* size of the set that is rewritten; default 1/4 of memory */
+    uint64_t hot_bytes;                /* size of the set that is rewritten; 0 (default): 1/4 of memory, less where zero and untouched pages leave less */
     const char *content;               /* "random" (default) or "text" */
     unsigned zero_percent;             /* share of pages left zero, 0..100, default 25 */
     unsigned untouched_percent;        /* share of pages never touched, 0..100, default 0 */
@@ -67,4 +73,7 @@ void haul_guest_options_default(struct haul_guest_options *options);
 int haul_guest_source_new(const struct haul_guest_options *options, struct haul_machine **machine, struct haul_error *error);
 int haul_guest_destination_new(const struct haul_guest_options *options, struct haul_machine **machine, struct haul_error *error);
 
+#ifdef __cplusplus
+}
+#endif
 #endif
