@@ -43,12 +43,10 @@ unsigned long haul_link_speed(const char *folder, const char *name)
         return 0;
     }
     /* A card that is down or virtual gives -1, or fails the read. */
-    long speed = 0;
-    if (fscanf(file, "%ld", &speed) != 1 || speed < 0) {
-        speed = 0;
-    }
+    char text[32] = "";
+    long speed = fgets(text, sizeof text, file) ? strtol(text, NULL, 10) : 0;
     fclose(file);
-    return (unsigned long)speed;
+    return speed > 0 ? (unsigned long)speed : 0;
 }
 
 hwloc_obj_t haul_next_card(const struct haul_topology *topology, hwloc_obj_t previous)

@@ -15,7 +15,6 @@ struct endpoint {
     unsigned char family; /* AF_INET or AF_INET6 */
     size_t length;
     unsigned char address[sizeof(struct in6_addr)];
-    uint32_t scope; /* the interface of a link-local address, else 0 */
 };
 
 /* A v4 peer of a v6 socket is routed by the v4 table. */
@@ -37,14 +36,13 @@ static int read_endpoint(const struct sockaddr_storage *from, struct endpoint *e
     endpoint->family = mapped ? AF_INET : AF_INET6;
     endpoint->length = mapped ? sizeof(struct in_addr) : sizeof v6->sin6_addr;
     memcpy(endpoint->address, v6->sin6_addr.s6_addr + (mapped ? 12 : 0), endpoint->length);
-    endpoint->scope = mapped ? 0 : v6->sin6_scope_id;
     return 0;
 }
 
 struct request {
     struct nlmsghdr header;
     struct rtmsg route;
-    alignas(NLMSG_ALIGNTO) unsigned char attributes[64]; /* two addresses and an interface at most */
+    alignas(NLMSG_ALIGNTO) unsigned char attributes[64]; /* two addresses and an interface */
 };
 
 static void add_attribute(struct request *request, unsigned short type, const void *data, size_t length)
@@ -56,7 +54,10 @@ static void add_attribute(struct request *request, unsigned short type, const vo
     request->header.nlmsg_len = (uint32_t)(NLMSG_ALIGN(request->header.nlmsg_len) + RTA_SPACE(length));
 }
 
-/* The local address and a bound interface take part, so that source routing and several networks are seen. */
+/*
+ * The local address and a bound interface take part, so that source routing and several networks are seen.
+ * The kernel itself binds a socket that is connected to a link-local address.
+ */
 static int ask(int netlink, int fd, const struct endpoint *peer)
 {
     struct request request = {
@@ -77,10 +78,7 @@ static int ask(int netlink, int fd, const struct endpoint *peer)
     }
     int bound = 0;
     length = sizeof bound;
-    if (getsockopt(fd, SOL_SOCKET, SO_BINDTOIFINDEX, &bound, &length) != 0 || bound == 0) {
-        bound = (int)peer->scope;
-    }
-    if (bound != 0) {
+    if (getsockopt(fd, SOL_SOCKET, SO_BINDTOIFINDEX, &bound, &length) == 0 && bound != 0) {
         add_attribute(&request, RTA_OIF, &bound, sizeof bound);
     }
     return send(netlink, &request, request.header.nlmsg_len, 0) < 0 ? -errno : 0;
