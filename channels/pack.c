@@ -1,0 +1,222 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "channels/pack.h"
+
+#include "channels/live_read.h"
+#include "channels/placement.h"
+#include "compress/zero.h"
+
+#include <errno.h>
+#include <stdbool.h>
+#include <string.h>
+
+/* Pages ahead whose first line is fetched: nearly every zero test ends in it, and it is not in any cache. */
+#define PREFETCH_PAGES 4
+
+int haul_pack_init(struct haul_pack *pack, enum haul_compress_mode mode, int node)
+{
+    if (mode == HAUL_COMPRESS_NONE) {
+        return 0;
+    }
+    const struct haul_codec *codec = haul_codec_by_id(HAUL_CODEC_LZ4);
+    pack->copy = haul_placement_alloc(HAUL_CODEC_CHUNK, node);
+    pack->payload = haul_placement_alloc(HAUL_PACKET_PAYLOAD_MAX, node);
+    pack->codec_scratch_size = codec->scratch_size();
+    if (pack->codec_scratch_size > 0) {
+        pack->codec_scratch = haul_placement_alloc(pack->codec_scratch_size, node);
+    }
+    if (!pack->copy || !pack->payload || (pack->codec_scratch_size > 0 && !pack->codec_scratch)) {
+        haul_pack_cleanup(pack);
+        return -ENOMEM;
+    }
+    return 0;
+}
+
+void haul_pack_cleanup(struct haul_pack *pack)
+{
+    if (pack->copy) {
+        haul_placement_free(pack->copy, HAUL_CODEC_CHUNK);
+    }
+    if (pack->payload) {
+        haul_placement_free(pack->payload, HAUL_PACKET_PAYLOAD_MAX);
+    }
+    if (pack->codec_scratch) {
+        haul_placement_free(pack->codec_scratch, pack->codec_scratch_size);
+    }
+    pack->copy = NULL;
+    pack->payload = NULL;
+    pack->codec_scratch = NULL;
+}
+
+static void reset(struct haul_pack *pack, uint8_t type, uint32_t round, uint32_t block)
+{
+    struct haul_packet *packet = &pack->packet;
+    packet->type = type;
+    packet->codec = HAUL_CODEC_RAW;
+    packet->round = round;
+    packet->block = block;
+    packet->data_runs = 0;
+    packet->zero_runs = 0;
+    packet->data_pages = 0;
+    packet->zero_pages = 0;
+    packet->payload_bytes = 0;
+    packet->payload_checksum = 0;
+    pack->compressed_pages = 0;
+    pack->compressed_bytes = 0;
+}
+
+void haul_pack_round(struct haul_pack *pack, uint32_t round)
+{
+    reset(pack, HAUL_PACKET_ROUND, round, 0);
+}
+
+/* The batch against its contract, so that a caller's mistake cannot become a packet that the peer refuses. */
+static int check_batch(const struct haul_batch *batch, const struct haul_block_view *blocks,
+                       uint32_t block_count, struct haul_error *error)
+{
+    if (batch->block >= block_count || batch->run_count > HAUL_BATCH_RUNS) {
+        return haul_error_set(error, EINVAL, "batch with %u runs of block %u of %u", batch->run_count,
+                              batch->block, block_count);
+    }
+    uint64_t pages = blocks[batch->block].pages;
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < batch->run_count; i++) {
+        const struct haul_run *run = &batch->runs[i];
+        bool fits = run->count > 0 && run->first < pages && run->count <= pages - run->first;
+        if (fits && batch->kind == HAUL_BATCH_KIND_PAGES) {
+            sum += run->count;
+            fits = run->count <= HAUL_BATCH_PAGES && sum <= HAUL_BATCH_PAGES;
+        }
+        if (!fits) {
+            return haul_error_set(error, EINVAL, "batch with %llu pages from %llu of a block of %llu",
+                                  (unsigned long long)run->count, (unsigned long long)run->first,
+                                  (unsigned long long)pages);
+        }
+    }
+    return 0;
+}
+
+/* Adds one page to the last run of `runs`, or as a new one. */
+static void append(struct haul_run *runs, uint32_t *count, uint64_t page)
+{
+    if (*count > 0 && runs[*count - 1].first + runs[*count - 1].count == page) {
+        runs[*count - 1].count++;
+        return;
+    }
+    runs[*count].first = page;
+    runs[*count].count = 1;
+    ++*count;
+}
+
+static void sort_pages(struct haul_packet *packet, const struct haul_batch *batch, const unsigned char *host)
+{
+    struct haul_run zero[HAUL_BATCH_RUNS]; /* at most one run per page, as for the data runs */
+    for (uint32_t i = 0; i < batch->run_count; i++) {
+        uint64_t end = batch->runs[i].first + batch->runs[i].count;
+        for (uint64_t page = batch->runs[i].first; page < end; page++) {
+            if (page + PREFETCH_PAGES < end) {
+                __builtin_prefetch(host + (page + PREFETCH_PAGES) * HAUL_PAGE_SIZE);
+            }
+            if (haul_is_zero(host + page * HAUL_PAGE_SIZE, HAUL_PAGE_SIZE)) {
+                append(zero, &packet->zero_runs, page);
+                packet->zero_pages++;
+            } else {
+                append(packet->runs, &packet->data_runs, page);
+                packet->data_pages++;
+            }
+        }
+    }
+    memcpy(packet->runs + packet->data_runs, zero, packet->zero_runs * sizeof *zero);
+}
+
+int haul_pack_sort(struct haul_pack *pack, const struct haul_batch *batch,
+                   const struct haul_block_view *blocks, uint32_t block_count, struct haul_error *error)
+{
+    int result = check_batch(batch, blocks, block_count, error);
+    if (result < 0) {
+        return result;
+    }
+    struct haul_packet *packet = &pack->packet;
+    reset(pack, HAUL_PACKET_PAGES, batch->round, batch->block);
+    if (batch->kind == HAUL_BATCH_KIND_PAGES) {
+        sort_pages(packet, batch, blocks[batch->block].host);
+        return 0;
+    }
+    for (uint32_t i = 0; i < batch->run_count; i++) {
+        packet->runs[i] = batch->runs[i];
+        packet->zero_pages += batch->runs[i].count;
+    }
+    packet->zero_runs = batch->run_count;
+    return 0;
+}
+
+/* Where the next page to gather is. */
+struct gather {
+    const struct haul_run *run;
+    uint64_t offset; /* pages of the run already taken */
+};
+
+/* Copies the next `pages` pages of the data runs together. */
+static void gather_pages(struct gather *from, const unsigned char *host, unsigned char *to, uint32_t pages)
+{
+    while (pages > 0) {
+        uint64_t left = from->run->count - from->offset;
+        uint32_t count = left < pages ? (uint32_t)left : pages;
+        size_t bytes = count * HAUL_PAGE_SIZE;
+        HAUL_LIVE_READ_BEGIN();
+        memcpy(to, host + (from->run->first + from->offset) * HAUL_PAGE_SIZE, bytes);
+        HAUL_LIVE_READ_END();
+        to += bytes;
+        pages -= count;
+        from->offset += count;
+        if (from->offset == from->run->count) {
+            from->run++;
+            from->offset = 0;
+        }
+    }
+}
+
+static void compress_pages(struct haul_pack *pack, const unsigned char *host, const struct haul_codec *codec)
+{
+    struct haul_packet *packet = &pack->packet;
+    struct gather from = {.run = packet->runs};
+    unsigned char *to = pack->payload;
+    packet->codec = (uint8_t)codec->id;
+    for (uint32_t i = 0; i < haul_packet_chunk_count(packet); i++) {
+        uint32_t pages = haul_packet_chunk_pages(packet, i);
+        size_t length = pages * HAUL_PAGE_SIZE;
+        gather_pages(&from, host, pack->copy, pages);
+        ptrdiff_t size = codec->encode(pack->copy, length, to, length - 1, pack->codec_scratch);
+        if (size > 0) {
+            pack->compressed_pages += pages;
+            pack->compressed_bytes += (uint64_t)size;
+        } else {
+            memcpy(to, pack->copy, length);
+            size = (ptrdiff_t)length;
+        }
+        packet->chunks[i] = (uint32_t)size;
+        to += size;
+    }
+    packet->payload_bytes = (uint32_t)(to - pack->payload);
+    packet->payload_checksum = haul_packet_payload_checksum(pack->payload, packet->payload_bytes);
+}
+
+void haul_pack_encode(struct haul_pack *pack, const struct haul_block_view *block,
+                      const struct haul_codec *codec)
+{
+    struct haul_packet *packet = &pack->packet;
+    pack->part_count = 1;
+    if (packet->data_pages > 0 && codec->id != HAUL_CODEC_RAW) {
+        compress_pages(pack, block->host, codec);
+        pack->parts[pack->part_count++] = (struct iovec){pack->payload, packet->payload_bytes};
+    } else {
+        packet->payload_bytes = (uint32_t)(packet->data_pages * HAUL_PAGE_SIZE);
+        for (uint32_t i = 0; i < packet->data_runs; i++) {
+            const struct haul_run *run = &packet->runs[i];
+            pack->parts[pack->part_count++] =
+                (struct iovec){block->host + run->first * HAUL_PAGE_SIZE, run->count * HAUL_PAGE_SIZE};
+        }
+    }
+    size_t head = haul_packet_encode(packet, pack->head, sizeof pack->head);
+    pack->parts[0] = (struct iovec){pack->head, head};
+    pack->total_bytes = head + packet->payload_bytes;
+}

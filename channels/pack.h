@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef HAUL_CHANNELS_PACK_H
+#define HAUL_CHANNELS_PACK_H
+
+/* Turns a batch into a packet: which pages are zero, and the others as raw pages or as compressed chunks. */
+
+#include "channels/batch.h"
+#include "channels/packet.h"
+#include "compress/choice.h"
+
+#include <sys/uio.h>
+
+#define HAUL_PACK_PARTS (1 + HAUL_BATCH_RUNS) /* header and table, then the payload's pieces */
+
+struct haul_pack {
+    struct haul_packet packet;
+    unsigned char head[HAUL_PACKET_HEAD_MAX];
+    struct iovec parts[HAUL_PACK_PARTS];
+    size_t part_count;
+    size_t total_bytes;        /* of all parts */
+    uint32_t compressed_pages; /* of packet.data_pages, in chunks that shrank */
+    uint64_t compressed_bytes; /* wire bytes of these */
+    /* Scratch, NULL when nothing is ever compressed. */
+    unsigned char *copy;    /* HAUL_CODEC_CHUNK: the stable copy of one chunk (trap T4) */
+    unsigned char *payload; /* HAUL_PACKET_PAYLOAD_MAX */
+    void *codec_scratch;
+    size_t codec_scratch_size;
+};
+
+/* haul_pack_init allocates scratch on `node` for `mode`. -ENOMEM. A zeroed pack may be cleaned up. */
+int haul_pack_init(struct haul_pack *pack, enum haul_compress_mode mode, int node);
+void haul_pack_cleanup(struct haul_pack *pack);
+
+/*
+ * haul_pack_sort fills the packet's runs from a PAGES or ZERO batch; a PAGES batch's pages are read to find
+ * the zero ones. -EINVAL, with a message, for a batch that breaks its contract.
+ */
+int haul_pack_sort(struct haul_pack *pack, const struct haul_batch *batch,
+                   const struct haul_block_view *blocks, uint32_t block_count, struct haul_error *error);
+
+/* haul_pack_round makes the packet the mark of `round`. */
+void haul_pack_round(struct haul_pack *pack, uint32_t round);
+
+/* haul_pack_encode encodes the data pages with `codec` (raw: by reference) and builds the parts to send. */
+void haul_pack_encode(struct haul_pack *pack, const struct haul_block_view *block,
+                      const struct haul_codec *codec);
+
+#endif

@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "channels/receiver.h"
+
+#include "channels/account.h"
+#include "channels/channel_thread.h"
+#include "channels/packet.h"
+#include "channels/socket_io.h"
+#include "channels/transport.h"
+#include "channels/unpack.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+struct haul_receiver {
+    /* Written once, before the thread starts. */
+    struct haul_receiver_options options;
+    char peer[128];
+    pthread_t thread;
+
+    /* Shared. */
+    HAUL_ATOMIC(bool) aborted; /* nothing that happens from now on is a failure */
+    struct haul_account account;
+
+    /* The receiver thread's alone. */
+    uint32_t round; /* the one that packets belong to now */
+    unsigned char header[HAUL_PACKET_HEADER_SIZE];
+    unsigned char table[HAUL_PACKET_TABLE_MAX];
+    struct haul_unpack unpack;
+};
+
+static int receive(struct haul_receiver *receiver, void *bytes, size_t length, struct haul_error *error)
+{
+    struct iovec part = {bytes, length};
+    int result = haul_io_receive(receiver->options.fd, &part, 1);
+    return result < 0 ? haul_unpack_io_error(result, receiver->round, error) : 0;
+}
+
+/* Reads header and table, and checks all of them. Idle until the header is there, busy afterwards. */
+static int receive_head(struct haul_receiver *receiver, struct haul_error *error)
+{
+    struct haul_packet *packet = &receiver->unpack.packet;
+    int result = receive(receiver, receiver->header, sizeof receiver->header, error);
+    if (result < 0) {
+        return result;
+    }
+    haul_account_turn(&receiver->account, true, haul_io_now_ns());
+    result = haul_packet_decode_header(receiver->header, packet, error);
+    if (result < 0) {
+        return haul_error_prefix(error, "receiving round %u: ", receiver->round);
+    }
+    uint64_t block_pages = 0;
+    if (packet->type == HAUL_PACKET_PAGES) {
+        if (packet->block >= receiver->options.block_count) {
+            return haul_error_set(error, EPROTO, "receiving round %u: packet for block %u of %u",
+                                  receiver->round, packet->block, receiver->options.block_count);
+        }
+        block_pages = receiver->options.blocks[packet->block].pages;
+    }
+    if (packet->round != receiver->round) {
+        return haul_error_set(error, EPROTO, "receiving round %u: packet of round %u", receiver->round,
+                              packet->round);
+    }
+    size_t length = haul_packet_table_size(packet);
+    result = receive(receiver, receiver->table, length, error);
+    if (result < 0) {
+        return result;
+    }
+    result = haul_packet_decode_table(receiver->header, receiver->table, length, block_pages, packet, error);
+    return result < 0 ? haul_error_prefix(error, "receiving round %u: ", receiver->round) : 0;
+}
+
+static void count(struct haul_receiver *receiver)
+{
+    const struct haul_unpack *unpack = &receiver->unpack;
+    const struct haul_packet *packet = &unpack->packet;
+    struct haul_account *account = &receiver->account;
+    haul_account_add(&account->bytes,
+                     HAUL_PACKET_HEADER_SIZE + haul_packet_table_size(packet) + packet->payload_bytes);
+    haul_account_add(&account->zero_pages, packet->zero_pages);
+    haul_account_add(&account->raw_pages, packet->data_pages - unpack->compressed_pages);
+    haul_account_add(&account->compressed_pages, unpack->compressed_pages);
+    haul_account_add(&account->compressed_bytes, unpack->compressed_bytes);
+    haul_account_add(&account->batches, 1);
+}
+
+static int receive_packet(struct haul_receiver *receiver, struct haul_error *error)
+{
+    struct haul_unpack *unpack = &receiver->unpack;
+    int result = receive_head(receiver, error);
+    if (result < 0) {
+        return result;
+    }
+    unpack->compressed_pages = 0;
+    unpack->compressed_bytes = 0;
+    if (unpack->packet.type == HAUL_PACKET_ROUND) {
+        count(receiver);
+        /* Waiting for the other channels is not this one's work. */
+        haul_account_turn(&receiver->account, false, haul_io_now_ns());
+        result = receiver->options.round(receiver->options.opaque, receiver->options.index, receiver->round,
+                                         error);
+        receiver->round++;
+        return result;
+    }
+    const struct haul_block_view *block = &receiver->options.blocks[unpack->packet.block];
+    haul_unpack_zero_pages(unpack, block);
+    result = haul_unpack_data(unpack, block, receiver->options.fd, error);
+    if (result == 0) {
+        count(receiver);
+        haul_account_turn(&receiver->account, false, haul_io_now_ns());
+    }
+    return result;
+}
+
+static void *run(void *opaque)
+{
+    struct haul_receiver *receiver = opaque;
+    const struct haul_receiver_options *options = &receiver->options;
+    struct haul_error error = {.code = EIO, .message = "the round barrier failed"};
+    int result = 0;
+    haul_account_thread(&receiver->account);
+    if (options->topology) {
+        result = haul_placement_apply(options->topology, &options->slot, &error);
+    }
+    while (result == 0) {
+        result = receive_packet(receiver, &error);
+    }
+    haul_account_turn(&receiver->account, false, haul_io_now_ns());
+    /* Acquire, pairs with the release in haul_receiver_abort. */
+    if (!atomic_load_explicit(&receiver->aborted, memory_order_acquire) && options->failed) {
+        haul_error_prefix(&error, "channel %u from %s: ", options->index, receiver->peer);
+        options->failed(options->opaque, options->index, &error);
+    }
+    return NULL;
+}
+
+int haul_receiver_new(const struct haul_receiver_options *options, struct haul_receiver **receiver,
+                      struct haul_error *error)
+{
+    int node = haul_channel_scratch_node(options->topology, &options->slot);
+    int result = -ENOMEM;
+    struct haul_receiver *made = haul_placement_alloc(sizeof *made, node);
+    if (!made) {
+        goto close_socket;
+    }
+    made->options = *options;
+    made->round = 1;
+    haul_peer_name(options->fd, made->peer, sizeof made->peer);
+    haul_account_start(&made->account);
+    result = haul_unpack_init(&made->unpack, node);
+    if (result < 0) {
+        goto free_receiver;
+    }
+    result = haul_channel_thread_start(&made->thread, "multifdrecv", options->index, run, made);
+    if (result < 0) {
+        goto free_unpack;
+    }
+    *receiver = made;
+    return 0;
+
+free_unpack:
+    haul_unpack_cleanup(&made->unpack);
+free_receiver:
+    haul_placement_free(made, sizeof *made);
+close_socket:
+    close(options->fd);
+    return haul_error_set(error, -result, "channel %u: starting its receiver: %s", options->index,
+                          strerror(-result));
+}
+
+void haul_receiver_counters(const struct haul_receiver *receiver, struct haul_channel_counters *counters)
+{
+    /* Counting is no change that a caller can see, but the account notes the most it ever reported. */
+    haul_account_read(&((struct haul_receiver *)receiver)->account, -1, counters);
+    counters->node = haul_channel_scratch_node(receiver->options.topology, &receiver->options.slot);
+}
+
+void haul_receiver_abort(struct haul_receiver *receiver)
+{
+    /* Release, pairs with the acquire in run; before the shutdown, so that its error counts as ours. */
+    atomic_store_explicit(&receiver->aborted, true, memory_order_release);
+    shutdown(receiver->options.fd, SHUT_RDWR);
+}
+
+void haul_receiver_free(struct haul_receiver *receiver)
+{
+    if (!receiver) {
+        return;
+    }
+    haul_receiver_abort(receiver);
+    pthread_join(receiver->thread, NULL);
+    close(receiver->options.fd);
+    haul_unpack_cleanup(&receiver->unpack);
+    haul_placement_free(receiver, sizeof *receiver);
+}
