@@ -8,7 +8,7 @@
  *
  * The way in use is measured all the time. The other way's cost goes stale, so it is tried again, but only
  * when the loss that its last figure predicts fits into TRIAL_SHARE of the time spent since the last trial:
- * a way that is k times slower is used for one batch in about 100 * (k - 1). A figure from few batches
+ * a way that is k times slower is used for one batch in about 200 * (k - 1). A figure from few batches
  * is believed to be better than it looks, so that one unlucky first batch (cold caches, a preempted thread)
  * is soon corrected.
  *
@@ -24,14 +24,18 @@
 #define CONTENT_PLAIN 0
 #define CONTENT_RANDOM 1
 
-#define TRIAL_SHARE 0.01     /* of the time: what trials of the slower way may lose */
+#define TRIAL_SHARE 0.005 /* of the time: what trials of the slower way may lose */
+/* Of a batch: what a trial is taken to lose at least, so that two equal ways are not swapped all the time. */
+#define TRIAL_LOSS_MIN 0.3
 #define CODEC_MUST_SAVE 0.03 /* of the raw cost: a smaller gain is not worth the CPU time of both hosts */
 #define RANDOM_GUESS 2.0     /* cost of the codec on random content against raw, until it was tried */
 
+#define SETTLED 4                 /* samples until a cost is smoothed; before, the least one counts */
 #define WEIGHT 0.25               /* of a new batch in the smoothed cost */
 #define WEIGHT_FULL (64.0 * 1024) /* input bytes that a batch needs for all of this weight */
-#define OUTLIER 2.0               /* one batch counts as at most this multiple of the smoothed cost */
-#define SETTLED 4                 /* samples until a cost is smoothed; before, the least one counts */
+#define OUTLIER 4.0               /* one batch counts as at most this multiple of the smoothed cost, */
+#define HIGH 1.5                  /* but when so many in a row are above this multiple, */
+#define HIGH_RUN 3                /* the link has become slow, and the least of them is the cost */
 
 #define SAMPLE_WORDS 32
 #define WORD_BYTES 8
@@ -64,12 +68,29 @@ static double believed(const struct haul_choice_cost *cost)
     return cost->ns_per_byte * cost->samples / (cost->samples + 1.0);
 }
 
+/* True when this batch completes a run that says: the cost has risen for good. */
+static bool has_risen(struct haul_choice_cost *cost, double ns_per_byte)
+{
+    if (ns_per_byte <= HIGH * cost->ns_per_byte) {
+        cost->high = 0;
+        return false;
+    }
+    if (cost->high == 0 || ns_per_byte < cost->least_high)
+        cost->least_high = ns_per_byte;
+    return ++cost->high >= HIGH_RUN;
+}
+
 static void update(struct haul_choice_cost *cost, double ns_per_byte, double input_bytes)
 {
     if (cost->samples < SETTLED) {
         if (cost->samples == 0 || ns_per_byte < cost->ns_per_byte)
             cost->ns_per_byte = ns_per_byte;
         cost->samples++;
+        return;
+    }
+    if (input_bytes >= WEIGHT_FULL && has_risen(cost, ns_per_byte)) {
+        cost->ns_per_byte = cost->least_high;
+        cost->high = 0;
         return;
     }
     if (ns_per_byte > OUTLIER * cost->ns_per_byte)
@@ -92,6 +113,16 @@ static bool encoding_wins(const struct haul_choice *choice, unsigned content)
     return believed_encoded(choice, content) < (1.0 - CODEC_MUST_SAVE) * believed(&choice->raw);
 }
 
+/* What one batch of the way that does not win would lose against the one that does. */
+static double trial_loss_ns(const struct haul_choice *choice, unsigned content, bool encoding)
+{
+    double raw = believed(&choice->raw);
+    double encoded = believed_encoded(choice, content);
+    double loss = encoding ? raw - encoded : encoded - raw;
+    double least = TRIAL_LOSS_MIN * (encoding ? encoded : raw);
+    return (loss > least ? loss : least) * (double)choice->last_bytes;
+}
+
 void haul_choice_init(struct haul_choice *choice, enum haul_compress_mode mode)
 {
     memset(choice, 0, sizeof(*choice));
@@ -106,9 +137,7 @@ const struct haul_codec *haul_choice_pick(struct haul_choice *choice, const void
     unsigned content = looks_random(sample, length) ? CONTENT_RANDOM : CONTENT_PLAIN;
     choice->content = content;
     bool encode = encoding_wins(choice, content);
-    double difference = believed_encoded(choice, content) - believed(&choice->raw);
-    double loss_ns = (difference < 0 ? -difference : difference) * (double)choice->last_bytes;
-    if (choice->raw.samples > 0 && choice->credit_ns[content] > loss_ns) {
+    if (choice->raw.samples > 0 && choice->credit_ns[content] > trial_loss_ns(choice, content, encode)) {
         choice->credit_ns[content] = 0;
         encode = !encode;
     }
@@ -130,11 +159,14 @@ void haul_choice_learn(struct haul_choice *choice, const struct haul_codec *code
     }
     update(&choice->encoded[choice->content], ns / bytes, bytes);
     /*
-     * The channel carried wire_bytes in this time, so raw bytes cannot cost more than that each: after a
-     * link became faster, this brings raw back into consideration without waiting for a costly trial.
+     * The channel carries wire_bytes in the time of one encoded batch, so raw bytes cannot cost more than
+     * that each: after a link became faster, this makes a trial of raw affordable soon.
      */
-    if (wire_bytes > 0 && choice->raw.ns_per_byte > ns / (double)wire_bytes)
-        choice->raw.ns_per_byte = ns / (double)wire_bytes;
+    if (wire_bytes == 0)
+        return;
+    double bound = choice->encoded[choice->content].ns_per_byte * bytes / (double)wire_bytes;
+    if (choice->raw.ns_per_byte > bound)
+        choice->raw.ns_per_byte = bound;
 }
 
 int haul_compress_mode_parse(const char *text, enum haul_compress_mode *mode)

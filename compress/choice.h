@@ -25,6 +25,8 @@ enum haul_compress_mode {
 struct haul_choice_cost {
     double ns_per_byte; /* of input: encoding and the socket call together */
     unsigned samples;
+    unsigned high;     /* how many batches in a row cost far more than that */
+    double least_high; /* the least of these */
 };
 
 /* Batches are told apart by whether their sample looks random. */
