@@ -1,0 +1,274 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "engine/destination.h"
+
+#include "engine/block_table.h"
+#include "engine/clock.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* What a connection may take to say HELLO: one that stays silent must not keep the real source waiting for long. */
+#define HELLO_TIMEOUT_MS 2000
+
+static int timeout_ms(const struct haul_migration *migration)
+{
+    return (int)migration->limits.connect_timeout_ms;
+}
+
+/* Reads HELLO; answers FAILED to one that is well formed but cannot be served. */
+static int read_hello(int fd, struct haul_hello *hello, struct haul_error *error)
+{
+    unsigned char payload[256];
+    enum haul_frame_type type;
+    size_t length;
+    int rc = haul_frame_recv(fd, &type, payload, sizeof payload, &length, HELLO_TIMEOUT_MS, error);
+    if (rc == 0 && type != HAUL_FRAME_HELLO) {
+        rc = haul_error_set(error, EPROTO, "%s came where HELLO was due", haul_frame_name(type));
+    }
+    return rc < 0 ? rc : haul_hello_decode(payload, length, hello, error);
+}
+
+static void refuse(int fd, const struct haul_error *why)
+{
+    unsigned char payload[600];
+    struct haul_writer writer;
+    haul_writer_init(&writer, payload, sizeof payload);
+    haul_writer_u32(&writer, (uint32_t)why->code);
+    haul_writer_string(&writer, why->message);
+    haul_frame_send(fd, HAUL_FRAME_FAILED, payload, haul_writer_length(&writer), NULL);
+    close(fd);
+}
+
+static int check_control_hello(const struct haul_hello *hello, struct haul_error *error)
+{
+    if (hello->channel != HAUL_CONTROL_CHANNEL) {
+        return haul_error_set(error, EPROTO, "channel %u connected before the control connection", hello->channel);
+    }
+    if (hello->channels < 1 || hello->channels > HAUL_CHANNELS_MAX) {
+        return haul_error_set(error, EINVAL, "%u channels; it must be 1 to %d", hello->channels, HAUL_CHANNELS_MAX);
+    }
+    if (hello->page_size != HAUL_PAGE_SIZE) {
+        return haul_error_set(error, EINVAL, "the source's pages have %u bytes, the destination's %zu",
+                              hello->page_size, HAUL_PAGE_SIZE);
+    }
+    return 0;
+}
+
+static void notify(void *opaque)
+{
+    (void)opaque; /* the loader sleeps in haul_control_next, which wakes by itself */
+}
+
+/* Waits for the first connection that says a valid control HELLO. */
+static int accept_control(struct haul_migration *migration, struct haul_error *error)
+{
+    struct haul_hello hello;
+    int fd;
+    for (;;) {
+        int rc = haul_listener_accept(migration->destination->listener, &migration->limits, -1,
+                                      migration->cancel_fd, &fd, error);
+        if (rc < 0) {
+            return rc;
+        }
+        rc = read_hello(fd, &hello, error);
+        if (rc == 0) {
+            rc = check_control_hello(&hello, error);
+        }
+        if (rc == 0) {
+            rc = haul_frame_send(fd, HAUL_FRAME_WELCOME, NULL, 0, error);
+        }
+        if (rc == 0) {
+            break;
+        }
+        haul_migration_say(migration, "a connection was refused: %s", error->message);
+        refuse(fd, error);
+    }
+    migration->destination->channels = hello.channels;
+    pthread_mutex_lock(&migration->lock);
+    memcpy(migration->id, hello.id, sizeof migration->id);
+    migration->stats.channels = hello.channels;
+    pthread_mutex_unlock(&migration->lock);
+    struct haul_control_options options = {
+        .fd = fd,
+        .thread_name = "control",
+        .silence_timeout_ms = migration->limits.silence_timeout_ms,
+        .notify = notify,
+        .opaque = migration,
+    };
+    struct haul_control *control;
+    int rc = haul_control_new(&options, &control, error);
+    if (rc == 0) {
+        haul_migration_set_control(migration, control);
+    }
+    return rc;
+}
+
+/* The receivers' view of our memory, in the source's order of blocks. */
+static int make_source_views(struct haul_migration *migration, struct haul_error *error)
+{
+    struct haul_destination *destination = migration->destination;
+    destination->source_views = calloc(migration->block_count, sizeof *destination->source_views);
+    if (!destination->source_views) {
+        return haul_error_set(error, ENOMEM, "no memory for the block table");
+    }
+    for (uint32_t i = 0; i < migration->block_count; i++) {
+        destination->source_views[i] = migration->views[destination->order[i]];
+    }
+    return 0;
+}
+
+static int agree_on_blocks(struct haul_migration *migration, struct haul_error *error)
+{
+    struct haul_frame *frame = NULL;
+    int rc = haul_control_expect(migration->control, HAUL_FRAME_BLOCKS, timeout_ms(migration), &frame, error);
+    if (rc == 0) {
+        rc = haul_block_table_match(migration, frame->payload, frame->length, migration->destination->order, error);
+    }
+    free(frame);
+    if (rc == 0) {
+        rc = make_source_views(migration, error);
+    }
+    if (rc == 0) {
+        rc = haul_control_send(migration->control, HAUL_FRAME_BLOCKS_OK, NULL, 0, error);
+    }
+    return rc;
+}
+
+/* ---- data connections ---- */
+
+static int on_round(void *opaque, unsigned index, uint32_t round, struct haul_error *error)
+{
+    (void)index;
+    struct haul_migration *migration = opaque;
+    struct haul_barrier *barrier = &migration->destination->barrier;
+    int rc = haul_barrier_arrive(barrier, round, error);
+    if (rc != 1) {
+        return rc;
+    }
+    unsigned char payload[4];
+    struct haul_writer writer;
+    haul_writer_init(&writer, payload, sizeof payload);
+    haul_writer_u32(&writer, round);
+    pthread_mutex_lock(&migration->lock);
+    migration->stats.dirty_sync_count = round;
+    pthread_mutex_unlock(&migration->lock);
+    haul_barrier_release(barrier);
+    return haul_control_send(migration->control, HAUL_FRAME_ROUND_DONE, payload, sizeof payload, error);
+}
+
+static void on_failed(void *opaque, unsigned index, const struct haul_error *error)
+{
+    (void)index;
+    struct haul_migration *migration = opaque;
+    struct haul_destination *destination = migration->destination;
+    pthread_mutex_lock(&migration->lock);
+    if (!destination->receiver_failed) {
+        destination->receiver_failed = true;
+        destination->receiver_error = *error;
+    }
+    pthread_mutex_unlock(&migration->lock);
+    haul_barrier_abort(&destination->barrier);
+    haul_control_wake(migration->control);
+}
+
+static int start_receiver(struct haul_migration *migration, unsigned channel, int fd, struct haul_error *error)
+{
+    struct haul_destination *destination = migration->destination;
+    struct haul_receiver_options options = {
+        .index = channel,
+        .fd = fd,
+        .topology = migration->topology,
+        .slot = destination->slots[channel],
+        .blocks = destination->source_views,
+        .block_count = migration->block_count,
+        .opaque = migration,
+        .round = on_round,
+        .failed = on_failed,
+    };
+    struct haul_receiver *receiver;
+    int rc = haul_receiver_new(&options, &receiver, error);
+    if (rc == 0) {
+        pthread_mutex_lock(&migration->lock);
+        destination->receivers[channel] = receiver;
+        pthread_mutex_unlock(&migration->lock);
+    }
+    return rc;
+}
+
+/* Takes one data connection if it belongs to this migration; *taken tells. */
+static int take_channel(struct haul_migration *migration, int fd, bool *taken, struct haul_error *error)
+{
+    struct haul_destination *destination = migration->destination;
+    struct haul_hello hello;
+    struct haul_error why = {0};
+    *taken = false;
+    int rc = read_hello(fd, &hello, &why);
+    if (rc == 0 && (memcmp(hello.id, migration->id, sizeof hello.id) != 0 ||
+                    hello.channel >= destination->channels || destination->receivers[hello.channel])) {
+        rc = haul_error_set(&why, EBUSY, "this destination is taken by another migration");
+    }
+    if (rc == 0) {
+        rc = haul_frame_send(fd, HAUL_FRAME_WELCOME, NULL, 0, &why);
+    }
+    if (rc < 0) {
+        haul_migration_say(migration, "a connection was refused: %s", why.message);
+        refuse(fd, &why);
+        return 0;
+    }
+    *taken = true;
+    return start_receiver(migration, hello.channel, fd, error);
+}
+
+static int accept_channels(struct haul_migration *migration, struct haul_error *error)
+{
+    struct haul_destination *destination = migration->destination;
+    struct haul_placement_request request = {
+        .policy = migration->placement,
+        .channels = destination->channels,
+        .nic_node = haul_control_nic_node(migration->control, migration->topology),
+    };
+    int rc = haul_placement_plan(migration->topology, &request, destination->slots, error);
+    if (rc < 0) {
+        return rc;
+    }
+    haul_barrier_init(&destination->barrier, destination->channels);
+    destination->barrier_made = true;
+    uint64_t deadline = haul_now_ns() + (uint64_t)timeout_ms(migration) * 1000000;
+    unsigned connected = 0;
+    while (connected < destination->channels) {
+        int fd;
+        bool taken;
+        /* Short waits: a source that died shows on the control connection. */
+        rc = haul_listener_accept(destination->listener, &migration->limits, 100, migration->cancel_fd, &fd, error);
+        if (rc == -ETIMEDOUT) {
+            rc = haul_control_status(migration->control, error);
+            if (rc == 0 && haul_now_ns() > deadline) {
+                rc = haul_error_set(error, ETIMEDOUT, "%u of %u channels connected in time", connected,
+                                    destination->channels);
+            }
+            if (rc < 0) {
+                return rc;
+            }
+            continue;
+        }
+        if (rc == 0) {
+            rc = take_channel(migration, fd, &taken, error);
+        }
+        if (rc < 0) {
+            return rc;
+        }
+        connected += taken;
+    }
+    return 0;
+}
+
+int haul_destination_accept(struct haul_migration *migration, struct haul_error *error)
+{
+    int rc = accept_control(migration, error);
+    if (rc == 0) {
+        rc = agree_on_blocks(migration, error);
+    }
+    return rc < 0 ? rc : accept_channels(migration, error);
+}

@@ -1,0 +1,349 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "engine/control.h"
+
+#include "channels/transport.h"
+#include "engine/clock.h"
+
+#include <errno.h>
+#include <net/if.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define PING_INTERVAL_MS 1000
+#define FIRST_PINGS 4 /* sent in quick succession, so that the first prediction knows the round trip */
+#define FIRST_PING_INTERVAL_MS 20
+#define QUEUE_LIMIT 8 /* frames; the reader waits beyond it, so that the peer cannot fill our memory */
+
+struct haul_control {
+    /* Written once at creation. */
+    struct haul_control_options options;
+    char peer[128];
+    pthread_t reader;
+
+    pthread_mutex_t send_lock; /* one frame at a time on the socket */
+
+    pthread_mutex_t lock; /* everything below */
+    pthread_cond_t changed;
+    struct haul_frame *head;
+    struct haul_frame **tail;
+    unsigned queued;
+    bool woken;
+    bool closing;
+    int failure; /* negative errno once the connection failed */
+    struct haul_error failure_error;
+
+    /* Written by the reader, read by anybody; a statistic, so relaxed. */
+    _Atomic uint64_t round_trip_ns;
+};
+
+int haul_control_send(struct haul_control *control, enum haul_frame_type type, const void *payload, size_t length,
+                      struct haul_error *error)
+{
+    pthread_mutex_lock(&control->send_lock);
+    int rc = haul_frame_send(control->options.fd, type, payload, length, error);
+    pthread_mutex_unlock(&control->send_lock);
+    if (rc < 0) {
+        haul_error_prefix(error, "control connection to %s: sending %s: ", control->peer, haul_frame_name(type));
+    }
+    return rc;
+}
+
+void haul_control_fail(struct haul_control *control, const struct haul_error *error)
+{
+    unsigned char payload[600];
+    struct haul_writer writer;
+    haul_writer_init(&writer, payload, sizeof payload);
+    haul_writer_u32(&writer, (uint32_t)error->code);
+    haul_writer_string(&writer, error->message);
+    haul_control_send(control, HAUL_FRAME_FAILED, payload, haul_writer_length(&writer), NULL);
+}
+
+static void set_failure(struct haul_control *control, const struct haul_error *error)
+{
+    pthread_mutex_lock(&control->lock);
+    if (control->failure == 0) {
+        control->failure = -error->code;
+        control->failure_error = *error;
+    }
+    pthread_cond_broadcast(&control->changed);
+    pthread_mutex_unlock(&control->lock);
+    control->options.notify(control->options.opaque);
+}
+
+static int send_ping(struct haul_control *control, struct haul_error *error)
+{
+    unsigned char payload[8];
+    struct haul_writer writer;
+    haul_writer_init(&writer, payload, sizeof payload);
+    haul_writer_u64(&writer, haul_now_ns());
+    return haul_control_send(control, HAUL_FRAME_PING, payload, sizeof payload, error);
+}
+
+static void take_pong(struct haul_control *control, const unsigned char *payload, size_t length)
+{
+    struct haul_cursor cursor;
+    haul_cursor_init(&cursor, payload, length);
+    uint64_t sent = haul_cursor_u64(&cursor);
+    uint64_t now = haul_now_ns();
+    if (!haul_cursor_done(&cursor) || sent > now) {
+        return; /* the peer's number is only a statistic */
+    }
+    uint64_t sample = now - sent;
+    uint64_t old = atomic_load_explicit(&control->round_trip_ns, memory_order_relaxed);
+    uint64_t smoothed = old == 0 || sample < old ? sample : old + (sample - old) / 8;
+    atomic_store_explicit(&control->round_trip_ns, smoothed, memory_order_relaxed);
+}
+
+/* Puts one frame on the queue, waiting while it is full. */
+static int enqueue(struct haul_control *control, enum haul_frame_type type, const unsigned char *payload,
+                   size_t length, struct haul_error *error)
+{
+    struct haul_frame *frame = malloc(sizeof *frame + length);
+    if (!frame) {
+        return haul_error_set(error, ENOMEM, "no memory for a control frame of %zu bytes", length);
+    }
+    frame->next = NULL;
+    frame->type = type;
+    frame->length = length;
+    memcpy(frame->payload, payload, length);
+    pthread_mutex_lock(&control->lock);
+    while (control->queued >= QUEUE_LIMIT && !control->closing) {
+        pthread_cond_wait(&control->changed, &control->lock);
+    }
+    *control->tail = frame;
+    control->tail = &frame->next;
+    control->queued++;
+    pthread_cond_broadcast(&control->changed);
+    pthread_mutex_unlock(&control->lock);
+    control->options.notify(control->options.opaque);
+    return 0;
+}
+
+static int read_one(struct haul_control *control, unsigned char *buffer, struct haul_error *error)
+{
+    enum haul_frame_type type;
+    size_t length;
+    int rc = haul_frame_recv(control->options.fd, &type, buffer, HAUL_FRAME_MAX, &length,
+                             (int)control->options.silence_timeout_ms, error);
+    if (rc < 0) {
+        return haul_error_prefix(error, "control connection to %s: ", control->peer);
+    }
+    if (type == HAUL_FRAME_PING) {
+        return length == 8 ? haul_control_send(control, HAUL_FRAME_PONG, buffer, length, error)
+                           : haul_error_set(error, EPROTO, "control connection to %s: a PING of %zu bytes",
+                                            control->peer, length);
+    }
+    if (type == HAUL_FRAME_PONG) {
+        take_pong(control, buffer, length);
+        return 0;
+    }
+    return enqueue(control, type, buffer, length, error);
+}
+
+static void *reader_main(void *argument)
+{
+    struct haul_control *control = argument;
+    struct haul_error error = {0};
+    pthread_setname_np(pthread_self(), control->options.thread_name);
+    unsigned char *buffer = malloc(HAUL_FRAME_MAX);
+    int rc = buffer ? 0 : haul_error_set(&error, ENOMEM, "no memory for control frames");
+    uint64_t heard = haul_now_ns();
+    uint64_t next_ping = heard;
+    unsigned pings = 0;
+    while (rc == 0) {
+        uint64_t now = haul_now_ns();
+        if (now >= next_ping) {
+            rc = send_ping(control, &error);
+            uint64_t interval = ++pings < FIRST_PINGS ? FIRST_PING_INTERVAL_MS : PING_INTERVAL_MS;
+            next_ping = now + interval * 1000000;
+            continue;
+        }
+        struct pollfd poller = {.fd = control->options.fd, .events = POLLIN};
+        int ready = poll(&poller, 1, (int)((next_ping - now) / 1000000) + 1);
+        if (ready > 0) {
+            rc = read_one(control, buffer, &error);
+            heard = haul_now_ns();
+        } else if (haul_now_ns() - heard > (uint64_t)control->options.silence_timeout_ms * 1000000) {
+            rc = haul_error_set(&error, ETIMEDOUT,
+                                "control connection to %s: nothing heard for %u s; is the peer or the network down?",
+                                control->peer, control->options.silence_timeout_ms / 1000);
+        }
+    }
+    set_failure(control, &error);
+    free(buffer);
+    return NULL;
+}
+
+int haul_control_new(const struct haul_control_options *options, struct haul_control **control,
+                     struct haul_error *error)
+{
+    struct haul_control *made = calloc(1, sizeof *made);
+    if (!made) {
+        close(options->fd);
+        return haul_error_set(error, ENOMEM, "no memory for the control connection");
+    }
+    made->options = *options;
+    made->tail = &made->head;
+    haul_peer_name(options->fd, made->peer, sizeof made->peer);
+    pthread_mutex_init(&made->send_lock, NULL);
+    pthread_mutex_init(&made->lock, NULL);
+    pthread_condattr_t attributes;
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(&made->changed, &attributes);
+    pthread_condattr_destroy(&attributes);
+    int rc = pthread_create(&made->reader, NULL, reader_main, made);
+    if (rc != 0) {
+        close(options->fd);
+        pthread_cond_destroy(&made->changed);
+        pthread_mutex_destroy(&made->lock);
+        pthread_mutex_destroy(&made->send_lock);
+        free(made);
+        return haul_error_set(error, rc, "cannot start the control thread: %s", strerror(rc));
+    }
+    *control = made;
+    return 0;
+}
+
+int haul_control_read_failure(const void *payload, size_t length, const char *peer, struct haul_error *error)
+{
+    char text[400];
+    struct haul_cursor cursor;
+    haul_cursor_init(&cursor, payload, length);
+    uint32_t code = haul_cursor_u32(&cursor);
+    bool readable = haul_cursor_string(&cursor, text, sizeof text) && haul_cursor_done(&cursor);
+    if (!readable || code == 0 || code > 4095) {
+        return haul_error_set(error, EPROTO, "%s failed and sent no readable reason", peer);
+    }
+    for (char *at = text; *at; at++) {
+        if ((unsigned char)*at < ' ') {
+            *at = ' '; /* the peer's text goes to a terminal */
+        }
+    }
+    return haul_error_set(error, (int)code, "%s reports: %s", peer, text);
+}
+
+int haul_control_nic_node(const struct haul_control *control, const struct haul_topology *topology)
+{
+    char name[IF_NAMESIZE];
+    if (haul_route_interface(control->options.fd, name, sizeof name) < 0) {
+        return HAUL_NODE_UNKNOWN;
+    }
+    return haul_topology_nic_node(topology, name);
+}
+
+int haul_control_next(struct haul_control *control, int timeout_ms, struct haul_frame **frame,
+                      struct haul_error *error)
+{
+    struct timespec deadline = haul_deadline(timeout_ms);
+    struct haul_frame *taken = NULL;
+    int rc = 0;
+    pthread_mutex_lock(&control->lock);
+    while (!control->head && !control->woken && control->failure == 0 && rc == 0) {
+        rc = timeout_ms < 0 ? pthread_cond_wait(&control->changed, &control->lock)
+                            : pthread_cond_timedwait(&control->changed, &control->lock, &deadline);
+    }
+    if (control->woken) {
+        rc = haul_error_set(error, ECANCELED, "cancelled");
+    } else if (control->head) {
+        taken = control->head;
+        control->head = taken->next;
+        if (!control->head) {
+            control->tail = &control->head;
+        }
+        control->queued--;
+        pthread_cond_broadcast(&control->changed);
+        rc = 0;
+    } else if (control->failure != 0) {
+        rc = control->failure;
+        if (error) {
+            *error = control->failure_error;
+        }
+    } else {
+        rc = haul_error_set(error, ETIMEDOUT, "control connection to %s: no answer within %d ms", control->peer,
+                            timeout_ms);
+    }
+    pthread_mutex_unlock(&control->lock);
+    if (taken && taken->type == HAUL_FRAME_FAILED) {
+        rc = haul_control_read_failure(taken->payload, taken->length, control->peer, error);
+        free(taken);
+        taken = NULL;
+    }
+    *frame = taken;
+    return rc;
+}
+
+int haul_control_expect(struct haul_control *control, enum haul_frame_type type, int timeout_ms,
+                        struct haul_frame **frame, struct haul_error *error)
+{
+    int rc = haul_control_next(control, timeout_ms, frame, error);
+    if (rc == 0 && (*frame)->type != type) {
+        rc = haul_error_set(error, EPROTO, "control connection to %s: %s came where %s was due", control->peer,
+                            haul_frame_name((*frame)->type), haul_frame_name(type));
+        free(*frame);
+        *frame = NULL;
+    }
+    return rc;
+}
+
+int haul_control_status(struct haul_control *control, struct haul_error *error)
+{
+    int rc;
+    pthread_mutex_lock(&control->lock);
+    struct haul_frame *frame = control->head;
+    while (frame && frame->type != HAUL_FRAME_FAILED) {
+        frame = frame->next;
+    }
+    if (frame) {
+        rc = haul_control_read_failure(frame->payload, frame->length, control->peer, error);
+    } else {
+        rc = control->failure;
+        if (rc < 0 && error) {
+            *error = control->failure_error;
+        }
+    }
+    pthread_mutex_unlock(&control->lock);
+    return rc;
+}
+
+void haul_control_wake(struct haul_control *control)
+{
+    pthread_mutex_lock(&control->lock);
+    control->woken = true;
+    pthread_cond_broadcast(&control->changed);
+    pthread_mutex_unlock(&control->lock);
+}
+
+uint64_t haul_control_round_trip_ns(const struct haul_control *control)
+{
+    return atomic_load_explicit(&control->round_trip_ns, memory_order_relaxed);
+}
+
+void haul_control_free(struct haul_control *control)
+{
+    if (!control) {
+        return;
+    }
+    pthread_mutex_lock(&control->lock);
+    control->closing = true;
+    pthread_cond_broadcast(&control->changed);
+    pthread_mutex_unlock(&control->lock);
+    /* Unread bytes would turn the close into a reset and cost the peer our last frame: end our half first. */
+    shutdown(control->options.fd, SHUT_RDWR);
+    pthread_join(control->reader, NULL);
+    close(control->options.fd);
+    while (control->head) {
+        struct haul_frame *frame = control->head;
+        control->head = frame->next;
+        free(frame);
+    }
+    pthread_cond_destroy(&control->changed);
+    pthread_mutex_destroy(&control->lock);
+    pthread_mutex_destroy(&control->send_lock);
+    free(control);
+}

@@ -1,0 +1,343 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "engine/destination.h"
+
+#include "engine/bitmap.h"
+#include "engine/clock.h"
+#include "engine/holes.h"
+#include "engine/state_stream.h"
+#include "engine/verify.h"
+
+#include <errno.h>
+#include <linux/magic.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+
+#define PEER_REASON_MS 300 /* how long a broken channel waits for the source to say why on the control connection */
+
+static unsigned allowed_cpus(void)
+{
+    cpu_set_t set;
+    return sched_getaffinity(0, sizeof set, &set) == 0 ? (unsigned)CPU_COUNT(&set) : 1;
+}
+
+/* ---- memory ---- */
+
+/* A tmpfs with too little room would kill the receiving process half way: say it at the start. */
+static int check_room(const struct haul_block *block, struct haul_error *error)
+{
+    struct statfs fs;
+    struct stat file;
+    if (block->fd < 0 || fstatfs(block->fd, &fs) < 0 || fs.f_type != TMPFS_MAGIC || fs.f_blocks == 0 ||
+        fstat(block->fd, &file) < 0) {
+        return 0;
+    }
+    uint64_t allocated = (uint64_t)file.st_blocks * 512;
+    uint64_t missing = block->length > allocated ? block->length - allocated : 0;
+    uint64_t room = (uint64_t)fs.f_bavail * (uint64_t)fs.f_bsize;
+    if (missing > room) {
+        return haul_error_set(error, ENOSPC,
+                              "RAM block %s needs %llu MiB more and its tmpfs has %llu MiB free; enlarge it (mount -o "
+                              "remount,size=) or free space",
+                              block->name, (unsigned long long)(missing >> 20), (unsigned long long)(room >> 20));
+    }
+    return 0;
+}
+
+/* Pages that hold something before the move must be zeroed when the source's are zero (trap T5). */
+static int note_present(struct haul_migration *migration, struct haul_error *error)
+{
+    for (uint32_t i = 0; i < migration->block_count; i++) {
+        int rc = check_room(&migration->blocks[i], error);
+        if (rc < 0) {
+            return rc;
+        }
+        uint64_t *bits = calloc(haul_bitmap_words(migration->views[i].pages), sizeof *bits);
+        if (!bits) {
+            return haul_error_set(error, ENOMEM, "no memory for the bitmaps of received pages");
+        }
+        haul_holes_present(&migration->blocks[i], bits);
+        /* Plain and atomic words have one layout; no thread looks at them yet. */
+        migration->views[i].maybe_nonzero = (_Atomic uint64_t *)bits;
+    }
+    return 0;
+}
+
+/* ---- loading ---- */
+
+/* What really ended the move: a receiver's failure, and better the source's own reason if it comes in time. */
+static int explain(struct haul_migration *migration, int rc, struct haul_error *error)
+{
+    struct haul_destination *destination = migration->destination;
+    if (haul_migration_cancelled(migration)) {
+        return haul_error_set(error, ECANCELED, "cancelled");
+    }
+    pthread_mutex_lock(&migration->lock);
+    bool failed = destination->receiver_failed;
+    struct haul_error receiver_error = destination->receiver_error;
+    pthread_mutex_unlock(&migration->lock);
+    if (!failed) {
+        return rc;
+    }
+    uint64_t until = haul_now_ns() + (uint64_t)PEER_REASON_MS * 1000000;
+    struct haul_error reason = {0};
+    while (haul_now_ns() < until) {
+        rc = haul_control_status(migration->control, &reason);
+        if (rc < 0 && rc != -ECONNRESET && rc != -EPIPE) {
+            *error = reason;
+            return rc;
+        }
+        struct timespec pause = {.tv_nsec = 5000000};
+        nanosleep(&pause, NULL);
+    }
+    *error = receiver_error;
+    return -error->code;
+}
+
+static int load_state(struct haul_migration *migration, const struct haul_frame *begin, struct haul_error *error)
+{
+    uint32_t round;
+    char name[HAUL_NAME_MAX + 1];
+    int rc = haul_state_begin_decode(begin, &round, name, sizeof name, error);
+    if (rc < 0) {
+        return rc;
+    }
+    int timeout = (int)migration->limits.silence_timeout_ms;
+    rc = haul_barrier_wait(&migration->destination->barrier, round, timeout);
+    if (rc < 0) {
+        return haul_error_set(error, -rc, "round %u did not arrive before the state of %s", round, name);
+    }
+    for (uint32_t i = 0; i < migration->handler_count; i++) {
+        if (strcmp(migration->handlers[i].ops->name, name) == 0) {
+            rc = haul_state_load(migration->control, &migration->handlers[i], timeout, error);
+            return rc < 0 ? haul_error_prefix(error, "loading the state of %s: ", name) : 0;
+        }
+    }
+    return haul_error_set(error, EINVAL, "the source sends the state of %s, which this destination does not have",
+                          name);
+}
+
+static int send_hashes(struct haul_migration *migration, struct haul_error *error)
+{
+    struct haul_destination *destination = migration->destination;
+    size_t size = (size_t)migration->block_count * HAUL_HASH_SIZE;
+    unsigned char *own = calloc(2, size);
+    if (!own) {
+        return haul_error_set(error, ENOMEM, "no memory to verify");
+    }
+    unsigned char *ordered = own + size;
+    int rc = haul_verify_hash(migration, allowed_cpus(), own, error);
+    for (uint32_t i = 0; rc == 0 && i < migration->block_count; i++) {
+        memcpy(ordered + (size_t)i * HAUL_HASH_SIZE, own + (size_t)destination->order[i] * HAUL_HASH_SIZE,
+               HAUL_HASH_SIZE);
+    }
+    if (rc == 0) {
+        rc = haul_control_send(migration->control, HAUL_FRAME_HASHES, ordered, size, error);
+    }
+    free(own);
+    return rc;
+}
+
+/* The guest is ours from here: whatever the source does, it is started. */
+static int take_over(struct haul_migration *migration, struct haul_error *error)
+{
+    if (!haul_migration_commit(migration)) {
+        return haul_error_set(error, ECANCELED, "cancelled");
+    }
+    int rc = haul_migration_step(migration, HAUL_STEP_HANDOVER_RECEIVED, error);
+    if (rc < 0) {
+        return rc;
+    }
+    migration->destination->handed_over = true;
+    rc = migration->guest.start ? migration->guest.start(migration->guest_opaque, error) : 0;
+    if (rc < 0) {
+        return haul_error_prefix(error, "starting the guest: ");
+    }
+    /* A source that does not hear this stays paused and says so; the guest runs here either way. */
+    struct haul_error unheard;
+    if (haul_control_send(migration->control, HAUL_FRAME_RUNNING, NULL, 0, &unheard) < 0) {
+        haul_migration_say(migration, "the guest runs here, but the source could not be told: %s", unheard.message);
+    }
+    haul_migration_step(migration, HAUL_STEP_RUNNING, NULL);
+    return 0;
+}
+
+static int take_frame(struct haul_migration *migration, const struct haul_frame *frame, struct haul_error *error)
+{
+    struct haul_destination *destination = migration->destination;
+    switch (frame->type) {
+    case HAUL_FRAME_PRESENT:
+        return destination->populate
+                   ? haul_populate_restrict(destination->populate, destination->order, frame->payload, frame->length,
+                                            error)
+                   : 0;
+    case HAUL_FRAME_STATE_BEGIN:
+        if (haul_get_state(migration) == HAUL_STATE_ACTIVE) {
+            haul_migration_set_state(migration, HAUL_STATE_DEVICE);
+        }
+        return load_state(migration, frame, error);
+    case HAUL_FRAME_VERIFY:
+        return send_hashes(migration, error);
+    case HAUL_FRAME_PREPARE:
+        return haul_control_send(migration->control, HAUL_FRAME_PREPARED, NULL, 0, error);
+    case HAUL_FRAME_HANDOVER:
+        return take_over(migration, error);
+    default:
+        return haul_error_set(error, EPROTO, "an unexpected %s came", haul_frame_name(frame->type));
+    }
+}
+
+static int load(struct haul_migration *migration, struct haul_error *error)
+{
+    int rc = haul_migration_set_state(migration, HAUL_STATE_SETUP) < 0 ? -EINVAL : 0;
+    if (rc == 0) {
+        rc = haul_destination_accept(migration, error);
+    }
+    if (rc == 0) {
+        rc = haul_migration_set_state(migration, HAUL_STATE_ACTIVE) < 0 ? -EINVAL : 0;
+    }
+    bool ended = false;
+    while (rc == 0 && !ended) {
+        struct haul_frame *frame = NULL;
+        rc = haul_control_next(migration->control, -1, &frame, error);
+        if (rc == 0) {
+            rc = take_frame(migration, frame, error);
+            ended = frame->type == HAUL_FRAME_HANDOVER;
+        }
+        free(frame);
+        if (rc == 0 && !ended && migration->destination->populate) {
+            rc = haul_populate_failed(migration->destination->populate);
+            if (rc < 0) {
+                haul_error_set(error, -rc, "the guest's memory cannot be populated: %s", strerror(-rc));
+            }
+        }
+    }
+    return rc < 0 && !migration->destination->handed_over ? explain(migration, rc, error) : rc;
+}
+
+/* ---- the thread ---- */
+
+static void stop_receivers(struct haul_migration *migration)
+{
+    struct haul_destination *destination = migration->destination;
+    if (destination->barrier_made) {
+        haul_barrier_abort(&destination->barrier);
+    }
+    for (unsigned i = 0; i < destination->channels; i++) {
+        if (destination->receivers[i]) {
+            haul_receiver_abort(destination->receivers[i]);
+        }
+    }
+}
+
+static void *loader_thread(void *argument)
+{
+    struct haul_migration *migration = argument;
+    struct haul_destination *destination = migration->destination;
+    pthread_setname_np(pthread_self(), "loader");
+    int rc = load(migration, &migration->error);
+    migration->result = rc;
+    if (rc < 0 && migration->control) {
+        haul_control_fail(migration->control, &migration->error);
+    }
+    stop_receivers(migration);
+    haul_populate_stop(destination->populate);
+    destination->populate = NULL;
+    pthread_mutex_lock(&migration->lock);
+    if (rc == 0) {
+        migration->stats.ownership = HAUL_OWNER_DESTINATION;
+    } else if (destination->handed_over) {
+        migration->stats.ownership = HAUL_OWNER_UNCERTAIN;
+    }
+    pthread_mutex_unlock(&migration->lock);
+    if (rc == -ECANCELED) {
+        haul_migration_set_state(migration, HAUL_STATE_CANCELLING);
+        haul_migration_set_state(migration, HAUL_STATE_CANCELLED);
+    } else {
+        if (rc == 0 && haul_get_state(migration) == HAUL_STATE_ACTIVE) {
+            haul_migration_set_state(migration, HAUL_STATE_DEVICE); /* a guest without state handlers */
+        }
+        haul_migration_set_state(migration, rc == 0 ? HAUL_STATE_COMPLETED : HAUL_STATE_FAILED);
+    }
+    return NULL;
+}
+
+/* ---- life ---- */
+
+int haul_destination_init(struct haul_migration *migration, struct haul_error *error)
+{
+    migration->destination = calloc(1, sizeof *migration->destination);
+    return migration->destination ? 0 : haul_error_set(error, ENOMEM, "no memory for the destination");
+}
+
+int haul_destination_start(struct haul_migration *migration, const char *uri, struct haul_error *error)
+{
+    struct haul_destination *destination = migration->destination;
+    unsigned threads = migration->options.populate_threads ? migration->options.populate_threads : allowed_cpus();
+    int rc = note_present(migration, error);
+    if (rc == 0) {
+        rc = haul_listener_open(uri, &destination->listener, error);
+    }
+    if (rc == 0 && migration->options.populate) {
+        rc = haul_populate_start(migration, threads, &destination->populate, error);
+    }
+    if (rc == 0) {
+        int failed = pthread_create(&migration->thread, NULL, loader_thread, migration);
+        rc = failed == 0 ? 0 : haul_error_set(error, failed, "cannot start the loader: %s", strerror(failed));
+    }
+    if (rc < 0) {
+        haul_populate_stop(destination->populate);
+        destination->populate = NULL;
+    }
+    return rc;
+}
+
+const char *haul_destination_uri(const struct haul_migration *migration)
+{
+    return migration->destination->listener ? haul_listener_uri(migration->destination->listener) : NULL;
+}
+
+/* Adds up the channels' counters; under migration->lock. */
+void haul_destination_counters(struct haul_migration *migration, struct haul_stats *stats)
+{
+    for (unsigned i = 0; i < HAUL_CHANNELS_MAX; i++) {
+        struct haul_channel_counters counters;
+        if (!migration->destination->receivers[i]) {
+            continue;
+        }
+        haul_receiver_counters(migration->destination->receivers[i], &counters);
+        stats->transferred += counters.bytes_delivered;
+        stats->duplicate += counters.zero_pages;
+        stats->normal += counters.raw_pages + counters.compressed_pages;
+    }
+    stats->compression_ratio = 1.0;
+}
+
+int haul_destination_channel(struct haul_migration *migration, unsigned index,
+                             struct haul_channel_counters *counters)
+{
+    if (index >= HAUL_CHANNELS_MAX || !migration->destination->receivers[index]) {
+        return -ENOENT;
+    }
+    haul_receiver_counters(migration->destination->receivers[index], counters);
+    return 0;
+}
+
+void haul_destination_cleanup(struct haul_migration *migration)
+{
+    struct haul_destination *destination = migration->destination;
+    for (unsigned i = 0; i < HAUL_CHANNELS_MAX; i++) {
+        haul_receiver_free(destination->receivers[i]);
+    }
+    if (destination->barrier_made) {
+        haul_barrier_destroy(&destination->barrier);
+    }
+    for (uint32_t i = 0; migration->views && i < migration->block_count; i++) {
+        free((void *)migration->views[i].maybe_nonzero);
+    }
+    haul_listener_close(destination->listener);
+    free(destination->source_views);
+    free(destination);
+}

@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef HAUL_ENGINE_DESTINATION_H
+#define HAUL_ENGINE_DESTINATION_H
+
+/* The destination's end. accept.c lets the source in, destination.c is the loader thread. */
+
+#include "channels/receiver.h"
+#include "engine/barrier.h"
+#include "engine/migration.h"
+#include "engine/populate.h"
+
+struct haul_destination {
+    /* ---- written before the receivers start ---- */
+    struct haul_listener *listener;
+    uint32_t order[HAUL_BLOCKS_MAX];       /* the source's block i is our block order[i] */
+    struct haul_block_view *source_views;  /* our memory in the source's order, for the receivers */
+    unsigned channels;
+    struct haul_placement_slot slots[HAUL_CHANNELS_MAX];
+    struct haul_barrier barrier;
+    bool barrier_made;
+
+    /* ---- under migration->lock ---- */
+    struct haul_receiver *receivers[HAUL_CHANNELS_MAX];
+    bool receiver_failed;
+    struct haul_error receiver_error; /* of the first that failed */
+
+    /* ---- the loader's own ---- */
+    struct haul_populate *populate;
+    bool handed_over; /* HANDOVER came: the guest is ours */
+};
+
+/*
+ * haul_destination_accept waits for a source: the control connection, the block table, and every data connection; receivers run when it returns.
+ * Connections that do not say a valid HELLO are closed and do not disturb.
+ */
+int haul_destination_accept(struct haul_migration *migration, struct haul_error *error);
+
+#endif

@@ -1,0 +1,305 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "engine/source.h"
+
+#include "engine/bitmap.h"
+#include "engine/clock.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define PEER_REASON_MS 300 /* how long a broken channel waits for the peer to say why on the control connection */
+#define LONGEST_SLEEP_NS 100000000u
+#define BURST_NS 50000000u /* what max-bandwidth may send at once after idling */
+
+/* ---- failures ---- */
+
+/* A channel broke: the peer's own reason, if it comes in time, says more than "broken pipe". */
+static int channel_failure(struct haul_migration *migration, struct haul_error *error)
+{
+    uint64_t until = haul_now_ns() + (uint64_t)PEER_REASON_MS * 1000000;
+    for (;;) {
+        struct haul_frame *frame = NULL;
+        struct haul_error reason;
+        int left = (int)(((int64_t)until - (int64_t)haul_now_ns()) / 1000000);
+        int rc = haul_control_next(migration->control, left > 0 ? left : 0, &frame, &reason);
+        free(frame);
+        if (rc == -ETIMEDOUT || rc == -ECONNRESET || rc == -EPIPE) {
+            return -error->code;
+        }
+        if (rc < 0) {
+            *error = reason;
+            return rc;
+        }
+    }
+}
+
+static int take_frame(struct haul_migration *migration, struct haul_frame *frame, struct haul_error *error)
+{
+    struct haul_cursor cursor;
+    haul_cursor_init(&cursor, frame->payload, frame->length);
+    uint32_t round = haul_cursor_u32(&cursor);
+    bool good = frame->type == HAUL_FRAME_ROUND_DONE && haul_cursor_done(&cursor) &&
+                round == migration->source->rounds_done + 1 && round <= migration->source->round;
+    enum haul_frame_type type = frame->type;
+    free(frame);
+    if (!good) {
+        return haul_error_set(error, EPROTO, "the destination sent an unexpected %s", haul_frame_name(type));
+    }
+    migration->source->rounds_done = round;
+    return 0;
+}
+
+int haul_source_check(struct haul_migration *migration, struct haul_error *error)
+{
+    struct haul_source *source = migration->source;
+    if (haul_migration_cancelled(migration)) {
+        return haul_error_set(error, ECANCELED, "cancelled");
+    }
+    for (unsigned i = 0; i < source->sender_count; i++) {
+        if (haul_sender_error(source->senders[i], error) < 0) {
+            return channel_failure(migration, error);
+        }
+    }
+    for (;;) {
+        struct haul_frame *frame = NULL;
+        int rc = haul_control_next(migration->control, 0, &frame, error);
+        if (rc == -ETIMEDOUT) {
+            return 0;
+        }
+        if (rc == 0) {
+            rc = take_frame(migration, frame, error);
+        }
+        if (rc < 0) {
+            return rc;
+        }
+    }
+}
+
+int haul_source_wait_round(struct haul_migration *migration, uint32_t round, struct haul_error *error)
+{
+    struct haul_source *source = migration->source;
+    for (;;) {
+        uint32_t ticket = haul_doorbell_ticket(&source->bell);
+        int rc = haul_source_check(migration, error);
+        if (rc < 0 || source->rounds_done >= round) {
+            return rc;
+        }
+        haul_source_measure(migration, false);
+        haul_doorbell_wait(&source->bell, ticket, LONGEST_SLEEP_NS);
+    }
+}
+
+/* ---- rate limit ---- */
+
+static uint64_t written_bytes(const struct haul_source *source)
+{
+    uint64_t total = 0;
+    for (unsigned i = 0; i < source->sender_count; i++) {
+        struct haul_channel_counters counters;
+        haul_sender_counters(source->senders[i], &counters);
+        total += counters.bytes_written;
+    }
+    return total;
+}
+
+static uint64_t in_flight_bytes(const struct haul_source *source)
+{
+    uint64_t batches = 0;
+    for (unsigned i = 0; i < source->sender_count; i++) {
+        batches += haul_sender_in_flight(source->senders[i]);
+    }
+    return batches * (uint64_t)(HAUL_BATCH_PAGES * source->estimate.wire_bytes_per_page);
+}
+
+/* Nanoseconds until max-bandwidth allows another batch, 0 for now. */
+static uint64_t rate_limit_wait(struct haul_migration *migration)
+{
+    struct haul_source *source = migration->source;
+    struct haul_rate_limit *limit = &source->limit;
+    /* Relaxed: pairs with nothing, see haul_set_max_bandwidth. */
+    uint64_t rate = atomic_load_explicit(&migration->max_bandwidth, memory_order_relaxed);
+    if (rate == 0 || source->unlimited) {
+        limit->rate_bytes_per_s = 0;
+        return 0;
+    }
+    uint64_t now = haul_now_ns();
+    uint64_t used = written_bytes(source) + in_flight_bytes(source);
+    if (limit->rate_bytes_per_s != rate) {
+        *limit = (struct haul_rate_limit){.rate_bytes_per_s = rate, .since_ns = now, .base_bytes = used};
+    }
+    double due = (double)(used - limit->base_bytes) * 1e9 / (double)rate; /* ns that the bytes so far need */
+    double elapsed = (double)(now - limit->since_ns);
+    if (elapsed > due + BURST_NS) {
+        *limit = (struct haul_rate_limit){.rate_bytes_per_s = rate, .since_ns = now - BURST_NS, .base_bytes = used};
+        return 0;
+    }
+    return due > elapsed ? (uint64_t)(due - elapsed) + 1 : 0;
+}
+
+/* ---- scheduling ---- */
+
+/* The least-loaded channel, on `node` among equals, else in turn; NULL while all are full. */
+static struct haul_sender *pick_sender(struct haul_source *source, int node)
+{
+    struct haul_sender *best = NULL;
+    unsigned best_load = HAUL_SENDER_DEPTH;
+    bool best_local = false;
+    for (unsigned k = 0; k < source->sender_count; k++) {
+        struct haul_sender *sender = source->senders[(source->next_channel + k) % source->sender_count];
+        unsigned load = haul_sender_in_flight(sender);
+        bool local = node != HAUL_NODE_UNKNOWN && haul_sender_node(sender) == node;
+        if (load < best_load || (load == best_load && load < HAUL_SENDER_DEPTH && local && !best_local)) {
+            best = sender;
+            best_load = load;
+            best_local = local;
+        }
+    }
+    return best;
+}
+
+/* Waits for a free batch on the best channel for memory on `node`. */
+static int acquire(struct haul_migration *migration, int node, struct haul_sender **sender, struct haul_batch **batch,
+                   struct haul_error *error)
+{
+    struct haul_source *source = migration->source;
+    for (;;) {
+        uint32_t ticket = haul_doorbell_ticket(&source->bell);
+        int rc = haul_source_check(migration, error);
+        if (rc < 0) {
+            return rc;
+        }
+        haul_source_measure(migration, false);
+        uint64_t wait = rate_limit_wait(migration);
+        if (wait == 0) {
+            *sender = pick_sender(source, node);
+            *batch = *sender ? haul_sender_acquire(*sender) : NULL;
+            if (*batch) {
+                source->next_channel = (source->next_channel + 1) % source->sender_count;
+                return 0;
+            }
+            wait = LONGEST_SLEEP_NS;
+        }
+        haul_doorbell_wait(&source->bell, ticket, wait < LONGEST_SLEEP_NS ? wait : LONGEST_SLEEP_NS);
+    }
+}
+
+static void begin_batch(struct haul_batch *batch, enum haul_batch_kind kind, uint32_t round, uint32_t block)
+{
+    batch->kind = kind;
+    batch->round = round;
+    batch->block = block;
+    batch->run_count = 0;
+    batch->page_count = 0;
+}
+
+/* Moves runs from the bitmap at or after *at into `batch` until it is full; advances *at. */
+static void fill_from_bitmap(uint64_t *bitmap, uint64_t pages, uint64_t *at, struct haul_batch *batch)
+{
+    struct haul_run run;
+    while (batch->page_count < HAUL_BATCH_PAGES && batch->run_count < HAUL_BATCH_RUNS &&
+           haul_bitmap_next_run(bitmap, pages, *at, HAUL_BATCH_PAGES - batch->page_count, &run.first, &run.count)) {
+        haul_bitmap_clear(bitmap, run.first, run.count);
+        batch->runs[batch->run_count++] = run;
+        batch->page_count += (uint32_t)run.count;
+        *at = run.first + run.count;
+    }
+}
+
+static int dispatch_block(struct haul_migration *migration, uint32_t block, struct haul_error *error)
+{
+    struct haul_source *source = migration->source;
+    const struct haul_block_view *view = &migration->views[block];
+    uint64_t at = 0;
+    struct haul_run next;
+    while (haul_bitmap_next_run(source->bitmaps[block], view->pages, at, 1, &next.first, &next.count)) {
+        int node = source->several_nodes ? haul_memory_node(view->host + next.first * HAUL_PAGE_SIZE)
+                                         : HAUL_NODE_UNKNOWN;
+        struct haul_sender *sender;
+        struct haul_batch *batch;
+        int rc = acquire(migration, node, &sender, &batch, error);
+        if (rc < 0) {
+            return rc;
+        }
+        begin_batch(batch, HAUL_BATCH_KIND_PAGES, source->round, block);
+        at = next.first;
+        fill_from_bitmap(source->bitmaps[block], view->pages, &at, batch);
+        source->dirty_pages -= batch->page_count;
+        haul_sender_submit(sender, batch);
+    }
+    return 0;
+}
+
+int haul_dispatch_pages(struct haul_migration *migration, struct haul_error *error)
+{
+    for (uint32_t i = 0; i < migration->block_count; i++) {
+        int rc = dispatch_block(migration, i, error);
+        if (rc < 0) {
+            return rc;
+        }
+    }
+    return 0;
+}
+
+static int dispatch_holes_of(struct haul_migration *migration, uint32_t block, struct haul_error *error)
+{
+    struct haul_source *source = migration->source;
+    const uint64_t *present = source->present[block];
+    uint64_t pages = migration->views[block].pages;
+    struct haul_run hole;
+    bool more = haul_bitmap_next_gap(present, pages, 0, &hole.first, &hole.count);
+    while (more) {
+        struct haul_sender *sender;
+        struct haul_batch *batch;
+        int rc = acquire(migration, HAUL_NODE_UNKNOWN, &sender, &batch, error);
+        if (rc < 0) {
+            return rc;
+        }
+        begin_batch(batch, HAUL_BATCH_KIND_ZERO, source->round, block);
+        uint64_t holes = 0;
+        while (more && batch->run_count < HAUL_BATCH_RUNS) {
+            batch->runs[batch->run_count++] = hole;
+            holes += hole.count;
+            more = haul_bitmap_next_gap(present, pages, hole.first + hole.count, &hole.first, &hole.count);
+        }
+        haul_sender_submit(sender, batch);
+        pthread_mutex_lock(&migration->lock);
+        migration->stats.holes += holes;
+        pthread_mutex_unlock(&migration->lock);
+    }
+    return 0;
+}
+
+int haul_dispatch_holes(struct haul_migration *migration, struct haul_error *error)
+{
+    for (uint32_t i = 0; i < migration->block_count; i++) {
+        int rc = dispatch_holes_of(migration, i, error);
+        if (rc < 0) {
+            return rc;
+        }
+    }
+    return 0;
+}
+
+int haul_dispatch_mark(struct haul_migration *migration, struct haul_error *error)
+{
+    struct haul_source *source = migration->source;
+    for (unsigned i = 0; i < source->sender_count; i++) {
+        struct haul_batch *batch;
+        for (;;) {
+            uint32_t ticket = haul_doorbell_ticket(&source->bell);
+            int rc = haul_source_check(migration, error);
+            if (rc < 0) {
+                return rc;
+            }
+            batch = haul_sender_acquire(source->senders[i]);
+            if (batch) {
+                break;
+            }
+            haul_doorbell_wait(&source->bell, ticket, LONGEST_SLEEP_NS);
+        }
+        begin_batch(batch, HAUL_BATCH_KIND_ROUND, source->round, 0);
+        haul_sender_submit(source->senders[i], batch);
+    }
+    return 0;
+}

@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "engine/estimate.h"
+
+#include "channels/batch.h"
+
+#define WINDOW_TIME_CONSTANT_NS 300e6 /* busy time after which a new bandwidth outweighs the old one */
+#define WINDOW_LEAST_BYTES 65536
+#define WINDOW_LEAST_NS 1000
+#define ROUND_WEIGHT 0.5 /* of the newest round: the last pass resembles the late rounds */
+#define ROUND_LEAST_PAGES 64 /* fewer pages measure the fixed cost of a round, not the cost of a page */
+
+void haul_estimate_init(struct haul_estimate *estimate)
+{
+    *estimate = (struct haul_estimate){
+        .stop_ns = 5000000,
+        .start_ns = 5000000,
+        .state_bytes = 65536,
+        .wire_bytes_per_page = HAUL_PAGE_SIZE,
+    };
+}
+
+static double blend(double old, double sample, double weight)
+{
+    return old == 0 ? sample : old + (sample - old) * weight;
+}
+
+void haul_estimate_add_window(struct haul_estimate *estimate, const struct haul_window *window)
+{
+    if (window->delivered_bytes < WINDOW_LEAST_BYTES || window->busiest_ns < WINDOW_LEAST_NS) {
+        return;
+    }
+    double busy = (double)window->busiest_ns;
+    double sample = (double)window->delivered_bytes * 1e9 / busy;
+    estimate->bandwidth_bytes_per_s =
+        blend(estimate->bandwidth_bytes_per_s, sample, busy / (busy + WINDOW_TIME_CONSTANT_NS));
+}
+
+void haul_estimate_add_round(struct haul_estimate *estimate, const struct haul_round_sample *sample)
+{
+    if (estimate->round_fixed_ns == 0 || sample->elapsed_ns < estimate->round_fixed_ns) {
+        estimate->round_fixed_ns = sample->elapsed_ns;
+    }
+    if (sample->pages < ROUND_LEAST_PAGES) {
+        return;
+    }
+    double wire = (double)sample->wire_bytes / (double)sample->pages;
+    double cost = (double)sample->elapsed_ns / (double)sample->pages;
+    bool replace = !sample->first && !estimate->late_round_seen;
+    if (replace || estimate->ns_per_page == 0) {
+        estimate->wire_bytes_per_page = wire;
+    } else {
+        estimate->wire_bytes_per_page = blend(estimate->wire_bytes_per_page, wire, ROUND_WEIGHT);
+    }
+    if (!sample->limited) {
+        estimate->ns_per_page = replace ? cost : blend(estimate->ns_per_page, cost, ROUND_WEIGHT);
+        estimate->late_round_seen = !sample->first;
+    }
+}
+
+uint64_t haul_estimate_bandwidth(const struct haul_estimate *estimate)
+{
+    return estimate->switchover_bandwidth_bytes_per_s ? estimate->switchover_bandwidth_bytes_per_s
+                                                      : (uint64_t)estimate->bandwidth_bytes_per_s;
+}
+
+uint64_t haul_estimate_threshold(const struct haul_estimate *estimate, uint64_t downtime_limit_ns)
+{
+    return (uint64_t)((double)haul_estimate_bandwidth(estimate) * (double)downtime_limit_ns / 1e9);
+}
+
+/* Nanoseconds to carry `bytes`; a fast guess of 100 MB/s stands in while nothing was measured. */
+static uint64_t carry_ns(const struct haul_estimate *estimate, double bytes)
+{
+    double bandwidth = (double)haul_estimate_bandwidth(estimate);
+    return (uint64_t)(bytes * 1e9 / (bandwidth > 0 ? bandwidth : 100e6));
+}
+
+void haul_estimate_downtime(const struct haul_estimate *estimate, uint64_t pages, struct haul_downtime *downtime)
+{
+    uint64_t pass = carry_ns(estimate, (double)pages * estimate->wire_bytes_per_page);
+    uint64_t measured = (uint64_t)((double)pages * estimate->ns_per_page);
+    if (!estimate->switchover_bandwidth_bytes_per_s && estimate->ns_per_page > 0) {
+        pass = measured;
+    }
+    if (pass < estimate->round_fixed_ns) {
+        pass = estimate->round_fixed_ns;
+    }
+    *downtime = (struct haul_downtime){
+        .stop_ns = estimate->stop_ns,
+        /* Two scans: for the last pass, and for what saving the device state wrote. */
+        .last_pass_ns = 2 * estimate->sync_ns + pass + estimate->verify_ns,
+        .device_ns = carry_ns(estimate, (double)estimate->state_bytes) + estimate->round_trip_ns,
+        .start_ns = estimate->start_ns + estimate->round_trip_ns,
+    };
+    downtime->total_ns = downtime->stop_ns + downtime->last_pass_ns + downtime->device_ns + downtime->start_ns;
+}

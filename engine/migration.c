@@ -1,0 +1,456 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "engine/migration.h"
+
+#include "engine/clock.h"
+#include "engine/state.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+void haul_options_default(struct haul_options *options)
+{
+    *options = (struct haul_options){
+        .size = sizeof *options,
+        .channels = 2,
+        .compress = "none",
+        .downtime_limit_ms = 300,
+        .placement = "auto",
+        .timeout_s = 30,
+        .populate = true,
+    };
+}
+
+static int check_range(const char *name, uint64_t value, uint64_t least, uint64_t most, struct haul_error *error)
+{
+    if (value < least || value > most) {
+        return haul_error_set(error, EINVAL, "%s is %llu; it must be %llu to %llu", name, (unsigned long long)value,
+                              (unsigned long long)least, (unsigned long long)most);
+    }
+    return 0;
+}
+
+static int copy_options(struct haul_migration *migration, const struct haul_options *options,
+                        struct haul_error *error)
+{
+    struct haul_options *own = &migration->options;
+    haul_options_default(own);
+    if (options->size == 0 || options->size > sizeof *own) {
+        return haul_error_set(error, EINVAL, "options size is %zu; call haul_options_default first", options->size);
+    }
+    memcpy(own, options, options->size);
+    own->size = sizeof *own;
+    int rc = check_range("channels", own->channels, 1, HAUL_CHANNELS_MAX, error);
+    if (rc == 0) {
+        rc = check_range("timeout_s", own->timeout_s, 1, 3600, error);
+    }
+    if (rc == 0) {
+        rc = check_range("downtime_limit_ms", own->downtime_limit_ms, 0, 2000000, error);
+    }
+    if (rc == 0) {
+        rc = check_range("populate_threads", own->populate_threads, 0, 1024, error);
+    }
+    if (rc < 0) {
+        return rc;
+    }
+    if (haul_compress_mode_parse(own->compress ? own->compress : "none", &migration->compress) < 0) {
+        return haul_error_set(error, EINVAL, "compress is \"%s\"; it must be none, lz4 or auto", own->compress);
+    }
+    int length = snprintf(migration->placement, sizeof migration->placement, "%s",
+                          own->placement ? own->placement : "auto");
+    if (length >= (int)sizeof migration->placement) {
+        return haul_error_set(error, EINVAL, "placement is %d bytes long; at most %zu", length,
+                              sizeof migration->placement - 1);
+    }
+    own->placement = migration->placement;
+    own->compress = NULL;
+    migration->limits = (struct haul_transport_limits){
+        .connect_timeout_ms = own->timeout_s * 1000,
+        .silence_timeout_ms = own->timeout_s * 1000,
+    };
+    atomic_init(&migration->max_bandwidth, own->max_bandwidth_bytes_per_s);
+    return 0;
+}
+
+static int migration_new(const struct haul_options *options,
+                         int (*init)(struct haul_migration *migration, struct haul_error *error),
+                         struct haul_migration **migration, struct haul_error *error)
+{
+    struct haul_migration *made = calloc(1, sizeof *made);
+    if (!made) {
+        return haul_error_set(error, ENOMEM, "no memory for a migration");
+    }
+    pthread_mutex_init(&made->lock, NULL);
+    made->stats.ownership = HAUL_OWNER_SOURCE;
+    made->cancel_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    int rc = made->cancel_fd < 0 ? haul_error_set(error, errno, "cannot make an eventfd: %s", strerror(errno)) : 0;
+    if (rc == 0) {
+        rc = copy_options(made, options, error);
+    }
+    if (rc == 0) {
+        /* Checked here so that a wrong placement list fails before anything is touched. */
+        rc = haul_topology_new(HAUL_TOPOLOGY_THIS_MACHINE, NULL, &made->topology, error);
+    }
+    if (rc == 0) {
+        rc = init(made, error);
+    }
+    if (rc < 0) {
+        haul_free(made);
+        return rc;
+    }
+    *migration = made;
+    return 0;
+}
+
+int haul_source_new(const struct haul_options *options, struct haul_migration **migration, struct haul_error *error)
+{
+    return migration_new(options, haul_source_init, migration, error);
+}
+
+int haul_destination_new(const struct haul_options *options, struct haul_migration **migration,
+                         struct haul_error *error)
+{
+    return migration_new(options, haul_destination_init, migration, error);
+}
+
+/* ---- registration ---- */
+
+static int check_not_started(const struct haul_migration *migration, struct haul_error *error)
+{
+    return migration->started ? haul_error_set(error, EBUSY, "the migration has already started") : 0;
+}
+
+static int check_name(const char *what, const char *name, struct haul_error *error)
+{
+    size_t length = name ? strlen(name) : 0;
+    if (length == 0 || length > HAUL_NAME_MAX) {
+        return haul_error_set(error, EINVAL, "a %s name has %zu bytes; it must have 1 to %d", what, length,
+                              HAUL_NAME_MAX);
+    }
+    return 0;
+}
+
+int haul_add_ram(struct haul_migration *migration, const struct haul_ram_block *block, struct haul_error *error)
+{
+    int rc = check_not_started(migration, error);
+    if (rc == 0) {
+        rc = check_name("RAM block", block->name, error);
+    }
+    if (rc < 0) {
+        return rc;
+    }
+    bool power_of_two = block->page_size >= HAUL_PAGE_SIZE && (block->page_size & (block->page_size - 1)) == 0;
+    if (!power_of_two || block->length == 0 || block->length % block->page_size != 0 ||
+        (uintptr_t)block->host % HAUL_PAGE_SIZE != 0 || !block->host) {
+        return haul_error_set(error, EINVAL,
+                              "RAM block %s: length %llu and page size %u at %p: length must be a multiple of the page "
+                              "size, that a power of two from 4096, and the address aligned",
+                              block->name, (unsigned long long)block->length, block->page_size, block->host);
+    }
+    for (uint32_t i = 0; i < migration->block_count; i++) {
+        if (strcmp(migration->blocks[i].name, block->name) == 0) {
+            return haul_error_set(error, EEXIST, "RAM block %s is there already", block->name);
+        }
+    }
+    if (migration->block_count == HAUL_BLOCKS_MAX) {
+        return haul_error_set(error, ENOSPC, "more than %d RAM blocks", HAUL_BLOCKS_MAX);
+    }
+    struct haul_block *own = &migration->blocks[migration->block_count++];
+    snprintf(own->name, sizeof own->name, "%s", block->name);
+    own->host = block->host;
+    own->length = block->length;
+    own->page_size = block->page_size;
+    own->fd = block->fd;
+    own->fd_offset = block->fd_offset;
+    return 0;
+}
+
+int haul_set_tracker(struct haul_migration *migration, const struct haul_tracker_ops *ops, void *opaque,
+                     struct haul_error *error)
+{
+    int rc = check_not_started(migration, error);
+    if (rc == 0) {
+        migration->tracker = ops;
+        migration->tracker_opaque = opaque;
+    }
+    return rc;
+}
+
+int haul_add_state(struct haul_migration *migration, const struct haul_state_ops *ops, void *opaque,
+                   struct haul_error *error)
+{
+    int rc = check_not_started(migration, error);
+    if (rc == 0) {
+        rc = check_name("state handler", ops->name, error);
+    }
+    for (uint32_t i = 0; rc == 0 && i < migration->handler_count; i++) {
+        if (strcmp(migration->handlers[i].ops->name, ops->name) == 0) {
+            rc = haul_error_set(error, EEXIST, "state handler %s is there already", ops->name);
+        }
+    }
+    if (rc == 0 && migration->handler_count == HAUL_HANDLERS_MAX) {
+        rc = haul_error_set(error, ENOSPC, "more than %d state handlers", HAUL_HANDLERS_MAX);
+    }
+    if (rc == 0) {
+        migration->handlers[migration->handler_count++] = (struct haul_handler){.ops = ops, .opaque = opaque};
+    }
+    return rc;
+}
+
+int haul_set_guest(struct haul_migration *migration, const struct haul_guest_ops *ops, void *opaque,
+                   struct haul_error *error)
+{
+    int rc = check_not_started(migration, error);
+    if (rc == 0) {
+        migration->guest = *ops;
+        migration->guest_opaque = opaque;
+    }
+    return rc;
+}
+
+int haul_set_events(struct haul_migration *migration, const struct haul_events *events, void *opaque,
+                    struct haul_error *error)
+{
+    int rc = check_not_started(migration, error);
+    if (rc == 0) {
+        migration->events = *events;
+        migration->events_opaque = opaque;
+    }
+    return rc;
+}
+
+/* ---- life ---- */
+
+int haul_start(struct haul_migration *migration, const char *uri, struct haul_error *error)
+{
+    int rc = check_not_started(migration, error);
+    if (rc == 0 && migration->block_count == 0) {
+        rc = haul_error_set(error, EINVAL, "the migration has no RAM block; call haul_add_ram first");
+    }
+    if (rc == 0) {
+        rc = haul_uri_check(uri, error);
+    }
+    if (rc < 0) {
+        return rc;
+    }
+    migration->views = calloc(migration->block_count, sizeof *migration->views);
+    migration->uri = strdup(uri);
+    if (!migration->views || !migration->uri) {
+        return haul_error_set(error, ENOMEM, "no memory for the block table");
+    }
+    for (uint32_t i = 0; i < migration->block_count; i++) {
+        migration->views[i].host = migration->blocks[i].host;
+        migration->views[i].pages = migration->blocks[i].length / HAUL_PAGE_SIZE;
+        migration->stats.total += migration->blocks[i].length;
+    }
+    migration->started_ns = haul_now_ns();
+    migration->stats.page_size = HAUL_PAGE_SIZE;
+    migration->stats.downtime_limit_ns = (uint64_t)migration->options.downtime_limit_ms * 1000000;
+    rc = migration->source ? haul_source_start(migration, uri, error) : haul_destination_start(migration, uri, error);
+    migration->started = rc == 0;
+    return rc;
+}
+
+const char *haul_local_uri(const struct haul_migration *migration)
+{
+    return migration->destination ? haul_destination_uri(migration) : NULL;
+}
+
+int haul_wait(struct haul_migration *migration, struct haul_error *error)
+{
+    if (!migration->started) {
+        return haul_error_set(error, EINVAL, "the migration was not started");
+    }
+    if (!migration->joined) {
+        pthread_join(migration->thread, NULL);
+        migration->joined = true;
+    }
+    if (migration->result < 0 && error) {
+        *error = migration->error;
+    }
+    return migration->result;
+}
+
+int haul_cancel(struct haul_migration *migration)
+{
+    int expected = HAUL_GATE_OPEN;
+    /* Pairs with the exchange in haul_migration_commit: one of the two wins. */
+    if (!atomic_compare_exchange_strong(&migration->gate, &expected, HAUL_GATE_CANCELLED)) {
+        return expected == HAUL_GATE_COMMITTED ? -EALREADY : 0;
+    }
+    uint64_t one = 1;
+    ssize_t written = write(migration->cancel_fd, &one, sizeof one);
+    (void)written; /* an eventfd at its limit is readable already */
+    pthread_mutex_lock(&migration->lock);
+    if (migration->control) {
+        haul_control_wake(migration->control);
+    }
+    pthread_mutex_unlock(&migration->lock);
+    if (migration->source) {
+        haul_source_wake(migration);
+    }
+    return 0;
+}
+
+void haul_free(struct haul_migration *migration)
+{
+    if (!migration) {
+        return;
+    }
+    if (migration->started) {
+        haul_cancel(migration);
+        haul_wait(migration, NULL);
+    }
+    if (migration->source) {
+        haul_source_cleanup(migration);
+    }
+    if (migration->destination) {
+        haul_destination_cleanup(migration);
+    }
+    haul_control_free(migration->control);
+    haul_topology_free(migration->topology);
+    if (migration->cancel_fd >= 0) {
+        close(migration->cancel_fd);
+    }
+    pthread_mutex_destroy(&migration->lock);
+    free(migration->views);
+    free(migration->uri);
+    free(migration);
+}
+
+/* ---- what the ends share ---- */
+
+int haul_migration_set_state(struct haul_migration *migration, enum haul_state to)
+{
+    enum haul_state from = (enum haul_state)atomic_load_explicit(&migration->state, memory_order_relaxed);
+    if (!haul_state_allowed(from, to)) {
+        haul_migration_say(migration, "refused the illegal change of state from %s to %s", haul_state_name(from),
+                           haul_state_name(to));
+        return -EINVAL;
+    }
+    pthread_mutex_lock(&migration->lock);
+    /* Release: who reads the new state with acquire (haul_get_state) sees what led to it. */
+    atomic_store_explicit(&migration->state, (int)to, memory_order_release);
+    if (haul_state_ended(to)) {
+        migration->ended_ns = haul_now_ns();
+    }
+    pthread_mutex_unlock(&migration->lock);
+    if (migration->events.state) {
+        migration->events.state(migration->events_opaque, from, to);
+    }
+    return 0;
+}
+
+void haul_migration_say(struct haul_migration *migration, const char *format, ...)
+{
+    if (!migration->events.message) {
+        return;
+    }
+    char text[512];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    migration->events.message(migration->events_opaque, text);
+}
+
+int haul_migration_step(struct haul_migration *migration, enum haul_step step, struct haul_error *error)
+{
+    return migration->events.step ? migration->events.step(migration->events_opaque, step, error) : 0;
+}
+
+bool haul_migration_cancelled(const struct haul_migration *migration)
+{
+    return atomic_load(&migration->gate) == HAUL_GATE_CANCELLED;
+}
+
+bool haul_migration_commit(struct haul_migration *migration)
+{
+    int expected = HAUL_GATE_OPEN;
+    /* Pairs with the exchange in haul_cancel. */
+    return atomic_compare_exchange_strong(&migration->gate, &expected, HAUL_GATE_COMMITTED);
+}
+
+void haul_migration_set_control(struct haul_migration *migration, struct haul_control *control)
+{
+    pthread_mutex_lock(&migration->lock);
+    migration->control = control;
+    /* A cancel that came before the control connection existed could not wake it. */
+    if (haul_migration_cancelled(migration)) {
+        haul_control_wake(control);
+    }
+    pthread_mutex_unlock(&migration->lock);
+}
+
+/* ---- statistics ---- */
+
+enum haul_state haul_get_state(const struct haul_migration *migration)
+{
+    /* Acquire: pairs with the release in haul_migration_set_state. */
+    return (enum haul_state)atomic_load_explicit(&migration->state, memory_order_acquire);
+}
+
+void haul_get_stats(struct haul_migration *migration, struct haul_stats *stats)
+{
+    pthread_mutex_lock(&migration->lock);
+    *stats = migration->stats;
+    stats->size = sizeof *stats;
+    stats->state = haul_get_state(migration);
+    uint64_t end = migration->ended_ns ? migration->ended_ns : haul_now_ns();
+    stats->total_time_ns = migration->started_ns ? end - migration->started_ns : 0;
+    stats->round_trip_ns = migration->control ? haul_control_round_trip_ns(migration->control) : 0;
+    if (migration->source) {
+        haul_source_counters(migration, stats);
+    } else {
+        haul_destination_counters(migration, stats);
+    }
+    pthread_mutex_unlock(&migration->lock);
+    stats->pages_per_second =
+        stats->total_time_ns ? (uint64_t)((double)(stats->normal + stats->duplicate) * 1e9 / (double)stats->total_time_ns)
+                             : 0;
+}
+
+int haul_get_channel_stats(struct haul_migration *migration, unsigned index, struct haul_channel_stats *stats)
+{
+    struct haul_channel_counters counters;
+    pthread_mutex_lock(&migration->lock);
+    int rc = migration->source ? haul_source_channel(migration, index, &counters)
+                               : haul_destination_channel(migration, index, &counters);
+    pthread_mutex_unlock(&migration->lock);
+    if (rc == 0) {
+        *stats = (struct haul_channel_stats){
+            .size = sizeof *stats,
+            .bytes = counters.bytes_delivered,
+            .pages = counters.pages,
+            .zero = counters.zero_pages,
+            .raw = counters.raw_pages,
+            .compressed = counters.compressed_pages,
+            .busy_ns = counters.busy_ns,
+            .stalled_ns = counters.stalled_ns,
+            .cpu = counters.cpu,
+            .node = counters.node,
+            .tid = counters.tid,
+        };
+    }
+    return rc;
+}
+
+void haul_set_max_bandwidth(struct haul_migration *migration, uint64_t bytes_per_s)
+{
+    /* Relaxed: a number of its own, read by the rate limit of the migration_thread. */
+    atomic_store_explicit(&migration->max_bandwidth, bytes_per_s, memory_order_relaxed);
+}
+
+void haul_id(const struct haul_migration *migration, char text[33])
+{
+    struct haul_migration *own = (struct haul_migration *)migration;
+    pthread_mutex_lock(&own->lock);
+    for (unsigned i = 0; i < HAUL_MIGRATION_ID_SIZE; i++) {
+        snprintf(text + 2 * i, 3, "%02x", migration->id[i]);
+    }
+    pthread_mutex_unlock(&own->lock);
+}

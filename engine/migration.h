@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef HAUL_ENGINE_MIGRATION_H
+#define HAUL_ENGINE_MIGRATION_H
+
+/* The migration object as the engine's own files see it: what both ends share. */
+
+#include "channels/batch.h"
+#include "channels/placement.h"
+#include "channels/sender.h"
+#include "channels/transport.h"
+#include "channels/wire.h"
+#include "compress/choice.h"
+#include "engine/control.h"
+#include "engine/haul.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#define HAUL_BLOCKS_MAX 1024
+#define HAUL_HANDLERS_MAX 64
+#define HAUL_NAME_MAX 255
+
+struct haul_block {
+    char name[HAUL_NAME_MAX + 1];
+    unsigned char *host;
+    uint64_t length;
+    uint32_t page_size;
+    int fd;
+    uint64_t fd_offset;
+};
+
+struct haul_handler {
+    const struct haul_state_ops *ops;
+    void *opaque;
+};
+
+/* Who won the race between haul_cancel and HANDOVER; moves once, from OPEN. */
+enum haul_gate {
+    HAUL_GATE_OPEN,
+    HAUL_GATE_CANCELLED,
+    HAUL_GATE_COMMITTED
+};
+
+struct haul_source;
+struct haul_destination;
+
+struct haul_migration {
+    /* ---- written before haul_start, then read by every thread ---- */
+    struct haul_options options; /* strings point to the copies below */
+    char placement[256];
+    enum haul_compress_mode compress;
+    struct haul_transport_limits limits;
+    char *uri;
+    struct haul_block blocks[HAUL_BLOCKS_MAX];
+    uint32_t block_count;
+    struct haul_block_view *views; /* block_count entries */
+    struct haul_handler handlers[HAUL_HANDLERS_MAX];
+    uint32_t handler_count;
+    const struct haul_tracker_ops *tracker;
+    void *tracker_opaque;
+    struct haul_guest_ops guest;
+    void *guest_opaque;
+    struct haul_events events;
+    void *events_opaque;
+    struct haul_topology *topology;
+    bool started;
+    bool joined;
+    pthread_t thread; /* migration_thread or loader */
+
+    /* ---- shared by atomics ---- */
+    _Atomic int state; /* enum haul_state; written by the migration's own thread only */
+    _Atomic int gate;  /* enum haul_gate; see haul_cancel */
+    _Atomic uint64_t max_bandwidth;
+    int cancel_fd; /* eventfd, readable once cancelled: ends connect and accept */
+
+    /* ---- under `lock` ---- */
+    pthread_mutex_t lock;
+    struct haul_stats stats;     /* all but what haul_get_stats computes from the channels */
+    struct haul_control *control; /* NULL before it connected; freed by haul_free only */
+    uint64_t started_ns;
+    uint64_t ended_ns;
+    unsigned char id[HAUL_MIGRATION_ID_SIZE];
+
+    /* ---- the thread's own, until it is joined ---- */
+    int result;
+    struct haul_error error;
+
+    struct haul_source *source;           /* source only */
+    struct haul_destination *destination; /* destination only */
+};
+
+/* haul_migration_set_state takes one step of the state table; -EINVAL (and a message event) for an illegal one. Own thread. */
+int haul_migration_set_state(struct haul_migration *migration, enum haul_state to);
+
+/* haul_migration_say sends a plain sentence to the message event. Own thread. */
+void haul_migration_say(struct haul_migration *migration, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* haul_migration_step tells the owner's record of a step; its refusal is returned. Own thread. */
+int haul_migration_step(struct haul_migration *migration, enum haul_step step, struct haul_error *error);
+
+/* haul_migration_cancelled tells whether haul_cancel came in time. Any thread. */
+bool haul_migration_cancelled(const struct haul_migration *migration);
+
+/* haul_migration_commit closes the gate for HANDOVER; false when haul_cancel was first. Own thread. */
+bool haul_migration_commit(struct haul_migration *migration);
+
+/* haul_migration_set_control publishes the control connection to haul_cancel and haul_free. Own thread. */
+void haul_migration_set_control(struct haul_migration *migration, struct haul_control *control);
+
+/* The two ends; source.c and destination.c. */
+int haul_source_init(struct haul_migration *migration, struct haul_error *error);
+int haul_source_start(struct haul_migration *migration, const char *uri, struct haul_error *error);
+void haul_source_counters(struct haul_migration *migration, struct haul_stats *stats);
+int haul_source_channel(struct haul_migration *migration, unsigned index, struct haul_channel_counters *counters);
+void haul_source_wake(struct haul_migration *migration);
+void haul_source_cleanup(struct haul_migration *migration);
+
+int haul_destination_init(struct haul_migration *migration, struct haul_error *error);
+int haul_destination_start(struct haul_migration *migration, const char *uri, struct haul_error *error);
+const char *haul_destination_uri(const struct haul_migration *migration);
+void haul_destination_counters(struct haul_migration *migration, struct haul_stats *stats);
+int haul_destination_channel(struct haul_migration *migration, unsigned index,
+                             struct haul_channel_counters *counters);
+void haul_destination_cleanup(struct haul_migration *migration);
+
+#endif

@@ -1,0 +1,264 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "engine/source.h"
+
+#include "engine/bitmap.h"
+#include "engine/clock.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define WINDOW_NS 100000000u
+#define SLOW_ROUNDS_BEFORE_ADVICE 3
+#define THROTTLE_FIRST_PERCENT 20 /* QEMU's cpu-throttle-initial, -increment and max-cpu-throttle */
+#define THROTTLE_STEP_PERCENT 10
+#define THROTTLE_MOST_PERCENT 99
+
+/* ---- measuring ---- */
+
+void haul_source_measure(struct haul_migration *migration, bool force)
+{
+    struct haul_source *source = migration->source;
+    uint64_t now = haul_now_ns();
+    if (!force && now - source->window_started_ns < WINDOW_NS) {
+        return;
+    }
+    source->window_started_ns = now;
+    struct haul_window window = {0};
+    for (unsigned i = 0; i < source->sender_count; i++) {
+        struct haul_channel_counters *base = &source->window_base[i];
+        struct haul_channel_counters counters;
+        haul_sender_counters(source->senders[i], &counters);
+        /* Delivered bytes can lag behind a base that was read at another moment, never by much. */
+        if (counters.bytes_delivered > base->bytes_delivered) {
+            window.delivered_bytes += counters.bytes_delivered - base->bytes_delivered;
+        }
+        uint64_t busy = (counters.busy_ns - counters.encode_ns) - (base->busy_ns - base->encode_ns);
+        window.busiest_ns = busy > window.busiest_ns ? busy : window.busiest_ns;
+        *base = counters;
+    }
+    haul_estimate_add_window(&source->estimate, &window);
+    haul_source_publish(migration);
+}
+
+void haul_source_publish(struct haul_migration *migration)
+{
+    struct haul_source *source = migration->source;
+    source->estimate.round_trip_ns = haul_control_round_trip_ns(migration->control);
+    struct haul_downtime expected;
+    haul_estimate_downtime(&source->estimate, source->dirty_pages, &expected);
+    pthread_mutex_lock(&migration->lock);
+    struct haul_stats *stats = &migration->stats;
+    stats->remaining = source->dirty_pages * HAUL_PAGE_SIZE;
+    stats->dirty_pages_rate = (uint64_t)source->dirty_pages_per_s;
+    stats->dirty_sync_count = source->round;
+    stats->bandwidth_bytes_per_s = haul_estimate_bandwidth(&source->estimate);
+    stats->threshold_size = haul_estimate_threshold(&source->estimate, stats->downtime_limit_ns);
+    stats->migration_thread_cpu_ns = haul_thread_cpu_ns();
+    if (!source->stopped) {
+        stats->expected = expected;
+    }
+    pthread_mutex_unlock(&migration->lock);
+}
+
+int haul_source_sync(struct haul_migration *migration, struct haul_error *error)
+{
+    struct haul_source *source = migration->source;
+    uint64_t begun = haul_now_ns();
+    uint64_t pages = 0;
+    int rc = migration->tracker->sync(migration->tracker_opaque, source->bitmaps, &pages, error);
+    if (rc < 0) {
+        return haul_error_prefix(error, "reading the dirty tracker: ");
+    }
+    uint64_t now = haul_now_ns();
+    source->dirty_pages = 0;
+    for (uint32_t i = 0; i < migration->block_count; i++) {
+        source->dirty_pages += haul_bitmap_count(source->bitmaps[i], migration->views[i].pages);
+    }
+    source->estimate.sync_ns = now - begun;
+    uint64_t since = begun - source->last_sync_ns;
+    if (since > 0) {
+        source->dirty_pages_per_s = (double)pages * 1e9 / (double)since;
+    }
+    source->last_sync_ns = begun;
+    return 0;
+}
+
+/* ---- rounds ---- */
+
+static uint64_t content_pages(const struct haul_source *source)
+{
+    uint64_t pages = 0;
+    for (unsigned i = 0; i < source->sender_count; i++) {
+        struct haul_channel_counters counters;
+        haul_sender_counters(source->senders[i], &counters);
+        pages += counters.raw_pages + counters.compressed_pages;
+    }
+    return pages;
+}
+
+static uint64_t written(const struct haul_source *source)
+{
+    uint64_t bytes = 0;
+    for (unsigned i = 0; i < source->sender_count; i++) {
+        struct haul_channel_counters counters;
+        haul_sender_counters(source->senders[i], &counters);
+        bytes += counters.bytes_written;
+    }
+    return bytes;
+}
+
+/* Sends what is dirty as one round and waits until the destination has it. */
+static int send_round(struct haul_migration *migration, struct haul_error *error)
+{
+    struct haul_source *source = migration->source;
+    struct haul_round_sample sample = {
+        .pages = source->dirty_pages,
+        .first = source->round == 0,
+        .limited = atomic_load_explicit(&migration->max_bandwidth, memory_order_relaxed) != 0,
+    };
+    uint64_t begun = haul_now_ns();
+    uint64_t bytes = written(source);
+    uint64_t content = content_pages(source);
+    source->round++;
+    int rc = sample.first ? haul_dispatch_holes(migration, error) : 0;
+    if (rc == 0) {
+        rc = haul_dispatch_pages(migration, error);
+    }
+    if (rc == 0) {
+        rc = haul_dispatch_mark(migration, error);
+    }
+    if (rc == 0) {
+        rc = haul_source_wait_round(migration, source->round, error);
+    }
+    if (rc < 0) {
+        return rc;
+    }
+    if (sample.first) {
+        sample.pages = content_pages(source) - content; /* zero pages cost next to nothing */
+    }
+    sample.elapsed_ns = haul_now_ns() - begun;
+    sample.wire_bytes = written(source) - bytes;
+    haul_source_measure(migration, true);
+    haul_estimate_add_round(&source->estimate, &sample);
+    haul_source_publish(migration);
+    if (migration->events.round) {
+        migration->events.round(migration->events_opaque, source->round);
+    }
+    return 0;
+}
+
+/* ---- convergence ---- */
+
+static void advise(struct haul_migration *migration, uint64_t predicted_ns)
+{
+    struct haul_source *source = migration->source;
+    double dirty = source->dirty_pages_per_s * source->estimate.wire_bytes_per_page / 1e6;
+    double bandwidth = (double)haul_estimate_bandwidth(&source->estimate) / 1e6;
+    haul_migration_say(migration,
+                       "does not converge: the guest dirties memory at %.0f MB/s on the wire, the channels carry %.0f "
+                       "MB/s, and stopping now would take %llu ms (limit %u ms); a longer --downtime-limit, "
+                       "--auto-converge or more bandwidth would help",
+                       dirty, bandwidth, (unsigned long long)(predicted_ns / 1000000),
+                       migration->options.downtime_limit_ms);
+    source->advised = true;
+}
+
+static int throttle(struct haul_migration *migration, struct haul_error *error)
+{
+    struct haul_source *source = migration->source;
+    unsigned next = source->throttle_percent == 0 ? THROTTLE_FIRST_PERCENT
+                                                  : source->throttle_percent + THROTTLE_STEP_PERCENT;
+    source->throttle_percent = next > THROTTLE_MOST_PERCENT ? THROTTLE_MOST_PERCENT : next;
+    source->slow_rounds = 0;
+    return migration->guest.throttle(migration->guest_opaque, source->throttle_percent, error);
+}
+
+/* Called when the prediction does not fit: says so early, and does what the options allow. */
+static int not_converged(struct haul_migration *migration, uint64_t predicted_ns, uint64_t before_ns,
+                         struct haul_error *error)
+{
+    struct haul_source *source = migration->source;
+    uint32_t most = migration->options.max_rounds;
+    if (most != 0 && source->round >= most) {
+        return haul_error_set(error, ETIME,
+                              "not converged after %u rounds: stopping now would take %llu ms, the downtime limit is %u "
+                              "ms; raise the limit or the number of rounds",
+                              source->round, (unsigned long long)(predicted_ns / 1000000),
+                              migration->options.downtime_limit_ms);
+    }
+    bool closer = predicted_ns < before_ns - before_ns / 10;
+    source->slow_rounds = closer ? 0 : source->slow_rounds + 1;
+    if (source->slow_rounds < SLOW_ROUNDS_BEFORE_ADVICE) {
+        return 0;
+    }
+    if (!source->advised) {
+        advise(migration, predicted_ns);
+    }
+    bool may_throttle = migration->options.auto_converge && migration->guest.throttle;
+    return may_throttle ? throttle(migration, error) : 0;
+}
+
+/* Asks every handler how much state it would save now. */
+static int iterate_handlers(struct haul_migration *migration, struct haul_error *error)
+{
+    uint64_t total = 0;
+    bool known = false;
+    for (uint32_t i = 0; i < migration->handler_count; i++) {
+        const struct haul_handler *handler = &migration->handlers[i];
+        uint64_t pending = 0;
+        if (!handler->ops->iterate) {
+            continue;
+        }
+        int rc = handler->ops->iterate(handler->opaque, &pending, error);
+        if (rc < 0) {
+            return haul_error_prefix(error, "state handler %s: ", handler->ops->name);
+        }
+        total += pending;
+        known = true;
+    }
+    if (known) {
+        migration->source->estimate.state_bytes = total;
+    }
+    return 0;
+}
+
+/* Scans, predicts, and decides. 1: stop the guest now; 0: another round. */
+static int decide(struct haul_migration *migration, uint64_t *before_ns, struct haul_error *error)
+{
+    struct haul_source *source = migration->source;
+    int rc = haul_source_sync(migration, error);
+    if (rc == 0) {
+        rc = iterate_handlers(migration, error);
+    }
+    if (rc < 0) {
+        return rc;
+    }
+    haul_source_publish(migration);
+    struct haul_downtime expected;
+    /* What is written while the guest is being stopped comes on top of what the scan saw. */
+    double extra = source->dirty_pages_per_s * (double)(source->estimate.stop_ns + source->estimate.sync_ns) / 1e9;
+    haul_estimate_downtime(&source->estimate, source->dirty_pages + (uint64_t)extra, &expected);
+    if (expected.total_ns <= (uint64_t)migration->options.downtime_limit_ms * 1000000 || source->dirty_pages == 0) {
+        pthread_mutex_lock(&migration->lock);
+        migration->stats.expected = expected;
+        pthread_mutex_unlock(&migration->lock);
+        return 1;
+    }
+    rc = not_converged(migration, expected.total_ns, *before_ns, error);
+    *before_ns = expected.total_ns;
+    return rc;
+}
+
+int haul_source_rounds(struct haul_migration *migration, struct haul_error *error)
+{
+    uint64_t before_ns = UINT64_MAX;
+    int rc = 0;
+    while (rc == 0) {
+        rc = send_round(migration, error);
+        if (rc == 0) {
+            rc = decide(migration, &before_ns, error);
+        }
+    }
+    return rc < 0 ? rc : 0;
+}

@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "engine/populate.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
+#endif
+
+struct range {
+    unsigned char *host;
+    uint64_t length;
+    uint64_t chunk_size; /* HAUL_POPULATE_CHUNK, or the block's page size where that is larger */
+    uint64_t first_chunk;
+    uint64_t chunks;
+};
+
+struct haul_populate {
+    /* Written once at creation. */
+    struct range *ranges;
+    uint32_t range_count;
+    uint64_t chunk_count;
+    unsigned threads;
+    pthread_t *thread;
+
+    _Atomic uint64_t next;   /* the next chunk to claim; relaxed: only the claim itself matters */
+    _Atomic uint64_t bytes;  /* statistic, relaxed */
+    _Atomic bool stop;       /* relaxed: a hint, the join orders everything */
+    _Atomic int failure;     /* first negative errno, relaxed */
+    _Atomic uint8_t *skip;   /* one per chunk, set by the loader; relaxed: a late reader only populates more */
+};
+
+static const struct range *range_of(const struct haul_populate *populate, uint64_t chunk)
+{
+    uint32_t i = 0;
+    while (chunk >= populate->ranges[i].first_chunk + populate->ranges[i].chunks) {
+        i++;
+    }
+    return &populate->ranges[i];
+}
+
+static void populate_chunk(struct haul_populate *populate, uint64_t chunk)
+{
+    const struct range *range = range_of(populate, chunk);
+    uint64_t offset = (chunk - range->first_chunk) * range->chunk_size;
+    uint64_t left = range->length - offset;
+    size_t length = left < range->chunk_size ? left : range->chunk_size;
+    if (madvise(range->host + offset, length, MADV_POPULATE_WRITE) == 0) {
+        atomic_fetch_add_explicit(&populate->bytes, length, memory_order_relaxed);
+        return;
+    }
+    int expected = 0;
+    atomic_compare_exchange_strong_explicit(&populate->failure, &expected, -errno, memory_order_relaxed,
+                                            memory_order_relaxed);
+    atomic_store_explicit(&populate->stop, true, memory_order_relaxed);
+}
+
+static void *populate_main(void *argument)
+{
+    struct haul_populate *populate = argument;
+    pthread_setname_np(pthread_self(), "populate");
+    while (!atomic_load_explicit(&populate->stop, memory_order_relaxed)) {
+        uint64_t chunk = atomic_fetch_add_explicit(&populate->next, 1, memory_order_relaxed);
+        if (chunk >= populate->chunk_count) {
+            break;
+        }
+        if (!atomic_load_explicit(&populate->skip[chunk], memory_order_relaxed)) {
+            populate_chunk(populate, chunk);
+        }
+    }
+    return NULL;
+}
+
+static int layout(struct haul_populate *populate, const struct haul_migration *migration)
+{
+    populate->ranges = calloc(migration->block_count, sizeof *populate->ranges);
+    if (!populate->ranges) {
+        return -ENOMEM;
+    }
+    populate->range_count = migration->block_count;
+    for (uint32_t i = 0; i < migration->block_count; i++) {
+        const struct haul_block *block = &migration->blocks[i];
+        struct range *range = &populate->ranges[i];
+        range->host = block->host;
+        range->length = block->length;
+        range->chunk_size = block->page_size > HAUL_POPULATE_CHUNK ? block->page_size : HAUL_POPULATE_CHUNK;
+        range->first_chunk = populate->chunk_count;
+        range->chunks = (block->length + range->chunk_size - 1) / range->chunk_size;
+        populate->chunk_count += range->chunks;
+    }
+    populate->skip = calloc(populate->chunk_count, sizeof *populate->skip);
+    return populate->skip ? 0 : -ENOMEM;
+}
+
+int haul_populate_start(const struct haul_migration *migration, unsigned threads, struct haul_populate **populate,
+                        struct haul_error *error)
+{
+    struct haul_populate *made = calloc(1, sizeof *made);
+    if (!made || layout(made, migration) < 0 || !(made->thread = calloc(threads, sizeof *made->thread))) {
+        haul_populate_stop(made);
+        return haul_error_set(error, ENOMEM, "no memory for populating");
+    }
+    for (unsigned i = 0; i < threads; i++) {
+        int rc = pthread_create(&made->thread[i], NULL, populate_main, made);
+        if (rc != 0) {
+            haul_populate_stop(made);
+            return haul_error_set(error, rc, "cannot start a populating thread: %s", strerror(rc));
+        }
+        made->threads++;
+    }
+    *populate = made;
+    return 0;
+}
+
+int haul_populate_restrict(struct haul_populate *populate, const uint32_t *order, const void *payload, size_t length,
+                           struct haul_error *error)
+{
+    struct haul_cursor cursor;
+    haul_cursor_init(&cursor, payload, length);
+    uint32_t block = haul_cursor_u32(&cursor);
+    uint64_t bits = haul_cursor_u64(&cursor);
+    if (cursor.failed || block >= populate->range_count) {
+        return haul_error_set(error, EPROTO, "PRESENT names block %u of %u", block, populate->range_count);
+    }
+    const struct range *range = &populate->ranges[order[block]];
+    uint64_t own_bits = (range->length + HAUL_POPULATE_CHUNK - 1) / HAUL_POPULATE_CHUNK;
+    const unsigned char *bytes = bits == own_bits ? haul_cursor_bytes(&cursor, (size_t)((bits + 7) / 8)) : NULL;
+    if (!bytes || !haul_cursor_done(&cursor)) {
+        return haul_error_set(error, EPROTO, "PRESENT of block %u has %llu chunks where %llu are due", block,
+                              (unsigned long long)bits, (unsigned long long)own_bits);
+    }
+    if (range->chunk_size != HAUL_POPULATE_CHUNK) {
+        return 0; /* larger pages than the chunk: populate them all */
+    }
+    for (uint64_t i = 0; i < bits; i++) {
+        if (!(bytes[i / 8] >> (i % 8) & 1)) {
+            atomic_store_explicit(&populate->skip[range->first_chunk + i], 1, memory_order_relaxed);
+        }
+    }
+    return 0;
+}
+
+int haul_populate_failed(const struct haul_populate *populate)
+{
+    return atomic_load_explicit(&populate->failure, memory_order_relaxed);
+}
+
+uint64_t haul_populate_bytes(const struct haul_populate *populate)
+{
+    return atomic_load_explicit(&populate->bytes, memory_order_relaxed);
+}
+
+void haul_populate_stop(struct haul_populate *populate)
+{
+    if (!populate) {
+        return;
+    }
+    atomic_store_explicit(&populate->stop, true, memory_order_relaxed);
+    for (unsigned i = 0; i < populate->threads; i++) {
+        pthread_join(populate->thread[i], NULL);
+    }
+    free(populate->thread);
+    free((void *)populate->skip);
+    free(populate->ranges);
+    free(populate);
+}

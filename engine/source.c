@@ -1,0 +1,486 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "engine/source.h"
+
+#include "engine/bitmap.h"
+#include "engine/block_table.h"
+#include "engine/clock.h"
+#include "engine/holes.h"
+#include "engine/populate.h"
+
+#include <errno.h>
+#include <net/if.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#define NODE_SAMPLES 256 /* pages per block that are asked for their NUMA node */
+#define NODES_MAX 64
+
+/* ---- connecting ---- */
+
+static int timeout_ms(const struct haul_migration *migration)
+{
+    return (int)migration->limits.connect_timeout_ms;
+}
+
+/* HELLO out, WELCOME (or the reason against it) back, on a fresh connection. */
+static int greet(struct haul_migration *migration, int fd, uint16_t channel, struct haul_error *error)
+{
+    struct haul_hello hello = {
+        .version = HAUL_WIRE_VERSION,
+        .capabilities = migration->options.verify ? HAUL_CAPABILITY_VERIFY : 0,
+        .channel = channel,
+        .channels = (uint16_t)migration->options.channels,
+        .page_size = HAUL_PAGE_SIZE,
+    };
+    memcpy(hello.id, migration->id, sizeof hello.id);
+    unsigned char payload[1024];
+    size_t length = haul_hello_encode(&hello, payload, sizeof payload);
+    int rc = haul_frame_send(fd, HAUL_FRAME_HELLO, payload, length, error);
+    if (rc < 0) {
+        return rc;
+    }
+    enum haul_frame_type type;
+    rc = haul_frame_recv(fd, &type, payload, sizeof payload, &length, timeout_ms(migration), error);
+    if (rc == 0 && type == HAUL_FRAME_FAILED) {
+        return haul_control_read_failure(payload, length, "the destination", error);
+    }
+    if (rc == 0 && type != HAUL_FRAME_WELCOME) {
+        rc = haul_error_set(error, EPROTO, "%s came where WELCOME was due", haul_frame_name(type));
+    }
+    return rc;
+}
+
+static int open_connection(struct haul_migration *migration, uint16_t channel, int *fd, struct haul_error *error)
+{
+    int rc = haul_connect(migration->uri, &migration->limits, migration->cancel_fd, fd, error);
+    if (rc < 0) {
+        return rc;
+    }
+    rc = greet(migration, *fd, channel, error);
+    if (rc < 0) {
+        close(*fd);
+        *fd = -1;
+        return haul_error_prefix(error, "handshake with %s: ", migration->uri);
+    }
+    return 0;
+}
+
+static void notify(void *opaque)
+{
+    struct haul_migration *migration = opaque;
+    haul_doorbell_ring(&migration->source->bell);
+}
+
+static int connect_control(struct haul_migration *migration, struct haul_error *error)
+{
+    int fd;
+    int rc = open_connection(migration, HAUL_CONTROL_CHANNEL, &fd, error);
+    if (rc < 0) {
+        return rc;
+    }
+    struct haul_control_options options = {
+        .fd = fd,
+        .thread_name = "return-path",
+        .silence_timeout_ms = migration->limits.silence_timeout_ms,
+        .notify = notify,
+        .opaque = migration,
+    };
+    struct haul_control *control;
+    rc = haul_control_new(&options, &control, error);
+    if (rc == 0) {
+        haul_migration_set_control(migration, control);
+    }
+    return rc;
+}
+
+static int offer_blocks(struct haul_migration *migration, struct haul_error *error)
+{
+    unsigned char *payload = malloc(HAUL_FRAME_MAX);
+    if (!payload) {
+        return haul_error_set(error, ENOMEM, "no memory for the block table");
+    }
+    size_t length = haul_block_table_encode(migration, payload, HAUL_FRAME_MAX);
+    int rc = haul_control_send(migration->control, HAUL_FRAME_BLOCKS, payload, length, error);
+    struct haul_frame *frame = NULL;
+    if (rc == 0) {
+        rc = haul_control_expect(migration->control, HAUL_FRAME_BLOCKS_OK, timeout_ms(migration), &frame, error);
+    }
+    free(frame);
+    free(payload);
+    return rc;
+}
+
+/* ---- placement ---- */
+
+/* Bytes of guest memory per NUMA node, by asking for some pages of every block. */
+static void memory_by_node(const struct haul_migration *migration, uint64_t bytes[NODES_MAX])
+{
+    for (uint32_t i = 0; i < migration->block_count; i++) {
+        const struct haul_block_view *view = &migration->views[i];
+        uint64_t step = view->pages / NODE_SAMPLES + 1;
+        for (uint64_t page = 0; page < view->pages; page += step) {
+            int node = haul_memory_node(view->host + page * HAUL_PAGE_SIZE);
+            if (node >= 0 && node < NODES_MAX) {
+                bytes[node] += step * HAUL_PAGE_SIZE;
+            }
+        }
+    }
+}
+
+static int plan_placement(struct haul_migration *migration, struct haul_placement_slot *slots,
+                          struct haul_error *error)
+{
+    uint64_t bytes[NODES_MAX] = {0};
+    migration->source->several_nodes = haul_topology_node_count(migration->topology) > 1;
+    if (migration->source->several_nodes) {
+        memory_by_node(migration, bytes);
+    }
+    struct haul_placement_request request = {
+        .policy = migration->placement,
+        .channels = migration->options.channels,
+        .nic_node = haul_control_nic_node(migration->control, migration->topology),
+        .memory_bytes_by_node = bytes,
+        .memory_nodes = NODES_MAX,
+    };
+    return haul_placement_plan(migration->topology, &request, slots, error);
+}
+
+static int open_channels(struct haul_migration *migration, struct haul_error *error)
+{
+    struct haul_source *source = migration->source;
+    struct haul_placement_slot slots[HAUL_CHANNELS_MAX];
+    int rc = plan_placement(migration, slots, error);
+    for (unsigned i = 0; rc == 0 && i < migration->options.channels; i++) {
+        int fd;
+        rc = open_connection(migration, (uint16_t)i, &fd, error);
+        if (rc < 0) {
+            return haul_error_prefix(error, "channel %u: ", i);
+        }
+        struct haul_sender_options options = {
+            .index = i,
+            .fd = fd,
+            .compress = migration->compress,
+            .topology = migration->topology,
+            .slot = slots[i],
+            .blocks = migration->views,
+            .block_count = migration->block_count,
+            .completion_bell = &source->bell,
+        };
+        struct haul_sender *sender;
+        rc = haul_sender_new(&options, &sender, error);
+        if (rc == 0) {
+            pthread_mutex_lock(&migration->lock);
+            source->senders[i] = sender;
+            source->sender_count++;
+            pthread_mutex_unlock(&migration->lock);
+        }
+    }
+    return rc;
+}
+
+/* ---- memory ---- */
+
+static int make_bitmaps(struct haul_migration *migration, struct haul_error *error)
+{
+    struct haul_source *source = migration->source;
+    source->bitmaps = calloc(migration->block_count, sizeof *source->bitmaps);
+    source->present = calloc(migration->block_count, sizeof *source->present);
+    for (uint32_t i = 0; source->bitmaps && source->present && i < migration->block_count; i++) {
+        size_t words = haul_bitmap_words(migration->views[i].pages);
+        source->bitmaps[i] = calloc(words, sizeof(uint64_t));
+        source->present[i] = calloc(words, sizeof(uint64_t));
+        if (!source->bitmaps[i] || !source->present[i]) {
+            return haul_error_set(error, ENOMEM, "no memory for the dirty bitmaps");
+        }
+    }
+    return source->bitmaps && source->present ? 0 : haul_error_set(error, ENOMEM, "no memory for the dirty bitmaps");
+}
+
+/* Tells the destination which chunks of `block` will come with content. */
+static int send_present(struct haul_migration *migration, uint32_t block, struct haul_error *error)
+{
+    uint64_t pages = migration->views[block].pages;
+    uint64_t per_chunk = HAUL_POPULATE_CHUNK / HAUL_PAGE_SIZE;
+    uint64_t chunks = (pages + per_chunk - 1) / per_chunk;
+    size_t bytes = (size_t)((chunks + 7) / 8);
+    size_t capacity = bytes + 16;
+    if (capacity > HAUL_FRAME_MAX) {
+        return 0; /* over 16 TiB: the destination populates everything */
+    }
+    unsigned char *payload = calloc(1, capacity);
+    unsigned char *bits = calloc(1, bytes);
+    if (!payload || !bits) {
+        free(bits);
+        free(payload);
+        return haul_error_set(error, ENOMEM, "no memory for the map of present memory");
+    }
+    for (uint64_t chunk = 0; chunk < chunks; chunk++) {
+        uint64_t first, count;
+        uint64_t end = (chunk + 1) * per_chunk < pages ? (chunk + 1) * per_chunk : pages;
+        if (haul_bitmap_next_run(migration->source->present[block], end, chunk * per_chunk, 1, &first, &count)) {
+            bits[chunk / 8] |= (unsigned char)(1u << (chunk % 8));
+        }
+    }
+    struct haul_writer writer;
+    haul_writer_init(&writer, payload, capacity);
+    haul_writer_u32(&writer, block);
+    haul_writer_u64(&writer, chunks);
+    haul_writer_bytes(&writer, bits, bytes);
+    int rc = haul_control_send(migration->control, HAUL_FRAME_PRESENT, payload, haul_writer_length(&writer), error);
+    free(bits);
+    free(payload);
+    return rc;
+}
+
+/* Round 1 sends every page that may hold content; the tracker already sees what is written meanwhile. */
+static int find_present(struct haul_migration *migration, struct haul_error *error)
+{
+    struct haul_source *source = migration->source;
+    source->dirty_pages = 0;
+    for (uint32_t i = 0; i < migration->block_count; i++) {
+        source->dirty_pages += haul_holes_present(&migration->blocks[i], source->present[i]);
+        memcpy(source->bitmaps[i], source->present[i],
+               haul_bitmap_words(migration->views[i].pages) * sizeof(uint64_t));
+        int rc = send_present(migration, i, error);
+        if (rc < 0) {
+            return rc;
+        }
+    }
+    return 0;
+}
+
+static int start_tracker(struct haul_migration *migration, struct haul_error *error)
+{
+    struct haul_source *source = migration->source;
+    source->tracking = true; /* stop is due even when start fails half way */
+    int rc = migration->tracker->start(migration->tracker_opaque, error);
+    if (rc < 0) {
+        return haul_error_prefix(error, "starting the dirty tracker: ");
+    }
+    source->last_sync_ns = haul_now_ns();
+    return 0;
+}
+
+/* ---- setup ---- */
+
+static int setup_handlers(struct haul_migration *migration, struct haul_error *error)
+{
+    struct haul_estimate *estimate = &migration->source->estimate;
+    if (migration->guest.estimate) {
+        struct haul_estimate own = *estimate;
+        if (migration->guest.estimate(migration->guest_opaque, &own.stop_ns, &own.start_ns, &own.state_bytes) == 0) {
+            *estimate = own;
+        }
+    }
+    for (uint32_t i = 0; i < migration->handler_count; i++) {
+        const struct haul_handler *handler = &migration->handlers[i];
+        int rc = handler->ops->setup ? handler->ops->setup(handler->opaque, error) : 0;
+        if (rc < 0) {
+            return haul_error_prefix(error, "state handler %s: ", handler->ops->name);
+        }
+    }
+    return 0;
+}
+
+static int setup(struct haul_migration *migration, struct haul_error *error)
+{
+    if (haul_migration_set_state(migration, HAUL_STATE_SETUP) < 0) {
+        return haul_error_set(error, EINVAL, "the migration is not in a state to start");
+    }
+    int rc = make_bitmaps(migration, error);
+    if (rc == 0) {
+        rc = connect_control(migration, error);
+    }
+    if (rc == 0) {
+        rc = offer_blocks(migration, error);
+    }
+    if (rc == 0) {
+        rc = setup_handlers(migration, error);
+    }
+    if (rc == 0) {
+        rc = start_tracker(migration, error);
+    }
+    if (rc == 0) {
+        rc = find_present(migration, error);
+    }
+    if (rc == 0) {
+        rc = open_channels(migration, error);
+    }
+    if (rc == 0) {
+        pthread_mutex_lock(&migration->lock);
+        migration->stats.setup_time_ns = haul_now_ns() - migration->started_ns;
+        pthread_mutex_unlock(&migration->lock);
+        migration->source->window_started_ns = haul_now_ns();
+        rc = haul_migration_set_state(migration, HAUL_STATE_ACTIVE) < 0 ? -EINVAL : 0;
+    }
+    return rc;
+}
+
+/* ---- the thread ---- */
+
+static int migrate(struct haul_migration *migration, bool *uncertain, struct haul_error *error)
+{
+    int rc = setup(migration, error);
+    while (rc == 0) {
+        rc = haul_source_rounds(migration, error);
+        if (rc == 0) {
+            rc = haul_source_switchover(migration, uncertain, error);
+            if (rc == 0) {
+                return 0;
+            }
+            rc = rc == 1 ? 0 : rc;
+        }
+    }
+    return rc;
+}
+
+/* The guest is the source's: it runs again before anything else is tidied up. */
+static void give_back(struct haul_migration *migration)
+{
+    struct haul_source *source = migration->source;
+    struct haul_error error = {0};
+    if (source->stopped && migration->guest.resume &&
+        migration->guest.resume(migration->guest_opaque, &error) < 0) {
+        haul_migration_say(migration, "the guest could not be resumed at the source: %s", error.message);
+    }
+    source->stopped = false;
+    if (source->throttle_percent > 0) {
+        migration->guest.throttle(migration->guest_opaque, 0, &error);
+    }
+    haul_migration_step(migration, HAUL_STEP_RESUMED, NULL);
+    if (migration->control) {
+        haul_control_fail(migration->control, &migration->error);
+    }
+}
+
+static void finish(struct haul_migration *migration, int rc, bool uncertain)
+{
+    struct haul_source *source = migration->source;
+    migration->result = rc;
+    enum haul_ownership owner = rc == 0 ? HAUL_OWNER_DESTINATION : uncertain ? HAUL_OWNER_UNCERTAIN : HAUL_OWNER_SOURCE;
+    if (uncertain) {
+        haul_error_prefix(&migration->error,
+                          "HANDOVER was sent and the destination did not confirm that the guest runs there; the guest "
+                          "stays paused here: look at the destination, then resume or abandon it: ");
+    } else if (rc < 0) {
+        give_back(migration);
+    } else {
+        haul_migration_step(migration, HAUL_STEP_RUNNING, NULL);
+        if (migration->guest.handed_over) {
+            migration->guest.handed_over(migration->guest_opaque);
+        }
+    }
+    if (source->tracking) {
+        migration->tracker->stop(migration->tracker_opaque);
+    }
+    for (unsigned i = 0; i < source->sender_count; i++) {
+        haul_sender_abort(source->senders[i]);
+    }
+    pthread_mutex_lock(&migration->lock);
+    migration->stats.ownership = owner;
+    migration->stats.migration_thread_cpu_ns = haul_thread_cpu_ns();
+    migration->stats.remaining = rc == 0 ? 0 : migration->stats.remaining;
+    pthread_mutex_unlock(&migration->lock);
+    if (rc == -ECANCELED) {
+        haul_migration_set_state(migration, HAUL_STATE_CANCELLING);
+        haul_migration_set_state(migration, HAUL_STATE_CANCELLED);
+    } else {
+        haul_migration_set_state(migration, rc == 0 ? HAUL_STATE_COMPLETED : HAUL_STATE_FAILED);
+    }
+}
+
+static void *migration_thread(void *argument)
+{
+    struct haul_migration *migration = argument;
+    pthread_setname_np(pthread_self(), "migration");
+    bool uncertain = false;
+    int rc = migrate(migration, &uncertain, &migration->error);
+    finish(migration, rc, uncertain);
+    return NULL;
+}
+
+/* ---- life ---- */
+
+int haul_source_init(struct haul_migration *migration, struct haul_error *error)
+{
+    struct haul_source *source = calloc(1, sizeof *source);
+    migration->source = source;
+    if (!source || !(source->senders = calloc(migration->options.channels, sizeof *source->senders)) ||
+        !(source->window_base = calloc(migration->options.channels, sizeof *source->window_base))) {
+        return haul_error_set(error, ENOMEM, "no memory for the channels");
+    }
+    haul_doorbell_init(&source->bell);
+    haul_estimate_init(&source->estimate);
+    source->estimate.switchover_bandwidth_bytes_per_s = migration->options.switchover_bandwidth_bytes_per_s;
+    migration->stats.channels = migration->options.channels;
+    ssize_t got = getrandom(migration->id, sizeof migration->id, 0);
+    return got == (ssize_t)sizeof migration->id
+               ? 0
+               : haul_error_set(error, EIO, "the kernel gave no random migration id");
+}
+
+int haul_source_start(struct haul_migration *migration, const char *uri, struct haul_error *error)
+{
+    (void)uri; /* kept in migration->uri */
+    if (!migration->tracker) {
+        return haul_error_set(error, EINVAL, "the source has no dirty tracker; call haul_set_tracker first");
+    }
+    strncpy(migration->stats.tracker, migration->tracker->name, sizeof migration->stats.tracker - 1);
+    int rc = pthread_create(&migration->thread, NULL, migration_thread, migration);
+    return rc == 0 ? 0 : haul_error_set(error, rc, "cannot start the migration thread: %s", strerror(rc));
+}
+
+void haul_source_wake(struct haul_migration *migration)
+{
+    haul_doorbell_ring(&migration->source->bell);
+}
+
+/* Adds up the channels' counters; under migration->lock. */
+void haul_source_counters(struct haul_migration *migration, struct haul_stats *stats)
+{
+    uint64_t compressed_pages = 0;
+    uint64_t compressed_bytes = 0;
+    for (unsigned i = 0; i < migration->source->sender_count; i++) {
+        struct haul_channel_counters counters;
+        haul_sender_counters(migration->source->senders[i], &counters);
+        stats->transferred += counters.bytes_delivered;
+        stats->duplicate += counters.zero_pages;
+        stats->normal += counters.raw_pages + counters.compressed_pages;
+        compressed_pages += counters.compressed_pages;
+        compressed_bytes += counters.compressed_bytes;
+    }
+    stats->compression_ratio =
+        compressed_bytes ? (double)compressed_pages * HAUL_PAGE_SIZE / (double)compressed_bytes : 1.0;
+}
+
+int haul_source_channel(struct haul_migration *migration, unsigned index, struct haul_channel_counters *counters)
+{
+    if (index >= migration->source->sender_count) {
+        return -ENOENT;
+    }
+    haul_sender_counters(migration->source->senders[index], counters);
+    return 0;
+}
+
+static void free_bitmaps(uint64_t **bitmaps, uint32_t count)
+{
+    for (uint32_t i = 0; bitmaps && i < count; i++) {
+        free(bitmaps[i]);
+    }
+    free(bitmaps);
+}
+
+void haul_source_cleanup(struct haul_migration *migration)
+{
+    struct haul_source *source = migration->source;
+    for (unsigned i = 0; i < source->sender_count; i++) {
+        haul_sender_free(source->senders[i]);
+    }
+    free_bitmaps(source->present, migration->block_count);
+    free_bitmaps(source->bitmaps, migration->block_count);
+    free(source->window_base);
+    free(source->senders);
+    free(source);
+}

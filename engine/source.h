@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef HAUL_ENGINE_SOURCE_H
+#define HAUL_ENGINE_SOURCE_H
+
+/*
+ * The source's end. source.c sets up and tears down, migration_thread.c runs the rounds, dispatch.c hands
+ * batches to the senders, switchover.c stops the guest and hands it over.
+ */
+
+#include "channels/sender.h"
+#include "engine/estimate.h"
+#include "engine/migration.h"
+
+/* The token bucket behind max-bandwidth. */
+struct haul_rate_limit {
+    uint64_t rate_bytes_per_s; /* what `since_ns` and `base_bytes` belong to; 0: none */
+    uint64_t since_ns;
+    uint64_t base_bytes; /* bytes written at `since_ns` */
+};
+
+struct haul_source {
+    /* ---- under migration->lock, for statistics of other threads ---- */
+    struct haul_sender **senders; /* options.channels entries, filled one by one; `sender_count` are there */
+    unsigned sender_count;
+
+    /* ---- the migration_thread's own ---- */
+    struct haul_doorbell bell; /* rung by senders, the control reader and haul_cancel */
+    uint64_t **bitmaps;        /* dirty pages, one bitmap per block */
+    uint64_t **present;        /* pages that may hold content, for round 1; freed after it */
+    uint64_t dirty_pages;      /* set bits over all bitmaps */
+    bool several_nodes;        /* ask where memory lies only when it matters */
+    unsigned next_channel;     /* where the next tie between equally loaded channels is broken */
+    struct haul_rate_limit limit;
+    bool unlimited;            /* the last pass ignores max-bandwidth */
+    uint32_t round;            /* of the pages being sent, from 1 */
+    uint32_t rounds_done;      /* latest ROUND_DONE */
+    bool tracking;
+    bool stopped;              /* the stop hook was called and not undone */
+    uint64_t last_sync_ns;     /* when the tracker was read last */
+    double dirty_pages_per_s;
+    struct haul_estimate estimate;
+    struct haul_channel_counters *window_base; /* counters when the bandwidth window began */
+    uint64_t window_started_ns;
+    unsigned slow_rounds;      /* consecutive rounds that did not come closer to the limit */
+    unsigned throttle_percent;
+    bool advised;
+    unsigned refused_switchovers;
+};
+
+/* ---- dispatch.c ---- */
+
+/*
+ * haul_dispatch_pages sends every set bit of the bitmaps and clears it; haul_dispatch_holes sends as zero every clear bit of `present`;
+ * haul_dispatch_mark sends the mark of the current round on every channel. All three wait for room, and return
+ * a negative errno as soon as a channel or the control connection fails or the move is cancelled.
+ */
+int haul_dispatch_pages(struct haul_migration *migration, struct haul_error *error);
+int haul_dispatch_holes(struct haul_migration *migration, struct haul_error *error);
+int haul_dispatch_mark(struct haul_migration *migration, struct haul_error *error);
+
+/* haul_source_check returns 0 while nothing failed and nobody cancelled; takes ROUND_DONE frames in. */
+int haul_source_check(struct haul_migration *migration, struct haul_error *error);
+
+/* haul_source_wait_round waits for ROUND_DONE of `round`. */
+int haul_source_wait_round(struct haul_migration *migration, uint32_t round, struct haul_error *error);
+
+/* ---- migration_thread.c ---- */
+int haul_source_rounds(struct haul_migration *migration, struct haul_error *error);
+/* Reads the tracker into the bitmaps; keeps dirty_pages, the dirty rate and sync_ns. */
+int haul_source_sync(struct haul_migration *migration, struct haul_error *error);
+/* Takes the channels' counters into the bandwidth estimate, at most every 100 ms unless `force`. */
+void haul_source_measure(struct haul_migration *migration, bool force);
+/* Publishes numbers of the migration_thread in migration->stats. */
+void haul_source_publish(struct haul_migration *migration);
+
+/* ---- switchover.c ---- */
+
+/*
+ * haul_source_switchover stops the guest and hands it over. 0: RUNNING was confirmed. 1: the last scan no longer fit
+ * the limit and the guest runs again; go on with rounds. Negative: failed; `*uncertain` tells whether HANDOVER was sent before.
+ */
+int haul_source_switchover(struct haul_migration *migration, bool *uncertain, struct haul_error *error);
+
+#endif

@@ -1,0 +1,212 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "engine/source.h"
+
+#include "engine/clock.h"
+#include "engine/state_stream.h"
+#include "engine/verify.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define SWITCHOVER_TRIES 3 /* refusals by the last scan before the guest is moved whatever the limit says */
+
+struct times {
+    uint64_t stopped_ns;  /* downtime counts from here */
+    uint64_t stop_done_ns;
+    uint64_t device_ns;   /* spent in the state handlers */
+    uint64_t handover_ns; /* HANDOVER was sent */
+    uint64_t running_ns;  /* RUNNING came */
+};
+
+static int timeout_ms(const struct haul_migration *migration)
+{
+    return (int)migration->limits.silence_timeout_ms;
+}
+
+static int stop_guest(struct haul_migration *migration, struct times *times, struct haul_error *error)
+{
+    struct haul_source *source = migration->source;
+    times->stopped_ns = haul_now_ns();
+    source->stopped = true;
+    int rc = migration->guest.stop ? migration->guest.stop(migration->guest_opaque, &times->stopped_ns, error) : 0;
+    times->stop_done_ns = haul_now_ns();
+    source->estimate.stop_ns = times->stop_done_ns - times->stopped_ns;
+    return rc < 0 ? haul_error_prefix(error, "stopping the guest: ") : 0;
+}
+
+/* True when the pages that the last scan found take longer than the limit, and giving up the stop can help. */
+static bool no_longer_fits(struct haul_migration *migration)
+{
+    struct haul_source *source = migration->source;
+    uint64_t limit = (uint64_t)migration->options.downtime_limit_ms * 1000000;
+    struct haul_downtime expected;
+    haul_estimate_downtime(&source->estimate, source->dirty_pages, &expected);
+    return source->dirty_pages > 0 && expected.total_ns > limit + limit / 10 &&
+           source->refused_switchovers < SWITCHOVER_TRIES && migration->guest.resume;
+}
+
+static int save_state(struct haul_migration *migration, struct haul_error *error)
+{
+    for (uint32_t i = 0; i < migration->handler_count; i++) {
+        int rc = haul_state_save(migration->control, &migration->handlers[i], migration->source->round, error);
+        if (rc < 0) {
+            return haul_error_prefix(error, "state handler %s: ", migration->handlers[i].ops->name);
+        }
+    }
+    return 0;
+}
+
+/* The round after `sync`: pages and marks, without waiting for the destination. */
+static int send_last(struct haul_migration *migration, struct haul_error *error)
+{
+    migration->source->round++;
+    int rc = haul_dispatch_pages(migration, error);
+    return rc < 0 ? rc : haul_dispatch_mark(migration, error);
+}
+
+static int verify(struct haul_migration *migration, struct haul_error *error)
+{
+    size_t size = (size_t)migration->block_count * HAUL_HASH_SIZE;
+    unsigned char *hashes = calloc(1, size);
+    struct haul_frame *frame = NULL;
+    int rc = hashes ? 0 : haul_error_set(error, ENOMEM, "no memory to verify");
+    if (rc == 0) {
+        rc = haul_control_send(migration->control, HAUL_FRAME_VERIFY, NULL, 0, error);
+    }
+    if (rc == 0) {
+        rc = haul_verify_hash(migration, (unsigned)sysconf(_SC_NPROCESSORS_ONLN), hashes, error);
+    }
+    if (rc == 0) {
+        rc = haul_control_expect(migration->control, HAUL_FRAME_HASHES, timeout_ms(migration), &frame, error);
+    }
+    if (rc == 0 && frame->length != size) {
+        rc = haul_error_set(error, EPROTO, "HASHES has %zu bytes where %zu are due", frame->length, size);
+    }
+    for (uint32_t i = 0; rc == 0 && i < migration->block_count; i++) {
+        if (memcmp(hashes + i * HAUL_HASH_SIZE, frame->payload + i * HAUL_HASH_SIZE, HAUL_HASH_SIZE) != 0) {
+            rc = haul_error_set(error, EBADMSG,
+                                "verify: RAM block %s differs at the destination; the move is given up before the "
+                                "hand-over",
+                                migration->blocks[i].name);
+        }
+    }
+    free(frame);
+    free(hashes);
+    return rc;
+}
+
+/* The last pass, device state and what saving it wrote (trap T9), up to the destination being ready. */
+static int send_the_rest(struct haul_migration *migration, struct times *times, struct haul_error *error)
+{
+    struct haul_source *source = migration->source;
+    int rc = send_last(migration, error);
+    if (rc < 0) {
+        return rc;
+    }
+    if (haul_migration_set_state(migration, HAUL_STATE_DEVICE) < 0) {
+        return haul_error_set(error, EINVAL, "the migration is not in a state to send device state");
+    }
+    uint64_t begun = haul_now_ns();
+    rc = save_state(migration, error);
+    times->device_ns = haul_now_ns() - begun;
+    if (rc == 0) {
+        rc = haul_source_sync(migration, error);
+    }
+    if (rc == 0) {
+        rc = send_last(migration, error);
+    }
+    if (rc == 0) {
+        rc = haul_source_wait_round(migration, source->round, error);
+    }
+    if (rc == 0 && migration->options.verify) {
+        rc = verify(migration, error);
+    }
+    struct haul_frame *frame = NULL;
+    if (rc == 0) {
+        rc = haul_control_send(migration->control, HAUL_FRAME_PREPARE, NULL, 0, error);
+    }
+    if (rc == 0) {
+        rc = haul_control_expect(migration->control, HAUL_FRAME_PREPARED, timeout_ms(migration), &frame, error);
+    }
+    free(frame);
+    return rc;
+}
+
+/* From the last moment at which the source owns the guest to the destination's confirmation. */
+static int hand_over(struct haul_migration *migration, struct times *times, bool *uncertain, struct haul_error *error)
+{
+    int rc = haul_migration_step(migration, HAUL_STEP_HANDOVER_SENDING, error);
+    if (rc == 0 && migration->guest.handing_over) {
+        rc = migration->guest.handing_over(migration->guest_opaque, error);
+    }
+    if (rc < 0) {
+        return rc;
+    }
+    if (!haul_migration_commit(migration)) {
+        return haul_error_set(error, ECANCELED, "cancelled");
+    }
+    *uncertain = true;
+    times->handover_ns = haul_now_ns();
+    rc = haul_control_send(migration->control, HAUL_FRAME_HANDOVER, NULL, 0, error);
+    struct haul_frame *frame = NULL;
+    if (rc == 0) {
+        rc = haul_control_expect(migration->control, HAUL_FRAME_RUNNING, timeout_ms(migration), &frame, error);
+    }
+    free(frame);
+    if (rc < 0) {
+        return rc;
+    }
+    *uncertain = false;
+    times->running_ns = haul_now_ns();
+    return 0;
+}
+
+static void report(struct haul_migration *migration, const struct times *times)
+{
+    struct haul_downtime actual = {
+        .total_ns = times->running_ns - times->stopped_ns,
+        .stop_ns = times->stop_done_ns - times->stopped_ns,
+        .device_ns = times->device_ns,
+        .start_ns = times->running_ns - times->handover_ns,
+    };
+    actual.last_pass_ns = actual.total_ns - actual.stop_ns - actual.device_ns - actual.start_ns;
+    pthread_mutex_lock(&migration->lock);
+    migration->stats.actual = actual;
+    pthread_mutex_unlock(&migration->lock);
+}
+
+int haul_source_switchover(struct haul_migration *migration, bool *uncertain, struct haul_error *error)
+{
+    struct haul_source *source = migration->source;
+    struct times times = {0};
+    *uncertain = false;
+    if (haul_migration_set_state(migration, HAUL_STATE_PRE_SWITCHOVER) < 0) {
+        return haul_error_set(error, EINVAL, "the migration is not in a state to switch over");
+    }
+    int rc = stop_guest(migration, &times, error);
+    if (rc == 0) {
+        rc = haul_source_sync(migration, error);
+    }
+    if (rc == 0 && no_longer_fits(migration)) {
+        source->refused_switchovers++;
+        rc = migration->guest.resume(migration->guest_opaque, error);
+        source->stopped = false;
+        if (rc < 0) {
+            return haul_error_prefix(error, "resuming the guest: ");
+        }
+        return haul_migration_set_state(migration, HAUL_STATE_ACTIVE) < 0 ? -EINVAL : 1;
+    }
+    source->unlimited = true;
+    if (rc == 0) {
+        rc = send_the_rest(migration, &times, error);
+    }
+    if (rc == 0) {
+        rc = hand_over(migration, &times, uncertain, error);
+    }
+    if (rc == 0) {
+        report(migration, &times);
+    }
+    return rc;
+}

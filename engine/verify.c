@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "engine/verify.h"
+
+#include "compress/zero.h"
+#include "engine/bitmap.h"
+#include "engine/holes.h"
+
+#include <endian.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+#define CHUNK ((size_t)2 << 20)
+
+struct job {
+    const struct haul_block *block;
+    uint64_t *digests; /* one per chunk, little-endian */
+    uint64_t *present; /* bitmap of pages that may hold content */
+    uint64_t chunks;
+    _Atomic uint64_t next; /* next chunk to claim; relaxed, the join orders the results */
+};
+
+/* True when no page of the chunk may hold content, or all of it reads as zero. */
+static bool chunk_is_zero(const struct job *job, uint64_t offset, size_t length)
+{
+    uint64_t first, count;
+    uint64_t end = (offset + length) / HAUL_PAGE_SIZE;
+    if (!haul_bitmap_next_run(job->present, end, offset / HAUL_PAGE_SIZE, 1, &first, &count)) {
+        return true;
+    }
+    return haul_is_zero(job->block->host + offset, length);
+}
+
+static void *hash_main(void *argument)
+{
+    struct job *job = argument;
+    for (;;) {
+        uint64_t chunk = atomic_fetch_add_explicit(&job->next, 1, memory_order_relaxed);
+        if (chunk >= job->chunks) {
+            return NULL;
+        }
+        uint64_t offset = chunk * CHUNK;
+        uint64_t left = job->block->length - offset;
+        size_t length = left < CHUNK ? left : CHUNK;
+        job->digests[chunk] = chunk_is_zero(job, offset, length)
+                                  ? 0
+                                  : htole64(XXH3_64bits(job->block->host + offset, length));
+    }
+}
+
+static int hash_block(const struct haul_block *block, unsigned threads, unsigned char *hash)
+{
+    struct job job = {.block = block, .chunks = (block->length + CHUNK - 1) / CHUNK};
+    int rc = -ENOMEM;
+    pthread_t *helpers = calloc(threads, sizeof *helpers);
+    job.digests = calloc(job.chunks, sizeof *job.digests);
+    job.present = calloc(haul_bitmap_words(block->length / HAUL_PAGE_SIZE), sizeof *job.present);
+    if (!helpers || !job.digests || !job.present) {
+        goto out;
+    }
+    haul_holes_present(block, job.present);
+    unsigned started = 0;
+    while (started + 1 < threads && pthread_create(&helpers[started], NULL, hash_main, &job) == 0) {
+        started++; /* fewer helpers than wanted only take longer: this thread hashes too */
+    }
+    hash_main(&job);
+    for (unsigned i = 0; i < started; i++) {
+        pthread_join(helpers[i], NULL);
+    }
+    XXH128_canonical_t canonical;
+    XXH128_canonicalFromHash(&canonical, XXH3_128bits(job.digests, job.chunks * sizeof *job.digests));
+    memcpy(hash, canonical.digest, HAUL_HASH_SIZE);
+    rc = 0;
+out:
+    free(job.present);
+    free(job.digests);
+    free(helpers);
+    return rc;
+}
+
+int haul_verify_hash(const struct haul_migration *migration, unsigned threads, unsigned char *hashes,
+                     struct haul_error *error)
+{
+    for (uint32_t i = 0; i < migration->block_count; i++) {
+        if (hash_block(&migration->blocks[i], threads, hashes + (size_t)i * HAUL_HASH_SIZE) < 0) {
+            return haul_error_set(error, ENOMEM, "no memory to verify RAM block %s", migration->blocks[i].name);
+        }
+    }
+    return 0;
+}

@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef HAUL_ENGINE_VERIFY_H
+#define HAUL_ENGINE_VERIFY_H
+
+/* The proof of rule R3: one hash per RAM block, computed by several threads on memory that stands still. */
+
+#include "engine/migration.h"
+
+#define HAUL_HASH_SIZE 16
+
+/*
+ * haul_verify_hash writes the hash of each block to `hashes` (block_count * HAUL_HASH_SIZE bytes). The hash of a block is
+ * XXH3-128 (xxhash.com) over the XXH3-64 of its 2 MiB chunks, 0 for a chunk that is all zero; a hole counts as zero and is not read.
+ * -ENOMEM.
+ */
+int haul_verify_hash(const struct haul_migration *migration, unsigned threads, unsigned char *hashes,
+                     struct haul_error *error);
+
+#endif
