@@ -18,15 +18,16 @@ struct haul_tracker; /* opaque */
 
 /*
  * What a tracker watches: memory of one process that backs (part of) a RAM block. A block may be covered by
- * several ranges, and a process may map only some blocks (vhost-user): what no range covers is never reported.
+ * several ranges, and a process may map only some blocks (vhost-user): what no range covers is never
+ * reported.
  */
 struct haul_tracked_range {
     uint64_t address; /* in the tracked process; page-aligned */
     uint64_t length;  /* bytes, a non-zero multiple of the page size */
     /*
-     * The shared object behind the range, and where in it the range starts: the range must then be a shared mapping
-     * of it, and holes that appear in the object are reported. -1: not known, any memory. The caller's; its file
-     * position moves.
+     * The shared object behind the range, and where in it the range starts: the range must then be a shared
+     * mapping of it, and holes that appear in the object are reported. -1: not known, any memory. The
+     * caller's; its file position moves.
      */
     int memory_fd;
     uint64_t memory_offset;
@@ -39,34 +40,52 @@ void *haul_tracker_get_opaque(struct haul_tracker *tracker);
 void haul_tracker_free(struct haul_tracker *tracker);
 
 /*
- * haul_tracker_bitmap_new: an explicit bitmap for writers that say what they write. haul_tracker_mark may be called
- * from any thread: pages [first, first + count) of `block` were written (call it after the write).
+ * haul_tracker_bitmap_new: an explicit bitmap for writers that say what they write. haul_tracker_mark may be
+ * called from any thread: pages [first, first + count) of `block` were written (call it after the write).
+ * What lies outside of the block is ignored. -ENOMEM.
  */
 int haul_tracker_bitmap_new(const uint64_t *block_pages, unsigned blocks, struct haul_tracker **tracker,
                             struct haul_error *error);
 void haul_tracker_mark(struct haul_tracker *tracker, unsigned block, uint64_t first, uint64_t count);
 
 /*
- * haul_tracker_uffd_new: userfaultfd write-protect in async mode plus PAGEMAP_SCAN (Linux 6.7). pid 0: this process; any other: that
- * process, by one injected userfaultfd call (x86-64, needs ptrace permission). -ENOSYS: the kernel is too
- * old; -EPERM, -ESRCH, -EINVAL (memory that cannot be write-protected): the message says what to change.
+ * haul_tracker_uffd_new: userfaultfd write-protect in async mode plus PAGEMAP_SCAN (Linux 6.7). pid 0: this
+ * process; any other: that process, by two system calls injected with ptrace (x86-64; userfaultfd, and close
+ * of its copy). Only what that process writes through its own mapping is seen (rule for all process
+ * trackers): other processes that map the object need trackers of their own, see haul_find_mappers. -ENOSYS:
+ * the kernel is too old; -ESRCH: no such process; -EPERM: it may not be traced; -EBUSY: a debugger traces it,
+ * or its memory is already under a userfaultfd; -EINVAL: memory that is not mapped, not shared as said, or
+ * cannot be write-protected; -ENOTSUP: a 32-bit process. The message says what to change.
  * The tracked process is left as it was by stop and by the death of this process (trap T7).
+ * Discarded pages (trap T8): a page whose content was discarded, in any way, is reported by the next sync if
+ * it is still a hole then, or was written again. One that was discarded and then only read again between two
+ * syncs is a new page of zeros that nothing in the kernel tells from the old page; it is not reported. sync
+ * fails with -ESRCH once the process has exited or replaced its program, -EPERM where it mapped something
+ * else over a range.
  */
 int haul_tracker_uffd_new(int pid, const struct haul_tracked_range *ranges, unsigned count,
                           struct haul_tracker **tracker, struct haul_error *error);
 
-/* haul_tracker_soft_dirty_new: /proc/PID/clear_refs and pagemap bit 55. -ENOSYS where the kernel is built without
- * CONFIG_MEM_SOFT_DIRTY. */
+/*
+ * haul_tracker_soft_dirty_new: /proc/PID/clear_refs and pagemap bit 55. -ENOSYS where the kernel is built
+ * without CONFIG_MEM_SOFT_DIRTY; else errors as haul_tracker_uffd_new. The kernel cannot read and clear the
+ * bits in one step, so each sync stops the threads of the tracked process with ptrace meanwhile (all but the
+ * calling one if it is this process).
+ */
 int haul_tracker_soft_dirty_new(int pid, const struct haul_tracked_range *ranges, unsigned count,
                                 struct haul_tracker **tracker, struct haul_error *error);
 
-/* haul_tracker_process_new: the best of the two above that this kernel has, for any process. */
+/*
+ * haul_tracker_process_new: the first of the two above that works here, for any process. Its error is that of
+ * the first, and its message says why each was refused.
+ */
 int haul_tracker_process_new(int pid, const struct haul_tracked_range *ranges, unsigned count,
                              struct haul_tracker **tracker, struct haul_error *error);
 
 /*
- * haul_tracker_group_new: several trackers as one, for memory that several processes map (trap T1); start, sync and stop go to
- * each in turn. Takes ownership of `members` (also on failure).
+ * haul_tracker_group_new: several trackers as one, for memory that several processes map (trap T1); start,
+ * sync and stop go to each in turn. Takes ownership of `members` (also on failure). A page that two members
+ * report counts twice in sync's number of pages. -EINVAL (no members), -ENOMEM.
  */
 int haul_tracker_group_new(struct haul_tracker *const *members, unsigned count, struct haul_tracker **tracker,
                            struct haul_error *error);
@@ -81,19 +100,49 @@ struct haul_kvm_slot {
     uint64_t userspace_address;
 };
 
-/* haul_tracker_kvm_log_new: KVM_GET_DIRTY_LOG on `vm_fd` (the caller's); start sets KVM_MEM_LOG_DIRTY_PAGES on the slots, stop clears it. */
+/* haul_tracker_kvm_log_new: KVM_GET_DIRTY_LOG on `vm_fd` (the caller's); start sets KVM_MEM_LOG_DIRTY_PAGES
+ * on the slots, stop clears it. */
 int haul_tracker_kvm_log_new(int vm_fd, const struct haul_kvm_slot *slots, unsigned count,
                              struct haul_tracker **tracker, struct haul_error *error);
 
 /*
- * haul_tracker_kvm_ring_new: KVM's dirty ring (KVM_CAP_DIRTY_LOG_RING enabled on the VM before its vCPUs were made). `vcpu_fds` are the
- * caller's. `ring_bytes` is the size given to KVM_ENABLE_CAP. A vCPU thread that exits with
- * KVM_EXIT_DIRTY_RING_FULL calls haul_tracker_kvm_ring_collect, from any thread, and goes on.
+ * haul_tracker_kvm_ring_new: KVM's dirty ring (KVM_CAP_DIRTY_LOG_RING enabled on the VM before its vCPUs were
+ * made). `vcpu_fds` are the caller's. `ring_bytes` is the size given to KVM_ENABLE_CAP. A vCPU thread that
+ * exits with KVM_EXIT_DIRTY_RING_FULL calls haul_tracker_kvm_ring_collect, from any thread, and goes on.
  */
 int haul_tracker_kvm_ring_new(int vm_fd, const int *vcpu_fds, unsigned vcpus, uint32_t ring_bytes,
-                              const struct haul_kvm_slot *slots, unsigned count, struct haul_tracker **tracker,
-                              struct haul_error *error);
+                              const struct haul_kvm_slot *slots, unsigned count,
+                              struct haul_tracker **tracker, struct haul_error *error);
 int haul_tracker_kvm_ring_collect(struct haul_tracker *tracker, struct haul_error *error);
+
+/* ---- who maps a memory object ------------------------------------------------------------------------- */
+
+/* One place where a process maps a memory object. */
+struct haul_mapping {
+    uint64_t address; /* in that process */
+    uint64_t length;
+    uint64_t object_offset; /* where in the object it starts */
+    bool shared;
+    bool writable;
+};
+
+/*
+ * haul_find_mappings: where `pid` (0: this process) maps the object behind `memory_fd`, by address; adjacent
+ * pieces are joined. *count may become 0. -ESRCH, -EPERM, -ENOSPC (more than `capacity` places).
+ */
+int haul_find_mappings(int pid, int memory_fd, struct haul_mapping *mappings, size_t capacity, size_t *count,
+                       struct haul_error *error);
+
+/*
+ * haul_find_mappers: every process that maps the object behind `memory_fd` (trap T1), this one too unless
+ * `skip_self`. *unreadable gets the number of processes whose mappings this process may not read: any of them
+ * may be one more, so a caller that must be certain refuses, or runs as root. Processes that vanish meanwhile
+ * are left out. Not seen: processes outside this PID namespace, and a process that holds the object open
+ * (/proc/PID/fd) and maps it only later; ask again before the guest is handed over. -ENOSPC: more than
+ * `capacity`.
+ */
+int haul_find_mappers(int memory_fd, bool skip_self, int *pids, size_t capacity, size_t *count,
+                      size_t *unreadable, struct haul_error *error);
 
 #ifdef __cplusplus
 }

@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "engine/trackers/populated.h"
+
+#include "engine/trackers/tracker.h"
+
+#include <errno.h>
+#include <linux/magic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+int haul_populated_init(struct haul_populated *populated, const struct haul_tracked_range *range,
+                        struct haul_error *error)
+{
+    uint64_t first = range->block_offset / HAUL_TRACKER_PAGE_SIZE;
+    uint64_t pages = range->length / HAUL_TRACKER_PAGE_SIZE;
+    *populated = (struct haul_populated){.range = *range, .first_page = first, .first_word = first / 64};
+    populated->bits = calloc(haul_bits_words(first % 64 + pages), sizeof(uint64_t));
+    if (!populated->bits) {
+        return haul_error_set(error, ENOMEM, "no memory for the page bitmap of a range of %llu bytes",
+                              (unsigned long long)range->length);
+    }
+    /* Other file systems either call everything data (hugetlbfs) or may write pages back and drop them. */
+    struct statfs fs;
+    populated->seekable =
+        range->memory_fd >= 0 && fstatfs(range->memory_fd, &fs) == 0 && fs.f_type == TMPFS_MAGIC;
+    return 0;
+}
+
+void haul_populated_cleanup(struct haul_populated *populated)
+{
+    free(populated->bits);
+    *populated = (struct haul_populated){0};
+}
+
+/* The page of the block that is mapped at `address`, or stored at `offset` of the object. */
+static uint64_t page_at_address(const struct haul_populated *populated, uint64_t address)
+{
+    return populated->first_page + (address - populated->range.address) / HAUL_TRACKER_PAGE_SIZE;
+}
+
+static uint64_t page_at_offset(const struct haul_populated *populated, uint64_t offset)
+{
+    return populated->first_page + (offset - populated->range.memory_offset) / HAUL_TRACKER_PAGE_SIZE;
+}
+
+/*
+ * Finds the next stretch of data (or of holes) in [*start, end) of the object and moves both ends to it. 0:
+ * found, -ENODATA: none.
+ */
+static int next_stretch(int fd, int from, int to, uint64_t *start, uint64_t *stop, uint64_t end,
+                        struct haul_error *error)
+{
+    off_t first = lseek(fd, (off_t)*start, from);
+    if (first < 0 && errno != ENXIO) {
+        return haul_error_set(error, errno, "cannot find the holes of the memory object: %s",
+                              strerror(errno));
+    }
+    if (first < 0 || (uint64_t)first >= end) {
+        return -ENODATA;
+    }
+    off_t last = lseek(fd, first, to);
+    if (last < 0 && errno != ENXIO) {
+        return haul_error_set(error, errno, "cannot find the holes of the memory object: %s",
+                              strerror(errno));
+    }
+    *start = (uint64_t)first;
+    *stop = last < 0 || (uint64_t)last > end ? end : (uint64_t)last;
+    return 0;
+}
+
+int haul_populated_load(struct haul_populated *populated, struct haul_error *error)
+{
+    if (!populated->seekable) {
+        return 0;
+    }
+    uint64_t start = populated->range.memory_offset;
+    uint64_t end = start + populated->range.length, stop;
+    int result;
+    while (!(result =
+                 next_stretch(populated->range.memory_fd, SEEK_DATA, SEEK_HOLE, &start, &stop, end, error))) {
+        uint64_t first = page_at_offset(populated, start);
+        haul_bits_set(populated->bits, first - populated->first_word * 64,
+                      page_at_offset(populated, stop + HAUL_TRACKER_PAGE_SIZE - 1) - first);
+        start = stop;
+    }
+    return result == -ENODATA ? 0 : result;
+}
+
+uint64_t haul_populated_add(struct haul_populated *populated, uint64_t start, uint64_t end, uint64_t *bitmap)
+{
+    uint64_t first = page_at_address(populated, start);
+    uint64_t count = (end - start) / HAUL_TRACKER_PAGE_SIZE;
+    haul_bits_set(populated->bits, first - populated->first_word * 64, count);
+    if (bitmap) {
+        haul_bits_set(bitmap, first, count);
+    }
+    return count;
+}
+
+/* Moves the bits of pages [first, end) of the block from `populated` to `bitmap`. */
+static uint64_t move_bits(struct haul_populated *populated, uint64_t first, uint64_t end, uint64_t *bitmap)
+{
+    uint64_t moved = 0;
+    for (uint64_t word = first / 64; word * 64 < end; word++) {
+        uint64_t *own = &populated->bits[word - populated->first_word];
+        uint64_t bits = *own & haul_bits_mask(word, first, end);
+        *own &= ~bits;
+        bitmap[word] |= bits;
+        moved += (uint64_t)__builtin_popcountll(bits);
+    }
+    return moved;
+}
+
+int haul_populated_drop(struct haul_populated *populated, uint64_t start, uint64_t end, uint64_t *bitmap,
+                        uint64_t *pages, struct haul_error *error)
+{
+    uint64_t first = page_at_address(populated, start);
+    uint64_t last = page_at_address(populated, end);
+    *pages = 0;
+    if (!haul_bits_any(populated->bits, first - populated->first_word * 64, last - first)) {
+        return 0;
+    }
+    if (!populated->seekable) {
+        *pages = move_bits(populated, first, last, bitmap);
+        return 0;
+    }
+    uint64_t delta = populated->range.memory_offset - populated->range.address;
+    uint64_t from = start + delta, to = end + delta, stop;
+    int result;
+    while (
+        !(result = next_stretch(populated->range.memory_fd, SEEK_HOLE, SEEK_DATA, &from, &stop, to, error))) {
+        *pages +=
+            move_bits(populated, page_at_offset(populated, from), page_at_offset(populated, stop), bitmap);
+        from = stop;
+    }
+    return result == -ENODATA ? 0 : result;
+}

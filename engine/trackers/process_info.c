@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "engine/trackers/process_info.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct status {
+    char state;
+    int tracer;
+    int seccomp;
+};
+
+static bool read_status(int pid, int tid, struct status *status)
+{
+    char name[64], line[256];
+    snprintf(name, sizeof name, "/proc/%d/task/%d/status", pid, tid);
+    FILE *file = fopen(name, "re");
+    if (!file) {
+        return false;
+    }
+    *status = (struct status){.state = 'X'};
+    while (fgets(line, sizeof line, file)) {
+        (void)(sscanf(line, "State: %c", &status->state) == 1 ||
+               sscanf(line, "TracerPid: %d", &status->tracer) == 1 ||
+               sscanf(line, "Seccomp: %d", &status->seccomp) == 1);
+    }
+    fclose(file);
+    return status->state != 'X' && status->state != 'Z';
+}
+
+static void add_thread(struct haul_process_info *info, int pid, int tid)
+{
+    struct status status;
+    if (info->threads == HAUL_PROCESS_THREADS || !read_status(pid, tid, &status)) {
+        return;
+    }
+    if (status.tracer) {
+        info->tracer = status.tracer;
+    }
+    info->seccomp |= status.seccomp != 0;
+    info->tids[info->threads++] = tid;
+}
+
+int haul_process_info_read(int pid, struct haul_process_info *info, struct haul_error *error)
+{
+    *info = (struct haul_process_info){0};
+    char name[64];
+    snprintf(name, sizeof name, "/proc/%d/task", pid);
+    DIR *tasks = opendir(name);
+    if (!tasks) {
+        int code = errno == ENOENT ? ESRCH : errno;
+        return haul_error_set(error, code, "there is no process %d to trace: %s", pid, strerror(code));
+    }
+    add_thread(info, pid, pid);
+    for (struct dirent *entry; (entry = readdir(tasks));) {
+        int tid = atoi(entry->d_name);
+        if (tid > 0 && tid != pid) {
+            add_thread(info, pid, tid);
+        }
+    }
+    closedir(tasks);
+    if (info->threads == 0) {
+        return haul_error_set(error, ESRCH, "process %d has exited", pid);
+    }
+    return 0;
+}

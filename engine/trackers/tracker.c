@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "engine/trackers/tracker.h"
+
+const struct haul_tracker_ops *haul_tracker_get_ops(const struct haul_tracker *tracker)
+{
+    return tracker->ops;
+}
+
+void *haul_tracker_get_opaque(struct haul_tracker *tracker)
+{
+    return tracker;
+}
+
+void haul_tracker_free(struct haul_tracker *tracker)
+{
+    if (tracker) {
+        tracker->free(tracker);
+    }
+}
+
+uint64_t haul_bits_mask(uint64_t word, uint64_t first, uint64_t end)
+{
+    uint64_t low = word * 64;
+    if (end <= low || first >= low + 64) {
+        return 0;
+    }
+    uint64_t mask = ~UINT64_C(0);
+    if (first > low) {
+        mask <<= first - low;
+    }
+    if (end < low + 64) {
+        mask &= ~(~UINT64_C(0) << (end - low));
+    }
+    return mask;
+}
+
+void haul_bits_set(uint64_t *bits, uint64_t first, uint64_t count)
+{
+    uint64_t end = first + count;
+    for (uint64_t word = first / 64; word * 64 < end; word++) {
+        bits[word] |= haul_bits_mask(word, first, end);
+    }
+}
+
+bool haul_bits_any(const uint64_t *bits, uint64_t first, uint64_t count)
+{
+    uint64_t end = first + count;
+    for (uint64_t word = first / 64; word * 64 < end; word++) {
+        if (bits[word] & haul_bits_mask(word, first, end)) {
+            return true;
+        }
+    }
+    return false;
+}

@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef HAUL_ENGINE_TRACKERS_TRACKER_H
+#define HAUL_ENGINE_TRACKERS_TRACKER_H
+
+/* What all trackers share: the base object that each embeds first, and arithmetic on dirty bitmaps. */
+
+#include "engine/trackers.h"
+
+#define HAUL_TRACKER_PAGE_SIZE 4096ul
+
+struct haul_tracker {
+    const struct haul_tracker_ops *ops;
+    void (*free)(struct haul_tracker *tracker); /* stops first; frees the object itself */
+};
+
+/* haul_bits_words returns how many 64-bit words hold `bits` bits. */
+static inline uint64_t haul_bits_words(uint64_t bits)
+{
+    return (bits + 63) / 64;
+}
+
+/* haul_bits_mask returns the bits of word `word` that lie in [first, end), both bit numbers. */
+uint64_t haul_bits_mask(uint64_t word, uint64_t first, uint64_t end);
+
+/* haul_bits_set sets the bits [first, first + count). */
+void haul_bits_set(uint64_t *bits, uint64_t first, uint64_t count);
+
+/* haul_bits_any says whether a bit of [first, first + count) is set. */
+bool haul_bits_any(const uint64_t *bits, uint64_t first, uint64_t count);
+
+#endif

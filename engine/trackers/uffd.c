@@ -1,0 +1,301 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * userfaultfd write protection in async mode: the kernel itself lifts the protection of a page at its first
+ * write, and PAGEMAP_SCAN finds those pages and protects them again. Nobody waits for us, so a slow or dead
+ * haul never stops the guest.
+ */
+#include "engine/trackers/inject.h"
+#include "engine/trackers/maps.h"
+#include "engine/trackers/pagemap_scan.h"
+#include "engine/trackers/populated.h"
+#include "engine/trackers/tracker.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* One protect call holds the process's memory lock for reading; in pieces, so that its own mmap calls get a
+ * turn. */
+#define PROTECT_STEP (UINT64_C(1) << 30)
+
+/* Only async protection is used, which the kernel resolves for its own accesses (KVM, vhost) too, so the
+ * unprivileged form is enough. */
+#define UFFD_FLAGS (O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY)
+
+struct uffd_tracker {
+    struct haul_tracker base;
+    int pid; /* 0: this process */
+    int uffd;
+    struct haul_scan scan;
+    unsigned count;
+    struct haul_populated ranges[];
+};
+
+/* ---- pieces ------------------------------------------------------------------------------------------- */
+
+static int protect(const struct uffd_tracker *tracker, uint64_t start, uint64_t end, struct haul_error *error)
+{
+    while (start < end) {
+        uint64_t length = end - start < PROTECT_STEP ? end - start : PROTECT_STEP;
+        struct uffdio_writeprotect request = {.range = {.start = start, .len = length},
+                                              .mode = UFFDIO_WRITEPROTECT_MODE_WP};
+        if (ioctl(tracker->uffd, UFFDIO_WRITEPROTECT, &request)) {
+            if (errno == EAGAIN || errno == EINTR) {
+                continue; /* the process changes its mappings; it protects from the start of the piece again
+                           */
+            }
+            int code = errno == ENOENT ? EINVAL : errno;
+            return haul_error_set(error, code, "cannot write-protect 0x%" PRIx64 "+0x%" PRIx64 ": %s", start,
+                                  length, code == ESRCH ? "the process has exited" : strerror(code));
+        }
+        start += length;
+    }
+    return 0;
+}
+
+static int handshake(int uffd, struct haul_error *error)
+{
+    struct uffdio_api api = {
+        .api = UFFD_API,
+        .features = UFFD_FEATURE_WP_ASYNC | UFFD_FEATURE_WP_UNPOPULATED | UFFD_FEATURE_WP_HUGETLBFS_SHMEM,
+    };
+    if (ioctl(uffd, UFFDIO_API, &api)) {
+        int code = errno == EINVAL ? ENOSYS : errno;
+        return haul_error_set(error, code, "%s",
+                              code == ENOSYS
+                                  ? "this kernel's userfaultfd has no asynchronous write protection: it "
+                                    "takes Linux 6.7 or newer"
+                                  : strerror(code));
+    }
+    return 0;
+}
+
+/* Opens a descriptor for this process; also how the kernel's abilities are found before anything is injected.
+ */
+static int open_own(int *uffd, struct haul_error *error)
+{
+    int fd = (int)syscall(SYS_userfaultfd, UFFD_FLAGS);
+    if (fd < 0) {
+        int code = errno;
+        return haul_error_set(error, code, "userfaultfd: %s",
+                              code == ENOSYS ? "this kernel is built without CONFIG_USERFAULTFD"
+                              : code == EPERM
+                                  ? "refused by a security policy of this process (seccomp, SELinux)"
+                                  : strerror(code));
+    }
+    int result = handshake(fd, error);
+    if (result) {
+        close(fd);
+        return result;
+    }
+    *uffd = fd;
+    return 0;
+}
+
+static int register_range(int uffd, const struct haul_tracked_range *range, struct haul_error *error)
+{
+    struct uffdio_register request = {.range = {.start = range->address, .len = range->length},
+                                      .mode = UFFDIO_REGISTER_MODE_WP};
+    if (!ioctl(uffd, UFFDIO_REGISTER, &request)) {
+        return 0;
+    }
+    int code = errno;
+    const char *why = strerror(code);
+    if (code == EBUSY) {
+        why = "a userfaultfd watches it already (postcopy, a snapshot, or another haul)";
+    } else if (code == EPERM) {
+        why = "it may not be written";
+    } else if (code == EINVAL) {
+        why = "this kind of memory cannot be write-protected, or the range cuts a huge page";
+    }
+    return haul_error_set(error, code, "cannot watch 0x%" PRIx64 "+0x%" PRIx64 ": %s", range->address,
+                          range->length, why);
+}
+
+/* ---- callbacks ---------------------------------------------------------------------------------------- */
+
+static void add_populated(void *opaque, const struct page_region *region)
+{
+    haul_populated_add(opaque, region->start, region->end, NULL);
+}
+
+static int uffd_start(void *opaque, struct haul_error *error)
+{
+    struct uffd_tracker *tracker = opaque;
+    for (unsigned i = 0; i < tracker->count; i++) {
+        struct haul_populated *range = &tracker->ranges[i];
+        uint64_t start = range->range.address, end = start + range->range.length;
+        int result = protect(tracker, start, end, error);
+        if (!result) {
+            result = range->seekable
+                         ? haul_populated_load(range, error)
+                         : haul_scan_present(&tracker->scan, start, end, add_populated, range, error);
+        }
+        if (result) {
+            return result;
+        }
+    }
+    return 0;
+}
+
+struct uffd_sync {
+    struct uffd_tracker *tracker;
+    struct haul_populated *range;
+    uint64_t *bitmap;
+    uint64_t pages;
+    int result;
+    struct haul_error *error;
+};
+
+static void sync_written(void *opaque, const struct page_region *region)
+{
+    struct uffd_sync *sync = opaque;
+    sync->pages += haul_populated_add(sync->range, region->start, region->end, sync->bitmap);
+}
+
+/*
+ * Absent pages. An armed one has a marker in the page table (shown as swapped): it was not written, but its
+ * content may be gone (T8). One without any trace lost its page table or its huge page entry, perhaps after a
+ * write that haul_scan_written could no longer see: it is armed again and counts as written.
+ */
+static void sync_absent(void *opaque, const struct page_region *region)
+{
+    struct uffd_sync *sync = opaque;
+    if (sync->result) {
+        return;
+    }
+    if (!(region->categories & PAGE_IS_SWAPPED)) {
+        sync->result = protect(sync->tracker, region->start, region->end, sync->error);
+        sync->pages += haul_populated_add(sync->range, region->start, region->end, sync->bitmap);
+    }
+    uint64_t dropped = 0;
+    if (!sync->result) {
+        sync->result =
+            haul_populated_drop(sync->range, region->start, region->end, sync->bitmap, &dropped, sync->error);
+    }
+    if (region->categories & PAGE_IS_SWAPPED) {
+        sync->pages += dropped; /* else counted above */
+    }
+}
+
+static int uffd_sync(void *opaque, uint64_t *const *bitmaps, uint64_t *pages, struct haul_error *error)
+{
+    struct uffd_tracker *tracker = opaque;
+    *pages = 0;
+    for (unsigned i = 0; i < tracker->count; i++) {
+        struct haul_populated *range = &tracker->ranges[i];
+        uint64_t start = range->range.address, end = start + range->range.length;
+        struct uffd_sync sync = {
+            .tracker = tracker, .range = range, .bitmap = bitmaps[range->range.block], .error = error};
+        int result = haul_scan_written(&tracker->scan, start, end, sync_written, &sync, error);
+        if (!result) {
+            result = haul_scan_absent(&tracker->scan, start, end, sync_absent, &sync, error);
+        }
+        if (!result) {
+            result = sync.result;
+        }
+        if (result) {
+            return result;
+        }
+        *pages += sync.pages;
+    }
+    /* Asked last: memory that goes away in the middle of a scan looks like memory that nobody wrote. */
+    if (!haul_scan_alive(&tracker->scan)) {
+        return haul_error_set(error, ESRCH,
+                              "process %d, whose memory is tracked, has exited or replaced its program",
+                              tracker->pid);
+    }
+    return 0;
+}
+
+static void uffd_stop(void *opaque)
+{
+    struct uffd_tracker *tracker = opaque;
+    if (tracker->uffd >= 0) {
+        close(tracker->uffd); /* the last descriptor: the kernel unregisters and unprotects everything */
+        tracker->uffd = -1;
+    }
+}
+
+static const struct haul_tracker_ops uffd_ops = {
+    .name = "uffd-wp",
+    .start = uffd_start,
+    .sync = uffd_sync,
+    .stop = uffd_stop,
+};
+
+static void uffd_free(struct haul_tracker *base)
+{
+    struct uffd_tracker *tracker = (struct uffd_tracker *)base;
+    uffd_stop(tracker);
+    haul_scan_cleanup(&tracker->scan);
+    for (unsigned i = 0; i < tracker->count; i++) {
+        haul_populated_cleanup(&tracker->ranges[i]);
+    }
+    free(tracker);
+}
+
+/* ---- construction ------------------------------------------------------------------------------------- */
+
+/* Everything that can be refused is refused here, before the process is touched. */
+static int prepare(struct uffd_tracker *tracker, const struct haul_tracked_range *ranges, unsigned count,
+                   struct haul_error *error)
+{
+    int result = haul_scan_init(&tracker->scan, tracker->pid, error);
+    if (!result) {
+        result = open_own(&tracker->uffd, error);
+    }
+    for (unsigned i = 0; !result && i < count; i++) {
+        result = haul_check_range(tracker->pid, &ranges[i], error);
+        if (!result) {
+            tracker->count = i + 1;
+            result = haul_populated_init(&tracker->ranges[i], &ranges[i], error);
+        }
+    }
+    return result;
+}
+
+static int attach(struct uffd_tracker *tracker, struct haul_error *error)
+{
+    int result = 0;
+    if (tracker->pid) {
+        close(tracker->uffd);
+        tracker->uffd = -1;
+        result = haul_inject_userfaultfd(tracker->pid, UFFD_FLAGS, &tracker->uffd, error);
+        if (!result) {
+            result = handshake(tracker->uffd, error);
+        }
+    }
+    for (unsigned i = 0; !result && i < tracker->count; i++) {
+        result = register_range(tracker->uffd, &tracker->ranges[i].range, error);
+    }
+    return result;
+}
+
+int haul_tracker_uffd_new(int pid, const struct haul_tracked_range *ranges, unsigned count,
+                          struct haul_tracker **result_tracker, struct haul_error *error)
+{
+    struct uffd_tracker *tracker = calloc(1, sizeof *tracker + count * sizeof tracker->ranges[0]);
+    if (!tracker) {
+        return haul_error_set(error, ENOMEM, "userfaultfd tracker: no memory for %u ranges", count);
+    }
+    tracker->base = (struct haul_tracker){.ops = &uffd_ops, .free = uffd_free};
+    tracker->pid = pid == getpid() ? 0 : pid;
+    tracker->uffd = -1;
+    tracker->scan = HAUL_SCAN_NONE;
+    int result = prepare(tracker, ranges, count, error);
+    if (!result) {
+        result = attach(tracker, error);
+    }
+    if (result) {
+        uffd_free(&tracker->base);
+        haul_error_prefix(error, "userfaultfd tracker: ");
+        return result;
+    }
+    *result_tracker = &tracker->base;
+    return 0;
+}
