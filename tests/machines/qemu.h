@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef HAUL_TESTS_MACHINES_QEMU_H
+#define HAUL_TESTS_MACHINES_QEMU_H
+
+// Real QEMU machines for tests: boots a Linux guest (guest_init.c) under TCG, reads its console, and commands
+// it through a monitor of the test's own.
+
+#include <cstdint>
+#include <string>
+#include <sys/types.h>
+#include <vector>
+
+namespace haul_test
+{
+
+// Why machines cannot be booted here ("" when they can): for GTEST_SKIP.
+std::string missing();
+
+// Where this test may put files and sockets; a new short path, removed by the destructor.
+class Folder
+{
+  public:
+    Folder();
+    ~Folder();
+    Folder(const Folder &) = delete;
+    std::string operator/(const std::string &name) const
+    {
+        return path_ + "/" + name;
+    }
+
+  private:
+    std::string path_;
+};
+
+struct MachineOptions {
+    std::string type = "q35";
+    std::string backing = "memfd"; // "memfd", "file" or "private"
+    unsigned backends = 1;
+    unsigned mib = 192;
+    unsigned guest_mib = 32; // memory that the guest checks
+    unsigned rate_mib = 8;   // per second
+    bool incoming = false;
+    bool paused = false;     // -S
+    bool boot = true;        // false: firmware only, which stays at "no bootable device"
+    std::string disk;        // raw image for direct reads; "": none
+    std::string file_system; // ext4 image
+    std::vector<std::string> extra;
+};
+
+// One QEMU process, killed by the destructor.
+class Machine
+{
+  public:
+    Machine(const Folder &folder, const std::string &name, const MachineOptions &options);
+    ~Machine();
+    Machine(const Machine &) = delete;
+
+    const std::string &qmp() const
+    {
+        return qmp_; // for haul
+    }
+    pid_t pid() const
+    {
+        return pid_;
+    }
+    bool alive();
+    void kill();
+    std::string console() const;
+    std::string errors() const; // QEMU's standard error
+    // Runs a command on the test's own monitor; the whole reply as text.
+    std::string command(const std::string &execute, const std::string &arguments = "{}");
+    std::string status();
+    // Waits for text on the console, after `from` (an earlier console().size()).
+    bool wait_for(const std::string &text, double seconds, size_t from = 0) const;
+    bool says_bad() const
+    {
+        return console().find("BAD") != std::string::npos;
+    }
+    // Whether the guest runs: it says "ok" again within some seconds.
+    bool counts(double seconds = 20) const;
+    // The number after the last "ok ".
+    long last_ok() const;
+
+  private:
+    std::string name_;
+    std::string qmp_;
+    std::string control_;
+    std::string console_;
+    std::string errors_;
+    pid_t pid_ = -1;
+    int monitor_ = -1;
+};
+
+// Images for MachineOptions::disk and file_system.
+void make_disk(const std::string &path, unsigned mib);
+bool make_file_system(const std::string &path, unsigned mib);
+
+} // namespace haul_test
+
+#endif

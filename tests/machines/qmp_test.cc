@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: Apache-2.0
+// The QMP client against a scripted monitor.
+#include "tools/machines/qemu/qmp.h"
+
+#include <errno.h>
+#include <functional>
+#include <gtest/gtest.h>
+#include <poll.h>
+#include <string>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <thread>
+#include <unistd.h>
+
+namespace
+{
+
+const char GREETING[] = "{\"QMP\": {\"version\": {}, \"capabilities\": []}}\r\n";
+
+// A monitor on a socket of its own; `talk` runs on a thread with the first connection.
+class FakeMonitor
+{
+  public:
+    explicit FakeMonitor(std::function<void(int)> talk)
+    {
+        char folder[] = "/tmp/haul-qmp-XXXXXX";
+        folder_ = mkdtemp(folder);
+        path_ = folder_ + "/qmp";
+        listener_ = socket(AF_UNIX, SOCK_STREAM, 0);
+        sockaddr_un address = {};
+        address.sun_family = AF_UNIX;
+        snprintf(address.sun_path, sizeof address.sun_path, "%s", path_.c_str());
+        EXPECT_EQ(0, bind(listener_, (sockaddr *)&address, sizeof address));
+        EXPECT_EQ(0, listen(listener_, 1));
+        thread_ = std::thread([this, talk] {
+            int fd = accept(listener_, nullptr, nullptr);
+            talk(fd);
+            close(fd);
+        });
+    }
+    ~FakeMonitor()
+    {
+        thread_.join();
+        close(listener_);
+        unlink(path_.c_str());
+        rmdir(folder_.c_str());
+    }
+    const char *path() const
+    {
+        return path_.c_str();
+    }
+
+  private:
+    std::string folder_, path_;
+    int listener_;
+    std::thread thread_;
+};
+
+void say(int fd, const std::string &text)
+{
+    send(fd, text.data(), text.size(), MSG_NOSIGNAL);
+}
+
+// Reads a command and returns its id.
+std::string hear(int fd)
+{
+    std::string line;
+    char byte;
+    while (recv(fd, &byte, 1, 0) == 1 && byte != '\n') {
+        line += byte;
+    }
+    size_t at = line.find("\"id\":");
+    return at == std::string::npos ? "" : line.substr(at + 5, line.find_first_of(",}", at) - at - 5);
+}
+
+void greet(int fd)
+{
+    say(fd, GREETING);
+    std::string id = hear(fd);
+    say(fd, "{\"return\": {}, \"id\": " + id + "}\r\n");
+}
+
+void wait_end(int fd)
+{
+    char byte;
+    while (recv(fd, &byte, 1, 0) > 0) {
+    }
+}
+
+class Client
+{
+  public:
+    int open(const char *path, int timeout_ms = 2000)
+    {
+        return haul_qmp_open(path, timeout_ms, &qmp, &error);
+    }
+    ~Client()
+    {
+        haul_qmp_close(qmp);
+    }
+    haul_qmp *qmp = nullptr;
+    haul_error error = {};
+};
+
+TEST(Qmp, ReturnsTheReplyAndSkipsEventsAndOldAnswers)
+{
+    FakeMonitor monitor([](int fd) {
+        greet(fd);
+        std::string id = hear(fd);
+        say(fd, "{\"event\": \"RESUME\", \"timestamp\": {}}\r\n{\"return\": 1, \"id\": 999}\r\n");
+        say(fd, "{\"return\": {\"status\": \"running\"}, \"id\": " + id + "}\r\n");
+        wait_end(fd);
+    });
+    Client client;
+    ASSERT_EQ(0, client.open((std::string("unix:") + monitor.path()).c_str())) << client.error.message;
+    EXPECT_EQ(getpid(), haul_qmp_peer(client.qmp));
+    json_t *reply = nullptr;
+    ASSERT_EQ(0, haul_qmp_execute(client.qmp, "query-status", nullptr, &reply, &client.error));
+    EXPECT_STREQ("running", json_string_value(json_object_get(reply, "status")));
+    json_decref(reply);
+    bool seen = false;
+    EXPECT_EQ(0, haul_qmp_wait_event(client.qmp, "RESUME", 0, &seen, &client.error));
+    EXPECT_TRUE(seen);
+    EXPECT_EQ(0, haul_qmp_wait_event(client.qmp, "RESUME", 10, &seen, &client.error));
+    EXPECT_FALSE(seen);
+    haul_qmp_close(client.qmp);
+    client.qmp = nullptr;
+}
+
+TEST(Qmp, RefusalCarriesTheDescription)
+{
+    FakeMonitor monitor([](int fd) {
+        greet(fd);
+        std::string id = hear(fd);
+        say(fd, "{\"error\": {\"class\": \"GenericError\", \"desc\": \"no such device\"}, \"id\": " + id +
+                    "}\r\n");
+        wait_end(fd);
+    });
+    Client client;
+    ASSERT_EQ(0, client.open(monitor.path()));
+    EXPECT_EQ(-EREMOTEIO, haul_qmp_execute(client.qmp, "device_del", nullptr, nullptr, &client.error));
+    EXPECT_STREQ("QEMU refused `device_del`: no such device", client.error.message);
+    haul_qmp_close(client.qmp);
+    client.qmp = nullptr;
+}
+
+TEST(Qmp, NoGreetingMeansAnotherClient)
+{
+    FakeMonitor monitor([](int fd) { wait_end(fd); });
+    Client client;
+    EXPECT_EQ(-EBUSY, client.open(monitor.path(), 100));
+    EXPECT_NE(nullptr, strstr(client.error.message, "another client may hold this monitor"))
+        << client.error.message;
+}
+
+TEST(Qmp, ClosedMonitor)
+{
+    FakeMonitor monitor([](int fd) {
+        greet(fd);
+        hear(fd);
+    });
+    Client client;
+    ASSERT_EQ(0, client.open(monitor.path()));
+    EXPECT_EQ(-EPIPE, haul_qmp_execute(client.qmp, "quit", nullptr, nullptr, &client.error));
+    EXPECT_NE(nullptr, strstr(client.error.message, "it has exited")) << client.error.message;
+}
+
+TEST(Qmp, SilentMonitorTimesOut)
+{
+    FakeMonitor monitor([](int fd) {
+        greet(fd);
+        wait_end(fd);
+    });
+    Client client;
+    ASSERT_EQ(0, client.open(monitor.path(), 1000));
+    haul_qmp_set_timeout(client.qmp, 100);
+    EXPECT_EQ(-ETIMEDOUT, haul_qmp_execute(client.qmp, "stop", nullptr, nullptr, &client.error));
+    EXPECT_NE(nullptr, strstr(client.error.message, "did not answer `stop`")) << client.error.message;
+    haul_qmp_close(client.qmp);
+    client.qmp = nullptr;
+}
+
+TEST(Qmp, EndlessReplyIsCutOff)
+{
+    FakeMonitor monitor([](int fd) {
+        greet(fd);
+        hear(fd);
+        std::string junk(1 << 20, 'x');
+        for (int i = 0; i < 16; i++) {
+            say(fd, junk);
+        }
+    });
+    Client client;
+    ASSERT_EQ(0, client.open(monitor.path()));
+    EXPECT_EQ(-EMSGSIZE, haul_qmp_execute(client.qmp, "query-status", nullptr, nullptr, &client.error));
+    EXPECT_NE(nullptr, strstr(client.error.message, "more than 8 MiB")) << client.error.message;
+    haul_qmp_close(client.qmp);
+    client.qmp = nullptr;
+}
+
+TEST(Qmp, SomethingElseListens)
+{
+    FakeMonitor monitor([](int fd) {
+        say(fd, "SSH-2.0-OpenSSH\r\n");
+        wait_end(fd);
+    });
+    Client client;
+    EXPECT_EQ(-EPROTO, client.open(monitor.path()));
+    EXPECT_NE(nullptr, strstr(client.error.message, "is not a QMP monitor")) << client.error.message;
+}
+
+TEST(Qmp, JsonThatIsNoGreeting)
+{
+    FakeMonitor monitor([](int fd) {
+        say(fd, "{\"hello\": 1}\n");
+        wait_end(fd);
+    });
+    Client client;
+    EXPECT_EQ(-EPROTO, client.open(monitor.path()));
+    EXPECT_NE(nullptr, strstr(client.error.message, "no QMP greeting")) << client.error.message;
+}
+
+TEST(Qmp, NoSocket)
+{
+    Client client;
+    EXPECT_EQ(-ENOENT, client.open("/nonexistent/qmp"));
+    EXPECT_NE(nullptr, strstr(client.error.message, "start QEMU with -qmp unix:PATH"))
+        << client.error.message;
+}
+
+TEST(Qmp, PathTooLong)
+{
+    Client client;
+    EXPECT_EQ(-EINVAL, client.open(std::string(200, 'x').c_str()));
+    EXPECT_EQ(-EINVAL, client.open("unix:"));
+}
+
+} // namespace
