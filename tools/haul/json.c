@@ -21,7 +21,8 @@ static json_t *whole_ms(uint64_t nanoseconds)
 /* Milliseconds with three decimals, for parts that are often shorter than one. */
 static json_t *fine_ms(uint64_t nanoseconds)
 {
-    return json_real((double)((nanoseconds + 500) / 1000) / 1e3);
+    uint64_t microseconds = (nanoseconds + 500) / 1000;
+    return json_real((double)microseconds / 1e3);
 }
 
 static json_t *ram_json(const struct haul_stats *stats)
@@ -92,6 +93,9 @@ static json_t *outcome_json(const struct cli_outcome *outcome)
     json_object_set_new(json, "round-trip-time", fine_ms(stats->round_trip_ns));
     json_object_set_new(json, "migration-thread-cpu-time", fine_ms(stats->migration_thread_cpu_ns));
     json_object_set_new(json, "verified", json_boolean(outcome->verify && moved));
+    if (outcome->summary[0]) {
+        json_object_set_new(json, "summary", json_string(outcome->summary));
+    }
     if (outcome->self_check[0]) {
         json_object_set_new(
             json, "self-check",

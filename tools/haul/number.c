@@ -24,6 +24,8 @@ static int parse_digits(const char **text, uint64_t *value)
     return 0;
 }
 
+static const char suffixes[] = "KkMmGgTt";
+
 int cli_parse_size(const char *text, uint64_t *value)
 {
     uint64_t number;
@@ -33,7 +35,6 @@ int cli_parse_size(const char *text, uint64_t *value)
     }
     unsigned shift = 0;
     if (*text) {
-        static const char suffixes[] = "KkMmGgTt";
         const char *suffix = strchr(suffixes, *text);
         if (!suffix || text[1]) {
             return -EINVAL;
@@ -71,9 +72,10 @@ static void format_scaled(char text[CLI_NUMBER_SIZE], double value, const char *
     snprintf(text, CLI_NUMBER_SIZE, "%.*f %s", decimals, value, unit);
 }
 
+static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
+
 static const char *format_binary(char text[CLI_NUMBER_SIZE], uint64_t value, const char *tail)
 {
-    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
     double scaled = (double)value;
     unsigned unit = 0;
     while (scaled >= 1023.5 && unit < sizeof units / sizeof *units - 1) {

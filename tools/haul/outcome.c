@@ -49,7 +49,8 @@ void cli_outcome_headline(const struct cli_outcome *outcome, char *text, size_t 
         }
         break;
     case HAUL_OWNER_UNCERTAIN:
-        snprintf(text, size, "Uncertain: it is not known which side owns the %s; this copy is paused.", noun);
+        snprintf(text, size, "Uncertain: it is not known which side owns the %s; this copy %s.", noun,
+                 outcome->gave_up ? "was given up" : "is paused");
         break;
     }
 }

@@ -142,12 +142,10 @@ static void record_name(char name[NAME_SIZE], const char *id, bool source, const
 
 static json_t *record_to_json(const struct cli_record *record)
 {
-    return json_pack("{s:i s:s s:s s:s s:s s:s s:s s:s s:i s:I s:i s:I}", "version", 1, "id", record->id,
-                     "side", record->source ? "source" : "destination", "step", record->step, "time",
-                     record->time, "peer", record->peer, "machine", record->machine, "locator",
-                     record->locator, "machine-pid", record->machine_pid, "machine-start",
-                     (json_int_t)record->machine_start, "haul-pid", record->haul_pid, "haul-start",
-                     (json_int_t)record->haul_start);
+    return json_pack("{s:i s:s s:s s:s s:s s:s s:s s:s s:i s:I}", "version", 1, "id", record->id, "side",
+                     record->source ? "source" : "destination", "step", record->step, "time", record->time,
+                     "peer", record->peer, "machine", record->machine, "locator", record->locator, "haul-pid",
+                     record->haul_pid, "haul-start", (json_int_t)record->haul_start);
 }
 
 /* Writes and syncs the whole text; the errno of the first failure, or 0. */
@@ -232,20 +230,16 @@ static int record_read(struct cli_store *store, const char *name, struct cli_rec
     }
     json_t *json = json_loadfd(fd, JSON_REJECT_DUPLICATES, NULL);
     close(fd);
-    int version, machine_pid, haul_pid;
-    json_int_t machine_start, haul_start;
+    int version, haul_pid;
+    json_int_t haul_start;
     const char *id, *side, *step, *when, *peer, *machine, *locator;
-    int result = json_unpack(json, "{s:i s:s s:s s:s s:s s:s s:s s:s s:i s:I s:i s:I}", "version", &version,
-                             "id", &id, "side", &side, "step", &step, "time", &when, "peer", &peer, "machine",
-                             &machine, "locator", &locator, "machine-pid", &machine_pid, "machine-start",
-                             &machine_start, "haul-pid", &haul_pid, "haul-start", &haul_start);
+    int result = json_unpack(json, "{s:i s:s s:s s:s s:s s:s s:s s:s s:i s:I}", "version", &version, "id",
+                             &id, "side", &side, "step", &step, "time", &when, "peer", &peer, "machine",
+                             &machine, "locator", &locator, "haul-pid", &haul_pid, "haul-start", &haul_start);
     char expected[NAME_SIZE] = "";
     if (result == 0) {
-        *record = (struct cli_record){.source = !strcmp(side, "source"),
-                                      .machine_pid = machine_pid,
-                                      .machine_start = (uint64_t)machine_start,
-                                      .haul_pid = haul_pid,
-                                      .haul_start = (uint64_t)haul_start};
+        *record = (struct cli_record){
+            .source = !strcmp(side, "source"), .haul_pid = haul_pid, .haul_start = (uint64_t)haul_start};
         record_name(expected, id, record->source, "");
     }
     if (result < 0 || version != 1 || strcmp(expected, name) != 0 ||

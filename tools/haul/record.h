@@ -29,13 +29,11 @@ struct cli_record {
     char id[33];
     bool source; /* which side wrote it */
     char step[24];
-    char time[32];          /* UTC, ISO 8601; filled by cli_record_write */
-    char peer[300];         /* URI of the other side, or of the listening socket */
-    char machine[16];       /* "qemu", "memory" or "guest" */
-    char locator[4096];     /* the machine's own: QMP socket or path */
-    int machine_pid;        /* --memory: the process that writes it; 0: none */
-    uint64_t machine_start; /* its start time, so that a reused pid is noticed */
-    int haul_pid;           /* the process that wrote the record */
+    char time[32];      /* UTC, ISO 8601; filled by cli_record_write */
+    char peer[300];     /* URI of the other side, or of the listening socket */
+    char machine[16];   /* "qemu", "memory" or "guest" */
+    char locator[4096]; /* the machine's own words, by which it is found again */
+    int haul_pid;       /* the process that wrote the record */
     uint64_t haul_start;
 };
 

@@ -106,6 +106,9 @@ void cli_report_print(const struct cli_outcome *outcome, FILE *out)
     if (outcome->self_check[0]) {
         fprintf(out, LABEL "%s\n", "Self-check", outcome->self_check);
     }
+    if (outcome->summary[0]) {
+        fprintf(out, LABEL "%s\n", "Machine", outcome->summary);
+    }
     if (outcome->id[0]) {
         fprintf(out, LABEL "%s\n", "Move ID", outcome->id);
     }

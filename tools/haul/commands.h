@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef HAUL_TOOLS_HAUL_COMMANDS_H
+#define HAUL_TOOLS_HAUL_COMMANDS_H
+
+/* The commands, each from parsed options to the exit status (enum cli_exit). */
+
+#include "tools/haul/options.h"
+#include "tools/haul/outcome.h"
+
+int cli_move(const struct cli_options *options);    /* send and receive */
+int cli_recover(const struct cli_options *options); /* resume and abandon */
+int cli_topology(const struct cli_options *options);
+
+/* cli_complain writes "haul: TEXT" and a newline to standard error, and returns `status`. */
+int cli_complain(int status, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+#endif

@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tools/haul/options.h"
+
+#include <string.h>
+
+#define WIDTH 79
+#define OPTION_COLUMN 28
+
+struct command_help {
+    const char *usage;
+    const char *summary;
+    const char *text; /* paragraphs between usage and options */
+    const char *tail; /* paragraphs after the options */
+};
+
+#define EXIT_STATUS                                                                                          \
+    "Exit status: 0 the destination runs the guest; 1 the move failed and the guest runs at the source; 2 "  \
+    "the command line is wrong; 3 it is not known which side owns the guest (see haul help resume)."
+
+#define SIZES                                                                                                \
+    "SIZE and RATE take a number of bytes, for RATE per second, with an optional suffix K, M, G or T "       \
+    "(1024, 1024 squared, and so on)."
+
+static const struct command_help commands[CLI_COMMAND_COUNT] = {
+    [CLI_SEND] =
+        {
+            "haul send URI --qemu QMP [OPTION]...\n"
+            "       haul send URI --memory PATH [--pid PID] [OPTION]...\n"
+            "       haul send URI --guest [OPTION]...",
+            "move a running machine to a waiting haul receive",
+            "Moves a running machine to the haul receive that waits at URI: tcp:HOST:PORT ([::1] for IPv6) "
+            "or "
+            "unix:PATH. The machine keeps running while its memory is copied and stands still only for the "
+            "switchover. Any failure before the handover leaves it running here.",
+            SIZES
+            "\n\n"
+            "Ctrl-C (SIGINT), SIGTERM and SIGHUP cancel the move and the guest goes on here; once the guest "
+            "is being handed over they come too late, and haul says so and waits.\n\n" EXIT_STATUS,
+        },
+    [CLI_RECEIVE] =
+        {
+            "haul receive --listen URI --qemu QMP [OPTION]...\n"
+            "       haul receive --listen URI --memory PATH [--memory-size SIZE] [OPTION]...\n"
+            "       haul receive --listen URI --guest [OPTION]...",
+            "wait for a machine and run it here",
+            "Waits for one haul send, takes the machine over and runs it here. Number of channels, "
+            "compression and "
+            "limits are the source's choice. A QEMU machine must have been started with -incoming defer, and "
+            "best "
+            "with -S.",
+            SIZES
+            "\n\n"
+            "Ctrl-C (SIGINT), SIGTERM and SIGHUP cancel and the guest stays with the source.\n\n"
+            "Exit status: 0 the guest runs here; 1 the move failed or the guest's self-check did; 2 the "
+            "command line is wrong; 3 it is not known which side owns the guest (see haul help resume).",
+        },
+    [CLI_TOPOLOGY] =
+        {
+            "haul topology [--channels N] [--placement HOW] [--to HOST]",
+            "show CPUs, memory nodes and network cards, and where channels would run",
+            "Shows the NUMA nodes of this machine with their CPUs, memory and network cards, and the CPU and "
+            "node "
+            "that each channel's thread would get.",
+            NULL,
+        },
+    [CLI_RESUME] =
+        {
+            "haul resume [ID | --qemu QMP]",
+            "after an uncertain move: run this side's copy",
+            "A move hands the guest over in one step: the source sends HANDOVER, the destination starts the "
+            "guest "
+            "and answers RUNNING. When the connection or a process dies between the two, nobody can know "
+            "whether "
+            "the other side runs the guest, so haul leaves this side's copy paused, exits with 3, and keeps "
+            "a "
+            "record of the move. You decide:\n\n"
+            "haul resume runs this side's copy. It is safe only when the other copy does not run and never "
+            "will: "
+            "its haul receive said that the move failed, or you have done haul abandon there, or that host "
+            "is "
+            "down and stays down. If both copies run, both write to the same disks and speak with the same "
+            "network address, and data is lost.\n\n"
+            "haul abandon gives this side's copy up for good. It is safe when the other copy runs (look "
+            "there: its "
+            "haul receive said so, or the guest answers).\n\n"
+            "When in doubt, look at the destination first: haul resume with no ID lists the moves recorded "
+            "on a "
+            "host and how far they came; a guest that the destination's record calls running is the "
+            "destination's. Abandon one side before you resume the other.\n\n"
+            "ID is the move's ID or the beginning of it; where both sides of a move are on one host, add "
+            ".source or "
+            ".destination. With no ID the only uncertain move of this host is taken, and several are listed. "
+            "With "
+            "--qemu the move is named by its QMP socket; a QEMU machine without any record is taken too, for "
+            "when the "
+            "record was lost. Nothing is asked.",
+            "Exit status: 0 done; 1 not done, with the reason; 2 the command line is wrong.\n\n"
+            "Records are kept in $HAUL_STATE_DIR, else in /run/haul for root, else in $XDG_RUNTIME_DIR/haul.",
+        },
+    [CLI_ABANDON] =
+        {
+            "haul abandon [ID | --qemu QMP]",
+            "after an uncertain move: give this side's copy up for good",
+            "Gives up the copy that an uncertain move left paused on this side, so that it never runs again: "
+            "a QEMU "
+            "machine is told to quit, the reference guest ends with its process, and a process that writes a "
+            "shared "
+            "memory object stays stopped, for you to end. It is safe only when the other side runs the "
+            "guest, "
+            "or when nobody needs it any more. What haul resume does, when each is safe, and what ID means, "
+            "is said "
+            "under haul help resume. Nothing is asked.",
+            "Exit status: 0 done; 1 not done, with the reason; 2 the command line is wrong.",
+        },
+};
+
+/* Prints `text` wrapped, starting at `column`, with further lines indented to it. "\n\n" begins a paragraph.
+ */
+static void print_wrapped(const char *text, size_t column, FILE *out)
+{
+    size_t at = column;
+    bool line_start = true;
+    while (*text) {
+        if (*text == '\n') {
+            fputc('\n', out);
+            text++;
+            at = column;
+            line_start = true;
+            if (*text != '\n') {
+                fprintf(out, "%*s", (int)column, "");
+            }
+            continue;
+        }
+        size_t length = strcspn(text, " \n");
+        if (!line_start && at + 1 + length > WIDTH) {
+            fprintf(out, "\n%*s", (int)column, "");
+            at = column;
+            line_start = true;
+        }
+        fprintf(out, "%s%.*s", line_start ? "" : " ", (int)length, text);
+        at += length + !line_start;
+        line_start = false;
+        text += length;
+        text += *text == ' ';
+    }
+    fputc('\n', out);
+}
+
+static void print_option(const struct cli_option *option, FILE *out)
+{
+    char form[64];
+    int length = snprintf(form, sizeof form, "  --%s%s%s", option->name, option->value ? " " : "",
+                          option->value ? option->value : "");
+    if (length > OPTION_COLUMN - 2) {
+        fprintf(out, "%s\n%*s", form, OPTION_COLUMN, "");
+    } else {
+        fprintf(out, "%-*s", OPTION_COLUMN, form);
+    }
+    print_wrapped(option->help, OPTION_COLUMN, out);
+}
+
+static void print_options(enum cli_command command, bool guest, FILE *out)
+{
+    for (unsigned i = 0; i < cli_option_count; i++) {
+        const struct cli_option *option = &cli_option_table[i];
+        bool of_guest = option->needs && !strcmp(option->needs, "guest");
+        if ((option->commands & 1U << command) && of_guest == guest) {
+            print_option(option, out);
+        }
+    }
+}
+
+void cli_help_print(enum cli_command command, FILE *out)
+{
+    const struct command_help *help = &commands[command];
+    fprintf(out, "Usage: %s\n\n", help->usage);
+    print_wrapped(help->text, 0, out);
+    fprintf(out, "\nOptions:\n");
+    print_options(command, false, out);
+    fprintf(out, "%-*s", OPTION_COLUMN, "  -h, --help");
+    fprintf(out, "Show this text.\n");
+    if (command == CLI_SEND || command == CLI_RECEIVE) {
+        fprintf(out, "\nOptions of the reference guest:\n");
+        print_options(command, true, out);
+    }
+    if (help->tail) {
+        fputc('\n', out);
+        print_wrapped(help->tail, 0, out);
+    }
+}
+
+void cli_help_print_all(FILE *out)
+{
+    fprintf(out, "Usage: haul COMMAND [OPTION]...\n\n"
+                 "Moves a running virtual machine, or any live memory, to another host.\n\n"
+                 "Commands:\n");
+    for (unsigned i = 0; i < CLI_COMMAND_COUNT; i++) {
+        fprintf(out, "  %-10s %s\n", cli_command_name((enum cli_command)i), commands[i].summary);
+    }
+    fprintf(out, "  %-10s %s\n", "help", "this text, or with a command, that command's");
+    fprintf(out, "\nOptions:\n"
+                 "  -h, --help     Show this text.\n"
+                 "  -V, --version  Show the version.\n\n"
+                 "'haul help COMMAND' tells more, and so does the manual, haul(1).\n");
+}

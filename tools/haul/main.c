@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tools/haul/commands.h"
+#include "tools/haul/watch.h"
+
+#include <signal.h>
+#include <stdarg.h>
+#include <string.h>
+
+int cli_complain(int status, const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    fputs("haul: ", stderr);
+    vfprintf(stderr, format, arguments);
+    fputc('\n', stderr);
+    va_end(arguments);
+    return status;
+}
+
+static int run_help(int argc, char **argv)
+{
+    enum cli_command command;
+    if (argc < 2) {
+        cli_help_print_all(stdout);
+        return 0;
+    }
+    if (argc > 2) {
+        return cli_complain(CLI_EXIT_USAGE, "'%s' is one word too many; try 'haul help'", argv[2]);
+    }
+    if (cli_command_find(argv[1], &command) < 0) {
+        return cli_complain(CLI_EXIT_USAGE, "there is no command '%s'; try 'haul help'", argv[1]);
+    }
+    cli_help_print(command, stdout);
+    return 0;
+}
+
+static int run_command(enum cli_command command, int argc, char **argv)
+{
+    struct cli_options options;
+    struct haul_error error = {0};
+    cli_options_default(&options);
+    if (cli_options_parse(command, argc, argv, &options, &error) < 0) {
+        return cli_complain(CLI_EXIT_USAGE, "%s; try 'haul help %s'", error.message,
+                            cli_command_name(command));
+    }
+    if (options.help) {
+        cli_help_print(command, stdout);
+        return 0;
+    }
+    switch (command) {
+    case CLI_SEND:
+    case CLI_RECEIVE:
+        return cli_move(&options);
+    case CLI_RESUME:
+    case CLI_ABANDON:
+        return cli_recover(&options);
+    default:
+        return cli_topology(&options);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    enum cli_command command;
+    signal(SIGPIPE, SIG_IGN); /* a reader of our output that ends must not end a move */
+    if (argc < 2) {
+        return cli_complain(CLI_EXIT_USAGE, "say what to do: send, receive, topology, resume or abandon; try "
+                                            "'haul help'");
+    }
+    const char *word = argv[1];
+    if (!strcmp(word, "--help") || !strcmp(word, "-h")) {
+        cli_help_print_all(stdout);
+        return 0;
+    }
+    if (!strcmp(word, "--version") || !strcmp(word, "-V")) {
+        printf("haul %s\n", HAUL_VERSION);
+        return 0;
+    }
+    if (!strcmp(word, "help")) {
+        return run_help(argc - 1, argv + 1);
+    }
+    if (word[0] == '-') {
+        return cli_complain(CLI_EXIT_USAGE, "unknown option '%s'; the command comes first; try 'haul help'",
+                            word);
+    }
+    if (cli_command_find(word, &command) < 0) {
+        return cli_complain(CLI_EXIT_USAGE, "there is no command '%s'; try 'haul help'", word);
+    }
+    if (command == CLI_SEND || command == CLI_RECEIVE) {
+        cli_watch_block_signals();
+    }
+    return run_command(command, argc - 1, argv + 1);
+}

@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tools/haul/options.h"
+
+#define SEND (1U << CLI_SEND)
+#define RECEIVE (1U << CLI_RECEIVE)
+#define TOPOLOGY (1U << CLI_TOPOLOGY)
+#define RECOVER (1U << CLI_RESUME | 1U << CLI_ABANDON)
+#define FIELD(name) .offset = offsetof(struct cli_options, name)
+
+/* In the order in which help shows them. */
+const struct cli_option cli_option_table[] = {
+    {"listen", "URI", RECEIVE, CLI_OPTION_TEXT, FIELD(uri),
+     .help = "Where to wait for the source: tcp:ADDR:PORT (port 0 takes a free one) or unix:PATH. The real "
+             "address "
+             "is printed on standard error as \"listening on URI\"."},
+    {"qemu", "QMP", SEND | RECEIVE | RECOVER, CLI_OPTION_TEXT, FIELD(qmp),
+     .help = "A QEMU machine, by the path of its QMP socket."},
+    {"memory", "PATH", SEND | RECEIVE, CLI_OPTION_TEXT, FIELD(memory),
+     .help = "A shared memory object: a file in a tmpfs or hugetlbfs, or /proc/PID/fd/N of a memfd."},
+    {"pid", "PID", SEND, CLI_OPTION_NUMBER, FIELD(pid), .minimum = 1, .maximum = INT32_MAX, .needs = "memory",
+     .help = "The process that writes the memory; it is stopped for the switchover. Without it the memory "
+             "must be "
+             "at rest."},
+    {"memory-size", "SIZE", RECEIVE, CLI_OPTION_SIZE, FIELD(memory_size), .minimum = 4096, .needs = "memory",
+     .help =
+         "Create the file with this size; it is removed again when the move fails. Without it the file must "
+         "exist with the source's size."},
+    {"guest", NULL, SEND | RECEIVE, CLI_OPTION_SET, FIELD(guest),
+     .help =
+         "The reference guest: a small machine inside this process that writes memory and checks itself."},
+
+    {"channels", "N", SEND | TOPOLOGY, CLI_OPTION_NUMBER, FIELD(haul.channels), .minimum = 1, .maximum = 128,
+     .help = "Parallel connections, each with its own thread: 1 to 128 (default 2)."},
+    {"compress", "MODE", SEND, CLI_OPTION_CHOICE, FIELD(haul.compress), .choices = "none|lz4|auto",
+     .help = "none (default), lz4, or auto, which decides for each batch of pages."},
+    {"downtime-limit", "MS", SEND, CLI_OPTION_NUMBER, FIELD(haul.downtime_limit_ms), .maximum = 2000000,
+     .help = "The longest that the guest may stand still, in milliseconds: 0 to 2000000 (default 300)."},
+    {"max-bandwidth", "RATE", SEND, CLI_OPTION_SIZE, FIELD(haul.max_bandwidth_bytes_per_s),
+     .help = "Cap over all channels, in bytes per second; 0 (default) is none."},
+    {"switchover-bandwidth", "RATE", SEND, CLI_OPTION_SIZE, FIELD(haul.switchover_bandwidth_bytes_per_s),
+     .help = "Bytes per second to reckon with for the switchover, in place of the estimate; 0 (default) is "
+             "none."},
+    {"max-rounds", "N", SEND, CLI_OPTION_NUMBER, FIELD(haul.max_rounds), .maximum = 1000000000,
+     .help = "Give up after N rounds when the guest writes faster than the link carries; 0 (default) never "
+             "does."},
+    {"auto-converge", NULL, SEND, CLI_OPTION_SET, FIELD(haul.auto_converge),
+     .help =
+         "Slow the guest down, where that is possible, when the move would not come to an end otherwise."},
+    {"verify", NULL, SEND, CLI_OPTION_SET, FIELD(haul.verify),
+     .help = "Hash both sides' memory while the guest is stopped; a difference fails the move and the guest "
+             "goes on "
+             "here. Adds to the downtime."},
+    {"placement", "HOW", SEND | RECEIVE | TOPOLOGY, CLI_OPTION_TEXT, FIELD(haul.placement),
+     .help = "Where channel threads run: auto (default), none, or a CPU list such as 0-3,8."},
+    {"timeout", "S", SEND | RECEIVE, CLI_OPTION_NUMBER, FIELD(haul.timeout_s), .minimum = 1, .maximum = 3600,
+     .help = "Seconds to allow for connecting, and for a silent peer: 1 to 3600 (default 30)."},
+    {"no-populate", NULL, RECEIVE, CLI_OPTION_CLEAR, FIELD(haul.populate),
+     .help = "Do not allocate the memory ahead of the data. Slower, but memory that the guest never touched "
+             "stays "
+             "unallocated."},
+    {"json", NULL, SEND | RECEIVE, CLI_OPTION_SET, FIELD(json),
+     .help = "Print one JSON object on standard output at the end, also after a failure, in place of the "
+             "report."},
+    {"quiet", NULL, SEND | RECEIVE, CLI_OPTION_SET, FIELD(quiet),
+     .help = "No progress and no remarks; errors and the final report remain."},
+    {"to", "HOST", TOPOLOGY, CLI_OPTION_TEXT, FIELD(to),
+     .help = "Plan for the network card that leads to HOST."},
+
+    {"guest-memory", "SIZE", SEND | RECEIVE, CLI_OPTION_SIZE, FIELD(guest_options.memory_bytes),
+     .minimum = 1 << 20, .needs = "guest", .help = "Its memory (default 256M), the same on both sides."},
+    {"guest-dirty-rate", "RATE", SEND, CLI_OPTION_SIZE, FIELD(guest_options.dirty_bytes_per_s),
+     .needs = "guest",
+     .help = "Bytes of memory that it writes per second (default 100M); 0 writes nothing after its start."},
+    {"guest-hot-set", "SIZE", SEND, CLI_OPTION_SIZE, FIELD(guest_options.hot_bytes), .needs = "guest",
+     .help = "The part of memory that it writes again and again (default a quarter)."},
+    {"guest-content", "KIND", SEND, CLI_OPTION_CHOICE, FIELD(guest_options.content), .choices = "random|text",
+     .needs = "guest", .help = "What it writes: random (default), or text, which compresses."},
+    {"guest-zero", "PERCENT", SEND, CLI_OPTION_NUMBER, FIELD(guest_options.zero_percent), .maximum = 100,
+     .needs = "guest", .help = "Share of pages that hold zeros (default 25)."},
+    {"guest-untouched", "PERCENT", SEND, CLI_OPTION_NUMBER, FIELD(guest_options.untouched_percent),
+     .maximum = 100, .needs = "guest", .help = "Share of pages that it never touches (default 0)."},
+    {"guest-tracker", "NAME", SEND | RECEIVE, CLI_OPTION_CHOICE, FIELD(guest_options.tracker),
+     .choices = "auto|kvm-log|kvm-ring|uffd|bitmap|soft-dirty", .needs = "guest",
+     .help = "How its writes are found: auto (default), kvm-log, kvm-ring, uffd, bitmap or soft-dirty."},
+    {"guest-vcpu", "KIND", SEND | RECEIVE, CLI_OPTION_CHOICE, FIELD(guest_options.vcpu),
+     .choices = "auto|kvm|thread", .needs = "guest",
+     .help = "What runs it: kvm, thread, or auto (default), which takes kvm where it works."},
+    {"guest-seed", "N", SEND, CLI_OPTION_SIZE, FIELD(guest_options.seed), .needs = "guest",
+     .help = "Seed of its content (default 1)."},
+    {"run-for", "S", SEND | RECEIVE, CLI_OPTION_NUMBER, FIELD(run_for_s), .maximum = 3600, .needs = "guest",
+     .help =
+         "How long the guest proves itself where it ended up, in seconds (default 3); 0 leaves that out."},
+};
+
+const unsigned cli_option_count = sizeof cli_option_table / sizeof *cli_option_table;

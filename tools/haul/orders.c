@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tools/haul/orders.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/time.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#define LINE_SIZE 640
+
+struct cli_orders {
+    int fd;
+    int directory; /* the store's */
+    char name[64];
+};
+
+/* Through /proc/self/fd, because a state directory's path may be longer than the 108 bytes of sun_path. */
+static void fill_address(struct sockaddr_un *address, int directory, const char *name)
+{
+    *address = (struct sockaddr_un){.sun_family = AF_UNIX};
+    snprintf(address->sun_path, sizeof address->sun_path, "/proc/self/fd/%d/%s", directory, name);
+}
+
+static void fill_name(char *name, size_t size, const char *id, bool source)
+{
+    snprintf(name, size, "%.32s.%s.sock", id, source ? "source" : "destination");
+}
+
+int cli_orders_open(struct cli_store *store, const char *id, bool source, struct cli_orders **result,
+                    struct haul_error *error)
+{
+    struct cli_orders *orders = calloc(1, sizeof *orders);
+    if (!orders) {
+        return haul_error_set(error, ENOMEM, "no memory to wait for haul resume");
+    }
+    struct sockaddr_un address;
+    orders->directory = cli_store_fd(store);
+    fill_name(orders->name, sizeof orders->name, id, source);
+    fill_address(&address, orders->directory, orders->name);
+    unlinkat(orders->directory, orders->name, 0);
+    orders->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (orders->fd < 0 || bind(orders->fd, (struct sockaddr *)&address, sizeof address) < 0 ||
+        listen(orders->fd, 4) < 0) {
+        int failure = errno;
+        cli_orders_close(orders);
+        return haul_error_set(error, failure, "haul resume cannot reach this process: %s/%s: %s",
+                              cli_store_path(store), orders->name, strerror(failure));
+    }
+    *result = orders;
+    return 0;
+}
+
+void cli_orders_close(struct cli_orders *orders)
+{
+    if (orders) {
+        if (orders->fd >= 0) {
+            close(orders->fd);
+        }
+        unlinkat(orders->directory, orders->name, 0);
+        free(orders);
+    }
+}
+
+/* One line of the peer, without its end. A peer that says nothing for five seconds loses its turn. */
+static int read_line(int fd, char *line, size_t size, int seconds)
+{
+    struct timeval limit = {.tv_sec = seconds};
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+    size_t used = 0;
+    while (used < size - 1) {
+        ssize_t length = recv(fd, line + used, size - 1 - used, 0);
+        if (length < 0 && errno == EINTR) {
+            continue;
+        }
+        if (length < 0) {
+            return -errno;
+        }
+        used += (size_t)length;
+        line[used] = '\0';
+        char *end = strchr(line, '\n');
+        if (end) {
+            *end = '\0';
+            return 0;
+        }
+        if (length == 0) {
+            return -EPIPE;
+        }
+    }
+    return -EMSGSIZE;
+}
+
+int cli_orders_wait(struct cli_orders *orders, struct cli_watch *watch, enum cli_order *order, int *client,
+                    struct haul_error *error)
+{
+    for (;;) {
+        int ready = cli_watch_sleep(watch, orders->fd, -1);
+        if (ready < 0) {
+            return haul_error_set(error, EINTR, "a signal came while waiting for haul resume");
+        }
+        int fd = ready ? accept4(orders->fd, NULL, NULL, SOCK_CLOEXEC) : -1;
+        if (fd < 0) {
+            continue;
+        }
+        char line[LINE_SIZE] = "";
+        read_line(fd, line, sizeof line, 5);
+        *order = !strcmp(line, "resume")    ? CLI_ORDER_RESUME
+                 : !strcmp(line, "abandon") ? CLI_ORDER_ABANDON
+                                            : CLI_ORDER_NONE;
+        if (*order != CLI_ORDER_NONE) {
+            *client = fd;
+            return 0;
+        }
+        close(fd);
+    }
+}
+
+void cli_orders_answer(int client, const struct haul_error *failure, const char *text)
+{
+    char line[LINE_SIZE];
+    int length =
+        snprintf(line, sizeof line, "%s: %s\n", failure ? "error" : "ok", failure ? failure->message : text);
+    if (send(client, line, (size_t)length, MSG_NOSIGNAL) < 0) {
+        /* Who asked has gone; what was done stays done. */
+    }
+    close(client);
+}
+
+int cli_orders_send(struct cli_store *store, const char *id, bool source, enum cli_order order, char *answer,
+                    size_t size, struct haul_error *error)
+{
+    char name[64], line[LINE_SIZE] = "";
+    struct sockaddr_un address;
+    fill_name(name, sizeof name, id, source);
+    fill_address(&address, cli_store_fd(store), name);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof address) < 0) {
+        int failure = errno == ENOENT || errno == ECONNREFUSED ? ESRCH : errno;
+        if (fd >= 0) {
+            close(fd);
+        }
+        return haul_error_set(error, failure, "nobody answers for the guest of move %s", id);
+    }
+    const char *word = order == CLI_ORDER_RESUME ? "resume\n" : "abandon\n";
+    int status =
+        send(fd, word, strlen(word), MSG_NOSIGNAL) < 0 ? -errno : read_line(fd, line, sizeof line, 60);
+    close(fd);
+    if (status < 0) {
+        return haul_error_set(error, -status,
+                              "the process that holds the guest of move %s did not answer: %s", id,
+                              strerror(-status));
+    }
+    if (strncmp(line, "ok: ", 4) != 0) {
+        return haul_error_set(error, EIO, "%s", strncmp(line, "error: ", 7) ? line : line + 7);
+    }
+    snprintf(answer, size, "%s", line + 4);
+    return 0;
+}

@@ -1,0 +1,308 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tools/haul/options.h"
+
+#include "tools/haul/number.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <string.h>
+
+/* getopt_long's values for table rows; above every character. */
+#define FIRST_VALUE 256
+#define MAX_OPTIONS 62 /* `given` is a 64-bit set */
+
+static const char *const command_names[CLI_COMMAND_COUNT] = {
+    [CLI_SEND] = "send",     [CLI_RECEIVE] = "receive", [CLI_TOPOLOGY] = "topology",
+    [CLI_RESUME] = "resume", [CLI_ABANDON] = "abandon",
+};
+
+const char *cli_command_name(enum cli_command command)
+{
+    return command_names[command];
+}
+
+int cli_command_find(const char *name, enum cli_command *command)
+{
+    for (unsigned i = 0; i < CLI_COMMAND_COUNT; i++) {
+        if (!strcmp(name, command_names[i])) {
+            *command = (enum cli_command)i;
+            return 0;
+        }
+    }
+    return -ENOENT;
+}
+
+/* ---- values ---- */
+
+static int store_choice(const struct cli_option *option, void *field, const char *text,
+                        struct haul_error *error)
+{
+    size_t length = strlen(text);
+    for (const char *choice = option->choices; choice; choice = strchr(choice, '|')) {
+        choice += *choice == '|';
+        if (length == strcspn(choice, "|") && !strncmp(choice, text, length)) {
+            *(const char **)field = text;
+            return 0;
+        }
+    }
+    return haul_error_set(error, EINVAL, "option --%s takes %s, not '%s'", option->name, option->choices,
+                          text);
+}
+
+static int store_number(const struct cli_option *option, void *field, const char *text,
+                        struct haul_error *error)
+{
+    uint64_t value;
+    if (cli_parse_number(text, option->minimum, option->maximum, &value) < 0) {
+        return haul_error_set(error, EINVAL, "option --%s takes a number from %llu to %llu, not '%s'",
+                              option->name, (unsigned long long)option->minimum,
+                              (unsigned long long)option->maximum, text);
+    }
+    *(uint32_t *)field = (uint32_t)value;
+    return 0;
+}
+
+static int store_size(const struct cli_option *option, void *field, const char *text,
+                      struct haul_error *error)
+{
+    uint64_t value;
+    int status = cli_parse_size(text, &value);
+    if (status == -ERANGE) {
+        return haul_error_set(error, EINVAL, "option --%s takes less than 16384P, not '%s'", option->name,
+                              text);
+    }
+    if (status < 0) {
+        return haul_error_set(error, EINVAL,
+                              "option --%s takes a number of bytes such as 256M (K, M, G, T), not '%s'",
+                              option->name, text);
+    }
+    if (value < option->minimum) {
+        char least[CLI_NUMBER_SIZE];
+        return haul_error_set(error, EINVAL, "option --%s takes at least %s, not '%s'", option->name,
+                              cli_format_bytes(least, option->minimum), text);
+    }
+    *(uint64_t *)field = value;
+    return 0;
+}
+
+static int store(const struct cli_option *option, const char *text, struct cli_options *options,
+                 struct haul_error *error)
+{
+    void *field = (char *)options + option->offset;
+    switch (option->type) {
+    case CLI_OPTION_SET:
+        *(bool *)field = true;
+        return 0;
+    case CLI_OPTION_CLEAR:
+        *(bool *)field = false;
+        return 0;
+    case CLI_OPTION_TEXT:
+        if (!*text) {
+            return haul_error_set(error, EINVAL, "option --%s needs a value: --%s %s", option->name,
+                                  option->name, option->value);
+        }
+        *(const char **)field = text;
+        return 0;
+    case CLI_OPTION_CHOICE:
+        return store_choice(option, field, text, error);
+    case CLI_OPTION_NUMBER:
+        return store_number(option, field, text, error);
+    case CLI_OPTION_SIZE:
+        return store_size(option, field, text, error);
+    }
+    return -EINVAL;
+}
+
+/* ---- what does not go together ---- */
+
+static bool was_given(uint64_t given, const char *name)
+{
+    for (unsigned i = 0; i < cli_option_count; i++) {
+        if (!strcmp(cli_option_table[i].name, name)) {
+            return given >> i & 1;
+        }
+    }
+    return false;
+}
+
+static int check_machine(const struct cli_options *options, struct haul_error *error)
+{
+    const char *chosen[3];
+    unsigned count = 0;
+    if (options->qmp) {
+        chosen[count++] = "qemu";
+    }
+    if (options->memory) {
+        chosen[count++] = "memory";
+    }
+    if (options->guest) {
+        chosen[count++] = "guest";
+    }
+    if (count > 1) {
+        return haul_error_set(error, EINVAL,
+                              "options --%s and --%s exclude each other: one machine moves at a time",
+                              chosen[0], chosen[1]);
+    }
+    if (count == 0) {
+        return haul_error_set(error, EINVAL, "say what to move: --qemu QMP, --memory PATH or --guest");
+    }
+    return 0;
+}
+
+static int check_uri(const char *uri, uint64_t lowest_port, struct haul_error *error)
+{
+    if (!strncmp(uri, "unix:", 5) && uri[5]) {
+        return 0;
+    }
+    const char *colon = strrchr(uri, ':');
+    uint64_t port;
+    if (!strncmp(uri, "tcp:", 4) && colon > uri + 4 &&
+        (colon[-1] == ']' || !memchr(uri + 4, ':', (size_t)(colon - uri) - 4)) &&
+        cli_parse_number(colon + 1, lowest_port, 65535, &port) == 0) {
+        return 0;
+    }
+    return haul_error_set(
+        error, EINVAL,
+        "'%s' is no address: it takes tcp:HOST:PORT (port %llu to 65535, IPv6 in [ ]) or unix:PATH", uri,
+        (unsigned long long)lowest_port);
+}
+
+/* "auto", "none", or digits, commas and dashes; whether the CPUs exist is known only later. */
+static int check_placement(const char *text, struct haul_error *error)
+{
+    if (!strcmp(text, "auto") || !strcmp(text, "none") ||
+        (text[0] >= '0' && text[0] <= '9' && !text[strspn(text, "0123456789,-")])) {
+        return 0;
+    }
+    return haul_error_set(error, EINVAL,
+                          "option --placement takes auto, none or a CPU list such as 0-3,8, not '%s'", text);
+}
+
+static int check_together(const struct cli_options *options, uint64_t given, struct haul_error *error)
+{
+    for (unsigned i = 0; i < cli_option_count; i++) {
+        const struct cli_option *option = &cli_option_table[i];
+        if ((given >> i & 1) && option->needs && !was_given(given, option->needs)) {
+            return haul_error_set(error, EINVAL, "option --%s needs --%s", option->name, option->needs);
+        }
+    }
+    if (was_given(given, "placement")) {
+        int status = check_placement(options->haul.placement, error);
+        if (status < 0) {
+            return status;
+        }
+    }
+    switch (options->command) {
+    case CLI_SEND:
+    case CLI_RECEIVE: {
+        int status = check_machine(options, error);
+        return status < 0 ? status : check_uri(options->uri, options->command == CLI_SEND ? 1 : 0, error);
+    }
+    case CLI_RESUME:
+    case CLI_ABANDON:
+        if (options->id && options->qmp) {
+            return haul_error_set(error, EINVAL,
+                                  "an ID and --qemu exclude each other: either names the move");
+        }
+        return 0;
+    default:
+        return 0;
+    }
+}
+
+/* ---- the words that are no options ---- */
+
+static int take_operands(int argc, char **argv, struct cli_options *options, struct haul_error *error)
+{
+    enum cli_command command = options->command;
+    int allowed = command == CLI_SEND || command == CLI_RESUME || command == CLI_ABANDON ? 1 : 0;
+    if (argc > allowed) {
+        return haul_error_set(error, EINVAL, "'%s' is one word too many", argv[allowed]);
+    }
+    if (command == CLI_SEND) {
+        if (argc < 1) {
+            return haul_error_set(error, EINVAL, "say where to: haul send tcp:HOST:PORT");
+        }
+        options->uri = argv[0];
+    } else if (argc == 1) {
+        options->id = argv[0];
+    }
+    if (command == CLI_RECEIVE && !options->uri) {
+        return haul_error_set(error, EINVAL, "say where to wait: --listen tcp:ADDR:PORT");
+    }
+    return 0;
+}
+
+/* getopt_long did not know the word: say why, so that it can be mended without the manual. */
+static int refuse_word(enum cli_command command, const char *word, int letter, struct haul_error *error)
+{
+    if (letter >= FIRST_VALUE) {
+        return haul_error_set(error, EINVAL, "option --%s takes no value",
+                              cli_option_table[letter - FIRST_VALUE].name);
+    }
+    if (letter) {
+        return haul_error_set(error, EINVAL, "unknown option '-%c'", letter);
+    }
+    const char *name = word + 2;
+    size_t length = strcspn(name, "=");
+    unsigned matches = 0;
+    for (unsigned i = 0; i < cli_option_count; i++) {
+        const struct cli_option *option = &cli_option_table[i];
+        if (option->commands & 1U << command) {
+            matches += !strncmp(option->name, name, length);
+        } else if (strlen(option->name) == length && !strncmp(option->name, name, length)) {
+            unsigned owner = (unsigned)__builtin_ctz(option->commands);
+            return haul_error_set(error, EINVAL, "option --%s belongs to 'haul %s', not to 'haul %s'",
+                                  option->name, command_names[owner], command_names[command]);
+        }
+    }
+    return haul_error_set(error, EINVAL, "%s option '--%.*s'", matches > 1 ? "ambiguous" : "unknown",
+                          (int)length, name);
+}
+
+static void build_getopt_table(enum cli_command command, struct option table[MAX_OPTIONS + 2])
+{
+    unsigned used = 0;
+    for (unsigned i = 0; i < cli_option_count; i++) {
+        const struct cli_option *option = &cli_option_table[i];
+        if (option->commands & 1U << command) {
+            table[used++] = (struct option){option->name, option->value ? required_argument : no_argument,
+                                            NULL, (int)(FIRST_VALUE + i)};
+        }
+    }
+    table[used++] = (struct option){"help", no_argument, NULL, 'h'};
+    table[used] = (struct option){0};
+}
+
+int cli_options_parse(enum cli_command command, int argc, char **argv, struct cli_options *options,
+                      struct haul_error *error)
+{
+    struct option table[MAX_OPTIONS + 2];
+    uint64_t given = 0;
+    build_getopt_table(command, table);
+    options->command = command;
+    opterr = 0;
+    optind = 0; /* start over: a program may parse more than once */
+    for (int value; (value = getopt_long(argc, argv, ":h", table, NULL)) != -1;) {
+        if (value == 'h') {
+            options->help = true;
+            return 0;
+        }
+        if (value == '?') {
+            return refuse_word(command, argv[optind - 1], optopt, error);
+        }
+        unsigned row = (unsigned)((value == ':' ? optopt : value) - FIRST_VALUE);
+        const struct cli_option *option = &cli_option_table[row];
+        if (value == ':') {
+            return haul_error_set(error, EINVAL, "option --%s needs a value: --%s %s", option->name,
+                                  option->name, option->value);
+        }
+        int status = store(option, optarg, options, error);
+        if (status < 0) {
+            return status;
+        }
+        given |= 1ULL << row;
+    }
+    int status = take_operands(argc - optind, argv + optind, options, error);
+    return status < 0 ? status : check_together(options, given, error);
+}
