@@ -96,7 +96,7 @@ TEST(DirectIo, LeavesBufferedDrivesAlone)
 
 const char FLAT_VIEW[] =
     " Root memory region: memory\n"
-    "  0000000000000000-000000000009ffff (prio 0, ram): m0\n"
+    "  0000000000000000-000000000009ffff (prio 0, ram): m0\r\n"
     "  00000000000a0000-00000000000bffff (prio 1, i/o): m1\n"
     "  0000000008000000-000000000fffffff (prio 0, ram): /objects/m1 @0000000000100000 KVM\n"
     "  0000000100000000-0000000107ffffff (prio 0, nv-ram): 0000:00:03.0/iv KVM\n";

@@ -169,7 +169,7 @@ bool haul_qemu_flat_view_find(const char *text, const char *id, uint64_t *guest_
             continue;
         }
         const char *region = line + at;
-        size_t length = strcspn(region, "\n");
+        size_t length = strcspn(region, "\r\n");
         *offset = 0;
         for (const char *mark = region; (mark = strstr(mark, " @")) && mark < region + length; mark++) {
             if (sscanf(mark, " @%" SCNx64, offset) == 1) {
