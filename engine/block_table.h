@@ -6,6 +6,10 @@
 
 #include "engine/migration.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* haul_block_table_encode writes the payload of BLOCKS; returns its length, or 0 when it does not fit. */
 size_t haul_block_table_encode(const struct haul_migration *migration, void *payload, size_t capacity);
 
@@ -17,4 +21,7 @@ size_t haul_block_table_encode(const struct haul_migration *migration, void *pay
 int haul_block_table_match(const struct haul_migration *migration, const void *payload, size_t length,
                            uint32_t *order, struct haul_error *error);
 
+#ifdef __cplusplus
+}
+#endif
 #endif

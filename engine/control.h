@@ -16,6 +16,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 struct haul_control; /* opaque */
 
 struct haul_control_options {
@@ -76,4 +80,7 @@ uint64_t haul_control_round_trip_ns(const struct haul_control *control);
 /* haul_control_free closes the connection and joins the reader. NULL is accepted. */
 void haul_control_free(struct haul_control *control);
 
+#ifdef __cplusplus
+}
+#endif
 #endif

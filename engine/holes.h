@@ -6,6 +6,10 @@
 
 #include "engine/migration.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /*
  * haul_holes_present sets in `bitmap` (one bit per 4096-byte page) every page of `block` that may hold content, by SEEK_DATA on its
  * file; without a file, or on a file system that does not tell, every page. Returns the number of pages set. Pages that are written meanwhile may be missed: a
@@ -13,4 +17,7 @@
  */
 uint64_t haul_holes_present(const struct haul_block *block, uint64_t *bitmap);
 
+#ifdef __cplusplus
+}
+#endif
 #endif

@@ -4,6 +4,7 @@
 
 /* The migration object as the engine's own files see it: what both ends share. */
 
+#include "channels/atomic.h"
 #include "channels/batch.h"
 #include "channels/placement.h"
 #include "channels/sender.h"
@@ -14,7 +15,10 @@
 #include "engine/haul.h"
 
 #include <pthread.h>
-#include <stdatomic.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
 
 #define HAUL_BLOCKS_MAX 1024
 #define HAUL_HANDLERS_MAX 64
@@ -68,9 +72,9 @@ struct haul_migration {
     pthread_t thread; /* migration_thread or loader */
 
     /* ---- shared by atomics ---- */
-    _Atomic int state; /* enum haul_state; written by the migration's own thread only */
-    _Atomic int gate;  /* enum haul_gate; see haul_cancel */
-    _Atomic uint64_t max_bandwidth;
+    HAUL_ATOMIC(int) state; /* enum haul_state; written by the migration's own thread only */
+    HAUL_ATOMIC(int) gate;  /* enum haul_gate; see haul_cancel */
+    HAUL_ATOMIC(uint64_t) max_bandwidth;
     int cancel_fd; /* eventfd, readable once cancelled: ends connect and accept */
 
     /* ---- under `lock` ---- */
@@ -123,4 +127,7 @@ int haul_destination_channel(struct haul_migration *migration, unsigned index,
                              struct haul_channel_counters *counters);
 void haul_destination_cleanup(struct haul_migration *migration);
 
+#ifdef __cplusplus
+}
+#endif
 #endif

@@ -9,6 +9,10 @@
 
 #include "engine/migration.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 struct haul_populate; /* opaque */
 
 #define HAUL_POPULATE_CHUNK ((size_t)2 << 20) /* bytes that one claim covers, and one bit of PRESENT */
@@ -34,4 +38,7 @@ uint64_t haul_populate_bytes(const struct haul_populate *populate);
 /* haul_populate_stop ends the threads after their current chunk and frees. NULL is accepted. */
 void haul_populate_stop(struct haul_populate *populate);
 
+#ifdef __cplusplus
+}
+#endif
 #endif

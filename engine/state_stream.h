@@ -7,6 +7,10 @@
 #include "engine/control.h"
 #include "engine/migration.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* haul_state_save runs handler->ops->save into frames; its loading will wait until `round` is in memory. Migration_thread. */
 int haul_state_save(struct haul_control *control, const struct haul_handler *handler, uint32_t round,
                     struct haul_error *error);
@@ -19,4 +23,7 @@ int haul_state_begin_decode(const struct haul_frame *frame, uint32_t *round, cha
 int haul_state_load(struct haul_control *control, const struct haul_handler *handler, int timeout_ms,
                     struct haul_error *error);
 
+#ifdef __cplusplus
+}
+#endif
 #endif

@@ -6,6 +6,10 @@
 
 #include "engine/migration.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 #define HAUL_HASH_SIZE 16
 
 /*
@@ -16,4 +20,7 @@
 int haul_verify_hash(const struct haul_migration *migration, unsigned threads, unsigned char *hashes,
                      struct haul_error *error);
 
+#ifdef __cplusplus
+}
+#endif
 #endif

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+// Bandwidth, threshold and predicted downtime, by hand-computed numbers.
+#include "engine/estimate.h"
+
+#include <gtest/gtest.h>
+
+namespace
+{
+
+constexpr uint64_t kMs = 1000000;
+constexpr uint64_t kMB = 1000000;
+
+class Estimate : public testing::Test
+{
+  protected:
+    Estimate()
+    {
+        haul_estimate_init(&estimate_);
+    }
+    void Window(uint64_t bytes, uint64_t busy_ns)
+    {
+        haul_window window = {.delivered_bytes = bytes, .busiest_ns = busy_ns};
+        haul_estimate_add_window(&estimate_, &window);
+    }
+    void Round(uint64_t pages, uint64_t bytes, uint64_t ns, bool first = false, bool limited = false)
+    {
+        haul_round_sample sample = {
+            .pages = pages, .wire_bytes = bytes, .elapsed_ns = ns, .first = first, .limited = limited};
+        haul_estimate_add_round(&estimate_, &sample);
+    }
+    haul_downtime Predict(uint64_t pages) const
+    {
+        haul_downtime downtime;
+        haul_estimate_downtime(&estimate_, pages, &downtime);
+        return downtime;
+    }
+    haul_estimate estimate_;
+};
+
+TEST_F(Estimate, NothingMeasuredIsZeroAndThePredictionStillHasANumber)
+{
+    EXPECT_EQ(haul_estimate_bandwidth(&estimate_), 0u);
+    EXPECT_EQ(haul_estimate_threshold(&estimate_, 300 * kMs), 0u);
+    // 5 ms to stop, 5 ms to start, and the guess of 100 MB/s: 1000 pages and 64 KiB of state.
+    haul_downtime downtime = Predict(1000);
+    EXPECT_EQ(downtime.stop_ns, 5 * kMs);
+    EXPECT_EQ(downtime.start_ns, 5 * kMs);
+    EXPECT_NEAR(static_cast<double>(downtime.last_pass_ns), 40.96e6, 1e3);
+    EXPECT_NEAR(static_cast<double>(downtime.device_ns), 0.65536e6, 1e3);
+}
+
+TEST_F(Estimate, FirstWindowIsTakenAsItIs)
+{
+    Window(100 * kMB, 100 * kMs);
+    EXPECT_EQ(haul_estimate_bandwidth(&estimate_), 1000 * kMB);
+}
+
+TEST_F(Estimate, LaterWindowsAreSmoothedByTheirBusyTime)
+{
+    Window(100 * kMB, 100 * kMs);
+    Window(50 * kMB, 100 * kMs); // half the rate, weight 100 / (100 + 300)
+    EXPECT_NEAR(static_cast<double>(haul_estimate_bandwidth(&estimate_)), 875e6, 1);
+    haul_estimate before = estimate_;
+    Window(5 * kMB, 10 * kMs); // the same rate over a tenth of the time moves it less
+    EXPECT_LT(before.bandwidth_bytes_per_s - estimate_.bandwidth_bytes_per_s, 20e6);
+    for (int i = 0; i < 50; i++) {
+        Window(50 * kMB, 100 * kMs);
+    }
+    EXPECT_NEAR(static_cast<double>(haul_estimate_bandwidth(&estimate_)), 500e6, 1e6) << "it follows";
+}
+
+TEST_F(Estimate, OnlyBusyTimeCounts)
+{
+    // The same bytes in a window that was mostly idle: the channel says 10 ms, not the 100 ms of the window.
+    Window(10 * kMB, 10 * kMs);
+    EXPECT_EQ(haul_estimate_bandwidth(&estimate_), 1000 * kMB);
+}
+
+TEST_F(Estimate, WindowsWithoutWorkDoNotLowerIt)
+{
+    Window(100 * kMB, 100 * kMs);
+    for (int i = 0; i < 100; i++) {
+        Window(0, 0);             // scanning zero pages, or held back by max-bandwidth
+        Window(65535, 100 * kMs); // less than 64 KiB says nothing
+        Window(65536, 999);       // so does less than a microsecond
+    }
+    EXPECT_EQ(haul_estimate_bandwidth(&estimate_), 1000 * kMB);
+}
+
+TEST_F(Estimate, ThresholdIsBandwidthTimesLimit)
+{
+    Window(100 * kMB, 100 * kMs);
+    EXPECT_EQ(haul_estimate_threshold(&estimate_, 300 * kMs), 300 * kMB);
+    EXPECT_EQ(haul_estimate_threshold(&estimate_, 0), 0u);
+    EXPECT_EQ(haul_estimate_threshold(&estimate_, 1 * kMs), 1 * kMB);
+}
+
+TEST_F(Estimate, TheUsersSwitchoverBandwidthReplacesTheEstimate)
+{
+    Window(100 * kMB, 100 * kMs);
+    Round(1000, 1000 * 4096, 1 * kMs);
+    estimate_.switchover_bandwidth_bytes_per_s = 10 * kMB;
+    EXPECT_EQ(haul_estimate_bandwidth(&estimate_), 10 * kMB);
+    EXPECT_EQ(haul_estimate_threshold(&estimate_, 300 * kMs), 3 * kMB);
+    EXPECT_NEAR(static_cast<double>(Predict(1000).last_pass_ns), 409.6e6, 1e5)
+        << "and the measured cost of a page";
+}
+
+TEST_F(Estimate, PartsAddUp)
+{
+    estimate_.stop_ns = 3 * kMs;
+    estimate_.start_ns = 7 * kMs;
+    estimate_.sync_ns = 2 * kMs;
+    estimate_.verify_ns = 11 * kMs;
+    estimate_.round_trip_ns = 1 * kMs;
+    estimate_.state_bytes = kMB;
+    Window(100 * kMB, 100 * kMs);
+    Round(1000, 1000 * 4096, 10 * kMs);
+    haul_downtime downtime = Predict(2000);
+    EXPECT_EQ(downtime.stop_ns, 3 * kMs);
+    EXPECT_EQ(downtime.last_pass_ns, 2 * 2 * kMs + 20 * kMs + 11 * kMs);
+    EXPECT_EQ(downtime.device_ns, 1 * kMs + 1 * kMs);
+    EXPECT_EQ(downtime.start_ns, 8 * kMs);
+    EXPECT_EQ(downtime.total_ns,
+              downtime.stop_ns + downtime.last_pass_ns + downtime.device_ns + downtime.start_ns);
+}
+
+TEST_F(Estimate, MorePagesNeverTakeLess)
+{
+    Window(100 * kMB, 100 * kMs);
+    Round(1000, 1000 * 4096, 10 * kMs);
+    uint64_t before = 0;
+    for (uint64_t pages = 0; pages < 100000; pages = pages * 2 + 1) {
+        uint64_t now = Predict(pages).total_ns;
+        EXPECT_GE(now, before) << pages;
+        before = now;
+    }
+}
+
+TEST_F(Estimate, LateRoundsReplaceTheBulkRound)
+{
+    Round(100000, 100000 * 4096ull, 10000 * kMs, true); // fresh destination memory: 100 us a page
+    Round(1000, 1000 * 1024, 10 * kMs);                 // then 10 us a page, compressed to a quarter
+    EXPECT_EQ(estimate_.ns_per_page, 10000);
+    EXPECT_EQ(estimate_.wire_bytes_per_page, 1024);
+    Round(1000, 1000 * 2048, 20 * kMs); // later ones are blended
+    EXPECT_EQ(estimate_.ns_per_page, 15000);
+    EXPECT_EQ(estimate_.wire_bytes_per_page, 1536);
+}
+
+TEST_F(Estimate, RateLimitedRoundsDoNotChangeTheCostOfAPage)
+{
+    Round(1000, 1000 * 4096, 10 * kMs);
+    Round(1000, 1000 * 4096, 10000 * kMs, false, true);
+    EXPECT_EQ(estimate_.ns_per_page, 10000);
+    EXPECT_EQ(Predict(1000).last_pass_ns, 10 * kMs);
+}
+
+// The last pass is not limited: how long a limited round took is no fixed cost of it either.
+TEST_F(Estimate, RateLimitedRoundsAreNoFixedCost)
+{
+    Window(100 * kMB, 100 * kMs);
+    Round(100000, 100000 * 4096ull, 40000 * kMs, true, true);
+    Round(1000, 1000 * 4096, 400 * kMs, false, true);
+    EXPECT_LT(Predict(1000).last_pass_ns, 10 * kMs);
+    Round(10, 10 * 4096, 2 * kMs, false, true); // so few pages pass within the limit's burst
+    EXPECT_EQ(Predict(0).last_pass_ns, 2 * kMs);
+}
+
+TEST_F(Estimate, ARoundHasALeastCost)
+{
+    Window(100 * kMB, 100 * kMs);
+    Round(10, 10 * 4096, 3 * kMs); // too few pages to say what one costs
+    EXPECT_EQ(estimate_.ns_per_page, 0);
+    EXPECT_EQ(Predict(0).last_pass_ns, 3 * kMs);
+    Round(5, 5 * 4096, 1 * kMs);
+    EXPECT_EQ(Predict(0).last_pass_ns, 1 * kMs);
+    Round(5, 5 * 4096, 2 * kMs);
+    EXPECT_EQ(Predict(0).last_pass_ns, 1 * kMs) << "the least of all";
+}
+
+} // namespace
