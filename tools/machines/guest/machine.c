@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/* The reference guest as a machine: the engine's view of a struct haul_guest. */
+
+#include "tools/machines/guest/guest.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct guest_machine {
+    struct haul_machine base;
+    enum haul_guest_side side;
+    struct haul_guest *guest;
+    struct haul_tracker *tracker; /* of the last attach */
+    const char *tracker_name;
+};
+
+/* Stopping is a signal or a page, starting a wake-up. */
+#define SWITCH_NS 1000000u
+
+/* ---- hooks of the engine ------------------------------------------------------------------------------ */
+
+static int stop_hook(void *opaque, uint64_t *stopped_ns, struct haul_error *error)
+{
+    struct guest_machine *self = opaque;
+    return haul_guest_stop(self->guest, stopped_ns, error);
+}
+
+static int resume_hook(void *opaque, struct haul_error *error)
+{
+    struct guest_machine *self = opaque;
+    return haul_guest_resume(self->guest, error);
+}
+
+static int throttle_hook(void *opaque, unsigned percent, struct haul_error *error)
+{
+    (void)error;
+    struct guest_machine *self = opaque;
+    haul_guest_throttle(self->guest, percent);
+    return 0;
+}
+
+static int estimate_hook(void *opaque, uint64_t *stop_ns, uint64_t *start_ns, uint64_t *state_bytes)
+{
+    (void)opaque;
+    *stop_ns = SWITCH_NS;
+    *start_ns = SWITCH_NS;
+    *state_bytes = HAUL_GUEST_STATE_MAX;
+    return 0;
+}
+
+static void handed_over_hook(void *opaque)
+{
+    struct guest_machine *self = opaque;
+    haul_guest_retire(self->guest);
+}
+
+static const struct haul_guest_ops source_hooks = {
+    .stop = stop_hook,
+    .resume = resume_hook,
+    .throttle = throttle_hook,
+    .estimate = estimate_hook,
+    .handed_over = handed_over_hook,
+};
+
+static const struct haul_guest_ops destination_hooks = {.start = resume_hook};
+
+static int iterate_state(void *opaque, uint64_t *pending_bytes, struct haul_error *error)
+{
+    (void)opaque;
+    (void)error;
+    *pending_bytes = HAUL_GUEST_STATE_MAX;
+    return 0;
+}
+
+static int save_state(void *opaque, struct haul_state_writer *writer, struct haul_error *error)
+{
+    struct guest_machine *self = opaque;
+    unsigned char bytes[HAUL_GUEST_STATE_MAX];
+    size_t length;
+    int result = haul_guest_save(self->guest, bytes, sizeof bytes, &length, error);
+    return result ? result : haul_state_write(writer, bytes, length, error);
+}
+
+static int load_state(void *opaque, struct haul_state_reader *reader, struct haul_error *error)
+{
+    struct guest_machine *self = opaque;
+    unsigned char bytes[HAUL_GUEST_STATE_MAX + 1]; /* one more, so that a longer state shows */
+    size_t length = 0;
+    while (length < sizeof bytes) {
+        ptrdiff_t got = haul_state_read(reader, bytes + length, sizeof bytes - length, error);
+        if (got < 0) {
+            return (int)got;
+        }
+        if (!got) {
+            break;
+        }
+        length += (size_t)got;
+    }
+    return haul_guest_load(self->guest, bytes, length, error);
+}
+
+static const struct haul_state_ops state_ops = {
+    .name = "guest.vcpu",
+    .iterate = iterate_state,
+    .save = save_state,
+    .load = load_state,
+};
+
+/* ---- the machine -------------------------------------------------------------------------------------- */
+
+static int attach(struct haul_machine *machine, struct haul_migration *migration, struct haul_error *error)
+{
+    struct guest_machine *self = (struct guest_machine *)machine;
+    struct haul_ram_block block = {
+        .name = "guest.ram", .page_size = HAUL_GUEST_PAGE_SIZE, .fd = haul_guest_memory_fd(self->guest)};
+    block.host = haul_guest_memory(self->guest, &block.length);
+    int result = haul_add_ram(migration, &block, error);
+    if (!result && self->side == HAUL_GUEST_SOURCE) {
+        haul_guest_free_tracker(self->guest, self->tracker);
+        self->tracker = NULL;
+        result = haul_guest_new_tracker(self->guest, &self->tracker, &self->tracker_name, error);
+    }
+    if (!result && self->tracker) {
+        result = haul_set_tracker(migration, haul_tracker_get_ops(self->tracker),
+                                  haul_tracker_get_opaque(self->tracker), error);
+    }
+    if (!result) {
+        result = haul_add_state(migration, &state_ops, self, error);
+    }
+    if (!result) {
+        result = haul_set_guest(
+            migration, self->side == HAUL_GUEST_SOURCE ? &source_hooks : &destination_hooks, self, error);
+    }
+    return result;
+}
+
+static int self_check(struct haul_machine *machine, unsigned seconds, char *report, size_t size,
+                      struct haul_error *error)
+{
+    struct guest_machine *self = (struct guest_machine *)machine;
+    return haul_guest_check(self->guest, seconds, report, size, error);
+}
+
+static void summary(struct haul_machine *machine, char *text, size_t size)
+{
+    struct guest_machine *self = (struct guest_machine *)machine;
+    const char *reason = haul_guest_vcpu_reason(self->guest);
+    snprintf(text, size, "reference guest on a %s%s%s%s%s%s", haul_guest_vcpu(self->guest),
+             reason[0] ? " (" : "", reason, reason[0] ? ")" : "", self->tracker_name ? ", tracked by " : "",
+             self->tracker_name ? self->tracker_name : "");
+}
+
+/* The guest lives and dies with this process: nothing to find again. */
+static const char *locator(struct haul_machine *machine)
+{
+    (void)machine;
+    return "guest";
+}
+
+static int resume(struct haul_machine *machine, struct haul_error *error)
+{
+    struct guest_machine *self = (struct guest_machine *)machine;
+    return haul_guest_resume(self->guest, error);
+}
+
+static int abandon(struct haul_machine *machine, struct haul_error *error)
+{
+    (void)error;
+    struct guest_machine *self = (struct guest_machine *)machine;
+    haul_guest_retire(self->guest);
+    return 0;
+}
+
+static void free_machine(struct haul_machine *machine)
+{
+    struct guest_machine *self = (struct guest_machine *)machine;
+    if (self->guest) {
+        haul_guest_free_tracker(self->guest, self->tracker);
+    }
+    haul_guest_free(self->guest);
+    free(self);
+}
+
+static const struct haul_machine_ops machine_ops = {
+    .kind = "guest",
+    .attach = attach,
+    .self_check = self_check,
+    .summary = summary,
+    .locator = locator,
+    .resume = resume,
+    .abandon = abandon,
+    .free = free_machine,
+};
+
+static int machine_new(const struct haul_guest_options *options, enum haul_guest_side side,
+                       struct haul_machine **machine, struct haul_error *error)
+{
+    struct guest_machine *self = calloc(1, sizeof *self);
+    if (!self) {
+        return haul_error_set(error, ENOMEM, "no memory for the reference guest");
+    }
+    self->base.ops = &machine_ops;
+    self->side = side;
+    int result = haul_guest_new(options, side, &self->guest, error);
+    if (result) {
+        free_machine(&self->base);
+        return result;
+    }
+    *machine = &self->base;
+    return 0;
+}
+
+int haul_guest_source_new(const struct haul_guest_options *options, struct haul_machine **machine,
+                          struct haul_error *error)
+{
+    return machine_new(options, HAUL_GUEST_SOURCE, machine, error);
+}
+
+int haul_guest_destination_new(const struct haul_guest_options *options, struct haul_machine **machine,
+                               struct haul_error *error)
+{
+    return machine_new(options, HAUL_GUEST_DESTINATION, machine, error);
+}
