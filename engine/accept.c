@@ -9,7 +9,8 @@
 #include <string.h>
 #include <unistd.h>
 
-/* What a connection may take to say HELLO: one that stays silent must not keep the real source waiting for long. */
+/* What a connection may take to say HELLO: one that stays silent must not keep the real source waiting for
+ * long. */
 #define HELLO_TIMEOUT_MS 2000
 
 static int timeout_ms(const struct haul_migration *migration)
@@ -44,10 +45,12 @@ static void refuse(int fd, const struct haul_error *why)
 static int check_control_hello(const struct haul_hello *hello, struct haul_error *error)
 {
     if (hello->channel != HAUL_CONTROL_CHANNEL) {
-        return haul_error_set(error, EPROTO, "channel %u connected before the control connection", hello->channel);
+        return haul_error_set(error, EPROTO, "channel %u connected before the control connection",
+                              hello->channel);
     }
     if (hello->channels < 1 || hello->channels > HAUL_CHANNELS_MAX) {
-        return haul_error_set(error, EINVAL, "%u channels; it must be 1 to %d", hello->channels, HAUL_CHANNELS_MAX);
+        return haul_error_set(error, EINVAL, "%u channels; it must be 1 to %d", hello->channels,
+                              HAUL_CHANNELS_MAX);
     }
     if (hello->page_size != HAUL_PAGE_SIZE) {
         return haul_error_set(error, EINVAL, "the source's pages have %u bytes, the destination's %zu",
@@ -124,7 +127,8 @@ static int agree_on_blocks(struct haul_migration *migration, struct haul_error *
     struct haul_frame *frame = NULL;
     int rc = haul_control_expect(migration->control, HAUL_FRAME_BLOCKS, timeout_ms(migration), &frame, error);
     if (rc == 0) {
-        rc = haul_block_table_match(migration, frame->payload, frame->length, migration->destination->order, error);
+        rc = haul_block_table_match(migration, frame->payload, frame->length, migration->destination->order,
+                                    error);
     }
     free(frame);
     if (rc == 0) {
@@ -173,7 +177,8 @@ static void on_failed(void *opaque, unsigned index, const struct haul_error *err
     haul_control_wake(migration->control);
 }
 
-static int start_receiver(struct haul_migration *migration, unsigned channel, int fd, struct haul_error *error)
+static int start_receiver(struct haul_migration *migration, unsigned channel, int fd,
+                          struct haul_error *error)
 {
     struct haul_destination *destination = migration->destination;
     struct haul_receiver_options options = {
@@ -241,7 +246,8 @@ static int accept_channels(struct haul_migration *migration, struct haul_error *
         int fd;
         bool taken;
         /* Short waits: a source that died shows on the control connection. */
-        rc = haul_listener_accept(destination->listener, &migration->limits, 100, migration->cancel_fd, &fd, error);
+        rc = haul_listener_accept(destination->listener, &migration->limits, 100, migration->cancel_fd, &fd,
+                                  error);
         if (rc == -ETIMEDOUT) {
             rc = haul_control_status(migration->control, error);
             if (rc == 0 && haul_now_ns() > deadline) {

@@ -2,7 +2,8 @@
 #ifndef HAUL_ENGINE_BARRIER_H
 #define HAUL_ENGINE_BARRIER_H
 
-/* The barrier of rule R2: no channel reads packets of round n + 1 before every channel has read round n's mark. */
+/* The barrier of rule R2: no channel reads packets of round n + 1 before every channel has read round n's
+ * mark. */
 
 #include "channels/error.h"
 
@@ -27,9 +28,10 @@ void haul_barrier_init(struct haul_barrier *barrier, unsigned channels);
 void haul_barrier_destroy(struct haul_barrier *barrier);
 
 /*
- * haul_barrier_arrive: one channel read the mark of `round`. Returns 1 to the last channel to arrive, at once, before the
- * others are released: it reports the round and then calls haul_barrier_release; 0 to the others when the round is released. -EPROTO when `round` is not
- * the next one; -ECANCELED after haul_barrier_abort.
+ * haul_barrier_arrive: one channel read the mark of `round`. Returns 1 to the last channel to arrive, at
+ * once, before the others are released: it reports the round and then calls haul_barrier_release; 0 to the
+ * others when the round is released. -EPROTO when `round` is not the next one; -ECANCELED after
+ * haul_barrier_abort.
  */
 int haul_barrier_arrive(struct haul_barrier *barrier, uint32_t round, struct haul_error *error);
 void haul_barrier_release(struct haul_barrier *barrier);

@@ -54,8 +54,8 @@ static uint64_t find(const uint64_t *bitmap, uint64_t bits, uint64_t from, bool 
     return bits;
 }
 
-bool haul_bitmap_next_run(const uint64_t *bitmap, uint64_t bits, uint64_t from, uint64_t most, uint64_t *first,
-                          uint64_t *count)
+bool haul_bitmap_next_run(const uint64_t *bitmap, uint64_t bits, uint64_t from, uint64_t most,
+                          uint64_t *first, uint64_t *count)
 {
     uint64_t start = find(bitmap, bits, from, true);
     if (start >= bits) {
@@ -67,7 +67,8 @@ bool haul_bitmap_next_run(const uint64_t *bitmap, uint64_t bits, uint64_t from, 
     return true;
 }
 
-bool haul_bitmap_next_gap(const uint64_t *bitmap, uint64_t bits, uint64_t from, uint64_t *first, uint64_t *count)
+bool haul_bitmap_next_gap(const uint64_t *bitmap, uint64_t bits, uint64_t from, uint64_t *first,
+                          uint64_t *count)
 {
     uint64_t start = find(bitmap, bits, from, false);
     if (start >= bits) {

@@ -29,11 +29,12 @@ uint64_t haul_bitmap_count(const uint64_t *bitmap, uint64_t bits);
  * haul_bitmap_next_run finds the first run of set bits at or after `from` below `bits`, at most `most` long.
  * Returns false when there is none.
  */
-bool haul_bitmap_next_run(const uint64_t *bitmap, uint64_t bits, uint64_t from, uint64_t most, uint64_t *first,
-                          uint64_t *count);
+bool haul_bitmap_next_run(const uint64_t *bitmap, uint64_t bits, uint64_t from, uint64_t most,
+                          uint64_t *first, uint64_t *count);
 
 /* haul_bitmap_next_gap is the same for clear bits, of any length. */
-bool haul_bitmap_next_gap(const uint64_t *bitmap, uint64_t bits, uint64_t from, uint64_t *first, uint64_t *count);
+bool haul_bitmap_next_gap(const uint64_t *bitmap, uint64_t bits, uint64_t from, uint64_t *first,
+                          uint64_t *count);
 
 #ifdef __cplusplus
 }

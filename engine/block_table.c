@@ -17,8 +17,8 @@ size_t haul_block_table_encode(const struct haul_migration *migration, void *pay
     return haul_writer_length(&writer);
 }
 
-static int match_one(const struct haul_migration *migration, const char *name, uint64_t length, uint32_t page_size,
-                     uint32_t *index, struct haul_error *error)
+static int match_one(const struct haul_migration *migration, const char *name, uint64_t length,
+                     uint32_t page_size, uint32_t *index, struct haul_error *error)
 {
     for (uint32_t i = 0; i < migration->block_count; i++) {
         const struct haul_block *own = &migration->blocks[i];
@@ -26,24 +26,27 @@ static int match_one(const struct haul_migration *migration, const char *name, u
             continue;
         }
         if (own->length != length) {
-            return haul_error_set(error, EINVAL,
-                                  "RAM block %s has %llu bytes at the source and %llu at the destination; start the "
-                                  "destination with the same memory size",
-                                  name, (unsigned long long)length, (unsigned long long)own->length);
+            return haul_error_set(
+                error, EINVAL,
+                "RAM block %s has %llu bytes at the source and %llu at the destination; start the "
+                "destination with the same memory size",
+                name, (unsigned long long)length, (unsigned long long)own->length);
         }
         if (own->page_size != page_size) {
-            return haul_error_set(error, EINVAL,
-                                  "RAM block %s has pages of %u bytes at the source and %u at the destination; use the "
-                                  "same huge page size on both sides",
-                                  name, page_size, own->page_size);
+            return haul_error_set(
+                error, EINVAL,
+                "RAM block %s has pages of %u bytes at the source and %u at the destination; use the "
+                "same huge page size on both sides",
+                name, page_size, own->page_size);
         }
         *index = i;
         return 0;
     }
-    return haul_error_set(error, EINVAL,
-                          "RAM block %s of the source is missing at the destination; start the destination with the "
-                          "same memory devices",
-                          name);
+    return haul_error_set(
+        error, EINVAL,
+        "RAM block %s of the source is missing at the destination; start the destination with the "
+        "same memory devices",
+        name);
 }
 
 int haul_block_table_match(const struct haul_migration *migration, const void *payload, size_t length,
@@ -71,10 +74,12 @@ int haul_block_table_match(const struct haul_migration *migration, const void *p
         seen[order[i]] = true;
     }
     if (!cursor.failed && count != migration->block_count) {
-        return haul_error_set(error, EINVAL,
-                              "the source has %u RAM blocks, the destination %u; start the destination with the same "
-                              "memory devices",
-                              count, migration->block_count);
+        return haul_error_set(
+            error, EINVAL,
+            "the source has %u RAM blocks, the destination %u; start the destination with the same "
+            "memory devices",
+            count, migration->block_count);
     }
-    return haul_cursor_done(&cursor) ? 0 : haul_error_set(error, EPROTO, "the source's block table is malformed");
+    return haul_cursor_done(&cursor) ? 0
+                                     : haul_error_set(error, EPROTO, "the source's block table is malformed");
 }

@@ -41,14 +41,15 @@ struct haul_control {
     _Atomic uint64_t round_trip_ns;
 };
 
-int haul_control_send(struct haul_control *control, enum haul_frame_type type, const void *payload, size_t length,
-                      struct haul_error *error)
+int haul_control_send(struct haul_control *control, enum haul_frame_type type, const void *payload,
+                      size_t length, struct haul_error *error)
 {
     pthread_mutex_lock(&control->send_lock);
     int rc = haul_frame_send(control->options.fd, type, payload, length, error);
     pthread_mutex_unlock(&control->send_lock);
     if (rc < 0) {
-        haul_error_prefix(error, "control connection to %s: sending %s: ", control->peer, haul_frame_name(type));
+        haul_error_prefix(error, "control connection to %s: sending %s: ", control->peer,
+                          haul_frame_name(type));
     }
     return rc;
 }
@@ -169,9 +170,10 @@ static void *reader_main(void *argument)
             rc = read_one(control, buffer, &error);
             heard = haul_now_ns();
         } else if (haul_now_ns() - heard > (uint64_t)control->options.silence_timeout_ms * 1000000) {
-            rc = haul_error_set(&error, ETIMEDOUT,
-                                "control connection to %s: nothing heard for %u s; is the peer or the network down?",
-                                control->peer, control->options.silence_timeout_ms / 1000);
+            rc = haul_error_set(
+                &error, ETIMEDOUT,
+                "control connection to %s: nothing heard for %u s; is the peer or the network down?",
+                control->peer, control->options.silence_timeout_ms / 1000);
         }
     }
     set_failure(control, &error);
@@ -265,8 +267,8 @@ int haul_control_next(struct haul_control *control, int timeout_ms, struct haul_
             *error = control->failure_error;
         }
     } else {
-        rc = haul_error_set(error, ETIMEDOUT, "control connection to %s: no answer within %d ms", control->peer,
-                            timeout_ms);
+        rc = haul_error_set(error, ETIMEDOUT, "control connection to %s: no answer within %d ms",
+                            control->peer, timeout_ms);
     }
     pthread_mutex_unlock(&control->lock);
     if (taken && taken->type == HAUL_FRAME_FAILED) {
@@ -283,8 +285,8 @@ int haul_control_expect(struct haul_control *control, enum haul_frame_type type,
 {
     int rc = haul_control_next(control, timeout_ms, frame, error);
     if (rc == 0 && (*frame)->type != type) {
-        rc = haul_error_set(error, EPROTO, "control connection to %s: %s came where %s was due", control->peer,
-                            haul_frame_name((*frame)->type), haul_frame_name(type));
+        rc = haul_error_set(error, EPROTO, "control connection to %s: %s came where %s was due",
+                            control->peer, haul_frame_name((*frame)->type), haul_frame_name(type));
         free(*frame);
         *frame = NULL;
     }

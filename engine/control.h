@@ -3,9 +3,10 @@
 #define HAUL_ENGINE_CONTROL_H
 
 /*
- * The control connection, the same object on both sides. A reader thread (at the source, design 4's return-path thread) takes
- * frames off the socket, answers PING, measures the round trip, notices silence, and queues everything else
- * for the owner: the migration_thread or the loader. Sending is open to several threads.
+ * The control connection, the same object on both sides. A reader thread (at the source, design 4's
+ * return-path thread) takes frames off the socket, answers PING, measures the round trip, notices silence,
+ * and queues everything else for the owner: the migration_thread or the loader. Sending is open to several
+ * threads.
  */
 
 #include "channels/doorbell.h"
@@ -23,7 +24,7 @@ extern "C" {
 struct haul_control; /* opaque */
 
 struct haul_control_options {
-    int fd;                 /* connected, HELLO and WELCOME already exchanged; the control's from now on */
+    int fd; /* connected, HELLO and WELCOME already exchanged; the control's from now on */
     const char *thread_name;
     uint32_t silence_timeout_ms;
     /* Called on the reader thread after a frame was queued or the connection failed; must be cheap. */
@@ -36,8 +37,8 @@ int haul_control_new(const struct haul_control_options *options, struct haul_con
                      struct haul_error *error);
 
 /* haul_control_send sends one frame; any thread, one frame at a time. Errors as haul_frame_send. */
-int haul_control_send(struct haul_control *control, enum haul_frame_type type, const void *payload, size_t length,
-                      struct haul_error *error);
+int haul_control_send(struct haul_control *control, enum haul_frame_type type, const void *payload,
+                      size_t length, struct haul_error *error);
 
 /* haul_control_fail sends FAILED with `error`'s code and text, as well as it can be sent. */
 void haul_control_fail(struct haul_control *control, const struct haul_error *error);
@@ -51,9 +52,10 @@ struct haul_frame {
 };
 
 /*
- * haul_control_next waits up to timeout_ms for the next frame. Queued frames come before a failure of the connection. 0 with
- * *frame set; -ETIMEDOUT; -ECANCELED after haul_control_wake; else the errno that ended the connection. A FAILED frame of the peer is
- * returned as its errno and text ("the destination refused: ...").
+ * haul_control_next waits up to timeout_ms for the next frame. Queued frames come before a failure of the
+ * connection. 0 with *frame set; -ETIMEDOUT; -ECANCELED after haul_control_wake; else the errno that ended
+ * the connection. A FAILED frame of the peer is returned as its errno and text ("the destination refused:
+ * ...").
  */
 int haul_control_next(struct haul_control *control, int timeout_ms, struct haul_frame **frame,
                       struct haul_error *error);
@@ -62,16 +64,19 @@ int haul_control_next(struct haul_control *control, int timeout_ms, struct haul_
 int haul_control_expect(struct haul_control *control, enum haul_frame_type type, int timeout_ms,
                         struct haul_frame **frame, struct haul_error *error);
 
-/* haul_control_status returns 0 while the connection stands, else the failure, a waiting FAILED frame of the peer first; never waits. */
+/* haul_control_status returns 0 while the connection stands, else the failure, a waiting FAILED frame of the
+ * peer first; never waits. */
 int haul_control_status(struct haul_control *control, struct haul_error *error);
 
 /* haul_control_wake makes every present and later haul_control_next return -ECANCELED. Any thread. */
 void haul_control_wake(struct haul_control *control);
 
-/* haul_control_read_failure turns the payload of a FAILED frame of `peer` into our own error; returns its negative errno. */
+/* haul_control_read_failure turns the payload of a FAILED frame of `peer` into our own error; returns its
+ * negative errno. */
 int haul_control_read_failure(const void *payload, size_t length, const char *peer, struct haul_error *error);
 
-/* haul_control_nic_node returns the NUMA node of the network card that leads to the peer, or HAUL_NODE_UNKNOWN. */
+/* haul_control_nic_node returns the NUMA node of the network card that leads to the peer, or
+ * HAUL_NODE_UNKNOWN. */
 int haul_control_nic_node(const struct haul_control *control, const struct haul_topology *topology);
 
 /* haul_control_round_trip_ns returns the smoothed round trip, 0 before the first answer. Any thread. */

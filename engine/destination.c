@@ -15,7 +15,8 @@
 #include <sys/stat.h>
 #include <sys/vfs.h>
 
-#define PEER_REASON_MS 300 /* how long a broken channel waits for the source to say why on the control connection */
+#define PEER_REASON_MS                                                                                       \
+    300 /* how long a broken channel waits for the source to say why on the control connection */
 
 static unsigned allowed_cpus(void)
 {
@@ -38,10 +39,11 @@ static int check_room(const struct haul_block *block, struct haul_error *error)
     uint64_t missing = block->length > allocated ? block->length - allocated : 0;
     uint64_t room = (uint64_t)fs.f_bavail * (uint64_t)fs.f_bsize;
     if (missing > room) {
-        return haul_error_set(error, ENOSPC,
-                              "RAM block %s needs %llu MiB more and its tmpfs has %llu MiB free; enlarge it (mount -o "
-                              "remount,size=) or free space",
-                              block->name, (unsigned long long)(missing >> 20), (unsigned long long)(room >> 20));
+        return haul_error_set(
+            error, ENOSPC,
+            "RAM block %s needs %llu MiB more and its tmpfs has %llu MiB free; enlarge it (mount -o "
+            "remount,size=) or free space",
+            block->name, (unsigned long long)(missing >> 20), (unsigned long long)(room >> 20));
     }
     return 0;
 }
@@ -67,7 +69,8 @@ static int note_present(struct haul_migration *migration, struct haul_error *err
 
 /* ---- loading ---- */
 
-/* What really ended the move: a receiver's failure, and better the source's own reason if it comes in time. */
+/* What really ended the move: a receiver's failure, and better the source's own reason if it comes in time.
+ */
 static int explain(struct haul_migration *migration, int rc, struct haul_error *error)
 {
     struct haul_destination *destination = migration->destination;
@@ -96,7 +99,8 @@ static int explain(struct haul_migration *migration, int rc, struct haul_error *
     return -error->code;
 }
 
-static int load_state(struct haul_migration *migration, const struct haul_frame *begin, struct haul_error *error)
+static int load_state(struct haul_migration *migration, const struct haul_frame *begin,
+                      struct haul_error *error)
 {
     uint32_t round;
     char name[HAUL_NAME_MAX + 1];
@@ -115,8 +119,8 @@ static int load_state(struct haul_migration *migration, const struct haul_frame 
             return rc < 0 ? haul_error_prefix(error, "loading the state of %s: ", name) : 0;
         }
     }
-    return haul_error_set(error, EINVAL, "the source sends the state of %s, which this destination does not have",
-                          name);
+    return haul_error_set(error, EINVAL,
+                          "the source sends the state of %s, which this destination does not have", name);
 }
 
 static int send_hashes(struct haul_migration *migration, struct haul_error *error)
@@ -158,21 +162,22 @@ static int take_over(struct haul_migration *migration, struct haul_error *error)
     /* A source that does not hear this stays paused and says so; the guest runs here either way. */
     struct haul_error unheard;
     if (haul_control_send(migration->control, HAUL_FRAME_RUNNING, NULL, 0, &unheard) < 0) {
-        haul_migration_say(migration, "the guest runs here, but the source could not be told: %s", unheard.message);
+        haul_migration_say(migration, "the guest runs here, but the source could not be told: %s",
+                           unheard.message);
     }
     haul_migration_step(migration, HAUL_STEP_RUNNING, NULL);
     return 0;
 }
 
-static int take_frame(struct haul_migration *migration, const struct haul_frame *frame, struct haul_error *error)
+static int take_frame(struct haul_migration *migration, const struct haul_frame *frame,
+                      struct haul_error *error)
 {
     struct haul_destination *destination = migration->destination;
     switch (frame->type) {
     case HAUL_FRAME_PRESENT:
-        return destination->populate
-                   ? haul_populate_restrict(destination->populate, destination->order, frame->payload, frame->length,
-                                            error)
-                   : 0;
+        return destination->populate ? haul_populate_restrict(destination->populate, destination->order,
+                                                              frame->payload, frame->length, error)
+                                     : 0;
     case HAUL_FRAME_STATE_BEGIN:
         if (haul_get_state(migration) == HAUL_STATE_ACTIVE) {
             haul_migration_set_state(migration, HAUL_STATE_DEVICE);
@@ -275,7 +280,8 @@ int haul_destination_init(struct haul_migration *migration, struct haul_error *e
 int haul_destination_start(struct haul_migration *migration, const char *uri, struct haul_error *error)
 {
     struct haul_destination *destination = migration->destination;
-    unsigned threads = migration->options.populate_threads ? migration->options.populate_threads : allowed_cpus();
+    unsigned threads =
+        migration->options.populate_threads ? migration->options.populate_threads : allowed_cpus();
     int rc = note_present(migration, error);
     if (rc == 0) {
         rc = haul_listener_open(uri, &destination->listener, error);

@@ -12,8 +12,8 @@
 struct haul_destination {
     /* ---- written before the receivers start ---- */
     struct haul_listener *listener;
-    uint32_t order[HAUL_BLOCKS_MAX];       /* the source's block i is our block order[i] */
-    struct haul_block_view *source_views;  /* our memory in the source's order, for the receivers */
+    uint32_t order[HAUL_BLOCKS_MAX];      /* the source's block i is our block order[i] */
+    struct haul_block_view *source_views; /* our memory in the source's order, for the receivers */
     unsigned channels;
     struct haul_placement_slot slots[HAUL_CHANNELS_MAX];
     struct haul_barrier barrier;
@@ -30,8 +30,9 @@ struct haul_destination {
 };
 
 /*
- * haul_destination_accept waits for a source: the control connection, the block table, and every data connection; receivers run when it returns.
- * Connections that do not say a valid HELLO are closed and do not disturb.
+ * haul_destination_accept waits for a source: the control connection, the block table, and every data
+ * connection; receivers run when it returns. Connections that do not say a valid HELLO are closed and do not
+ * disturb.
  */
 int haul_destination_accept(struct haul_migration *migration, struct haul_error *error);
 

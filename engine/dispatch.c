@@ -8,7 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PEER_REASON_MS 300 /* how long a broken channel waits for the peer to say why on the control connection */
+#define PEER_REASON_MS                                                                                       \
+    300 /* how long a broken channel waits for the peer to say why on the control connection */
 #define LONGEST_SLEEP_NS 100000000u
 #define BURST_NS 50000000u /* what max-bandwidth may send at once after idling */
 
@@ -131,7 +132,8 @@ static uint64_t rate_limit_wait(struct haul_migration *migration)
     double due = (double)(used - limit->base_bytes) * 1e9 / (double)rate; /* ns that the bytes so far need */
     double elapsed = (double)(now - limit->since_ns);
     if (elapsed > due + BURST_NS) {
-        *limit = (struct haul_rate_limit){.rate_bytes_per_s = rate, .since_ns = now - BURST_NS, .base_bytes = used};
+        *limit = (struct haul_rate_limit){
+            .rate_bytes_per_s = rate, .since_ns = now - BURST_NS, .base_bytes = used};
         return 0;
     }
     return due > elapsed ? (uint64_t)(due - elapsed) + 1 : 0;
@@ -159,8 +161,8 @@ static struct haul_sender *pick_sender(struct haul_source *source, int node)
 }
 
 /* Waits for a free batch on the best channel for memory on `node`. */
-static int acquire(struct haul_migration *migration, int node, struct haul_sender **sender, struct haul_batch **batch,
-                   struct haul_error *error)
+static int acquire(struct haul_migration *migration, int node, struct haul_sender **sender,
+                   struct haul_batch **batch, struct haul_error *error)
 {
     struct haul_source *source = migration->source;
     for (;;) {
@@ -198,7 +200,8 @@ static void fill_from_bitmap(uint64_t *bitmap, uint64_t pages, uint64_t *at, str
 {
     struct haul_run run;
     while (batch->page_count < HAUL_BATCH_PAGES && batch->run_count < HAUL_BATCH_RUNS &&
-           haul_bitmap_next_run(bitmap, pages, *at, HAUL_BATCH_PAGES - batch->page_count, &run.first, &run.count)) {
+           haul_bitmap_next_run(bitmap, pages, *at, HAUL_BATCH_PAGES - batch->page_count, &run.first,
+                                &run.count)) {
         haul_bitmap_clear(bitmap, run.first, run.count);
         batch->runs[batch->run_count++] = run;
         batch->page_count += (uint32_t)run.count;

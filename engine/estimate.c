@@ -6,7 +6,7 @@
 #define WINDOW_TIME_CONSTANT_NS 300e6 /* busy time after which a new bandwidth outweighs the old one */
 #define WINDOW_LEAST_BYTES 65536
 #define WINDOW_LEAST_NS 1000
-#define ROUND_WEIGHT 0.5 /* of the newest round: the last pass resembles the late rounds */
+#define ROUND_WEIGHT 0.5     /* of the newest round: the last pass resembles the late rounds */
 #define ROUND_LEAST_PAGES 64 /* fewer pages measure the fixed cost of a round, not the cost of a page */
 
 void haul_estimate_init(struct haul_estimate *estimate)
@@ -77,7 +77,8 @@ static uint64_t carry_ns(const struct haul_estimate *estimate, double bytes)
     return (uint64_t)(bytes * 1e9 / (bandwidth > 0 ? bandwidth : 100e6));
 }
 
-void haul_estimate_downtime(const struct haul_estimate *estimate, uint64_t pages, struct haul_downtime *downtime)
+void haul_estimate_downtime(const struct haul_estimate *estimate, uint64_t pages,
+                            struct haul_downtime *downtime)
 {
     uint64_t pass = carry_ns(estimate, (double)pages * estimate->wire_bytes_per_page);
     uint64_t measured = (uint64_t)((double)pages * estimate->ns_per_page);
@@ -94,5 +95,6 @@ void haul_estimate_downtime(const struct haul_estimate *estimate, uint64_t pages
         .device_ns = carry_ns(estimate, (double)estimate->state_bytes) + estimate->round_trip_ns,
         .start_ns = estimate->start_ns + estimate->round_trip_ns,
     };
-    downtime->total_ns = downtime->stop_ns + downtime->last_pass_ns + downtime->device_ns + downtime->start_ns;
+    downtime->total_ns =
+        downtime->stop_ns + downtime->last_pass_ns + downtime->device_ns + downtime->start_ns;
 }

@@ -5,10 +5,10 @@
 /*
  * Bandwidth, threshold and predicted downtime (design 7), as plain arithmetic without threads or clocks.
  *
- * Bandwidth is bytes delivered over the time in which the busiest channel had work, so that neither zero scanning by
- * the coordinator nor a rate limit lowers it, smoothed by an exponentially weighted moving average (EWMA).
- * threshold_size = bandwidth per ms * downtime limit, as QEMU's migration_update_counters computes it. The decision
- * goes further: it compares the whole predicted downtime with the limit.
+ * Bandwidth is bytes delivered over the time in which the busiest channel had work, so that neither zero
+ * scanning by the coordinator nor a rate limit lowers it, smoothed by an exponentially weighted moving
+ * average (EWMA). threshold_size = bandwidth per ms * downtime limit, as QEMU's migration_update_counters
+ * computes it. The decision goes further: it compares the whole predicted downtime with the limit.
  */
 
 #include "engine/haul.h"
@@ -25,11 +25,11 @@ struct haul_window {
 
 /* One finished round, from its first batch to the destination's ROUND_DONE. */
 struct haul_round_sample {
-    uint64_t pages;      /* sent with content, or found zero by reading */
+    uint64_t pages; /* sent with content, or found zero by reading */
     uint64_t wire_bytes;
     uint64_t elapsed_ns;
-    bool first;          /* the bulk round: destination memory may be fresh, so it says less of the last pass */
-    bool limited;        /* slowed by max-bandwidth: says nothing of the last pass, which is not limited */
+    bool first;   /* the bulk round: destination memory may be fresh, so it says less of the last pass */
+    bool limited; /* slowed by max-bandwidth: says nothing of the last pass, which is not limited */
 };
 
 struct haul_estimate {
@@ -41,27 +41,30 @@ struct haul_estimate {
     /* Fixed costs, measured in this migration or given by the guest. */
     uint64_t stop_ns;
     uint64_t start_ns;
-    uint64_t sync_ns;       /* one scan of the tracker */
+    uint64_t sync_ns; /* one scan of the tracker */
     uint64_t state_bytes;
-    uint64_t verify_ns;     /* 0 without --verify */
+    uint64_t verify_ns; /* 0 without --verify */
     uint64_t round_trip_ns;
     uint64_t switchover_bandwidth_bytes_per_s; /* the user's, or 0 */
 };
 
 void haul_estimate_init(struct haul_estimate *estimate);
 
-/* haul_estimate_add_window and haul_estimate_add_round take one measurement in. Windows under 64 KiB or 1 us of work are left out. */
+/* haul_estimate_add_window and haul_estimate_add_round take one measurement in. Windows under 64 KiB or 1 us
+ * of work are left out. */
 void haul_estimate_add_window(struct haul_estimate *estimate, const struct haul_window *window);
 void haul_estimate_add_round(struct haul_estimate *estimate, const struct haul_round_sample *sample);
 
-/* The bandwidth that decisions use: the user's switchover bandwidth if given, else the estimate; bytes per second. */
+/* The bandwidth that decisions use: the user's switchover bandwidth if given, else the estimate; bytes per
+ * second. */
 uint64_t haul_estimate_bandwidth(const struct haul_estimate *estimate);
 
 /* threshold_size in bytes for a downtime limit. */
 uint64_t haul_estimate_threshold(const struct haul_estimate *estimate, uint64_t downtime_limit_ns);
 
 /* haul_estimate_downtime predicts the downtime if the guest were stopped now with `pages` dirty pages. */
-void haul_estimate_downtime(const struct haul_estimate *estimate, uint64_t pages, struct haul_downtime *downtime);
+void haul_estimate_downtime(const struct haul_estimate *estimate, uint64_t pages,
+                            struct haul_downtime *downtime);
 
 #ifdef __cplusplus
 }

@@ -10,8 +10,8 @@
  * Order of calls: haul_source_new or haul_destination_new; haul_add_ram, haul_set_tracker,
  * haul_add_state, haul_set_guest, haul_set_events; haul_start; haul_wait; haul_free.
  * Unless a declaration says otherwise, calls on one object come from one thread at a time.
- * haul_cancel, haul_get_stats, haul_get_channel_stats, haul_get_state and haul_set_max_bandwidth may be called from any
- * thread between haul_start and haul_free.
+ * haul_cancel, haul_get_stats, haul_get_channel_stats, haul_get_state and haul_set_max_bandwidth may be
+ * called from any thread between haul_start and haul_free.
  */
 
 #include "channels/error.h"
@@ -63,23 +63,26 @@ enum haul_ownership {
 /* ---- options ------------------------------------------------------------------------------------------ */
 
 /*
- * Options are copied and checked by haul_source_new and haul_destination_new. Call haul_options_default first:
- * it sets `size`, which lets the library tell an older caller's struct from a newer one's.
+ * Options are copied and checked by haul_source_new and haul_destination_new. Call haul_options_default
+ * first: it sets `size`, which lets the library tell an older caller's struct from a newer one's.
  */
 struct haul_options {
     size_t size;
-    uint32_t channels;           /* source: 1..128, default 2. The destination follows the source. */
-    const char *compress;        /* source: "none", "lz4" or "auto" (default "none") */
-    uint32_t downtime_limit_ms;  /* source: 0..2000000, default 300 */
-    uint64_t max_bandwidth_bytes_per_s;        /* source: cap over all channels; 0 (default): none */
-    uint64_t switchover_bandwidth_bytes_per_s; /* source: used for the threshold instead of the estimate; 0: none */
-    const char *placement;       /* "auto" (default), "none" or a CPU list "0-3,8" */
-    bool verify;                 /* source: hash both sides before HANDOVER (rule R3); default false */
-    uint32_t timeout_s;          /* connecting, handshakes and silence: 1..3600, default 30 */
-    bool populate;               /* destination: populate memory ahead of the data; default true */
-    unsigned populate_threads;   /* destination: 0 (default) means one per allowed CPU */
-    uint32_t max_rounds;         /* source: give up (-ETIME) after this many rounds without convergence; 0 (default): never */
-    bool auto_converge;          /* source: slow the guest down by its throttle hook when it does not converge; default false */
+    uint32_t channels;                  /* source: 1..128, default 2. The destination follows the source. */
+    const char *compress;               /* source: "none", "lz4" or "auto" (default "none") */
+    uint32_t downtime_limit_ms;         /* source: 0..2000000, default 300 */
+    uint64_t max_bandwidth_bytes_per_s; /* source: cap over all channels; 0 (default): none */
+    uint64_t switchover_bandwidth_bytes_per_s; /* source: used for the threshold instead of the estimate; 0:
+                                                  none */
+    const char *placement;                     /* "auto" (default), "none" or a CPU list "0-3,8" */
+    bool verify;               /* source: hash both sides before HANDOVER (rule R3); default false */
+    uint32_t timeout_s;        /* connecting, handshakes and silence: 1..3600, default 30 */
+    bool populate;             /* destination: populate memory ahead of the data; default true */
+    unsigned populate_threads; /* destination: 0 (default) means one per allowed CPU */
+    uint32_t max_rounds; /* source: give up (-ETIME) after this many rounds without convergence; 0 (default):
+                            never */
+    bool auto_converge; /* source: slow the guest down by its throttle hook when it does not converge; default
+                           false */
 };
 void haul_options_default(struct haul_options *options);
 
@@ -103,11 +106,13 @@ struct haul_ram_block {
  */
 struct haul_tracker_ops {
     const char *name; /* "kvm-dirty-log", "uffd-wp", ... for reports */
-    /* Called once, before any page is read. Every write that lands after it returns is reported by a later sync. */
+    /* Called once, before any page is read. Every write that lands after it returns is reported by a later
+     * sync. */
     int (*start)(void *opaque, struct haul_error *error);
     /*
-     * Sets (never clears) in `bitmaps` every page written since start or the last sync, and re-arms those pages. A page that
-     * became a hole (balloon, discard: trap T8) counts as written. *pages gets the number of pages reported.
+     * Sets (never clears) in `bitmaps` every page written since start or the last sync, and re-arms those
+     * pages. A page that became a hole (balloon, discard: trap T8) counts as written. *pages gets the number
+     * of pages reported.
      */
     int (*sync)(void *opaque, uint64_t *const *bitmaps, uint64_t *pages, struct haul_error *error);
     /* Called once on every path; leaves the guest as if it had never been tracked (trap T7). */
@@ -116,12 +121,14 @@ struct haul_tracker_ops {
 
 /* Writes one handler's state to the stream; see haul_state_ops.save. */
 struct haul_state_writer;
-int haul_state_write(struct haul_state_writer *writer, const void *bytes, size_t length, struct haul_error *error);
+int haul_state_write(struct haul_state_writer *writer, const void *bytes, size_t length,
+                     struct haul_error *error);
 
 /* Reads one handler's state; see haul_state_ops.load. Returns 1..capacity bytes read, 0 at its end, or a
  * negative errno. */
 struct haul_state_reader;
-ptrdiff_t haul_state_read(struct haul_state_reader *reader, void *bytes, size_t capacity, struct haul_error *error);
+ptrdiff_t haul_state_read(struct haul_state_reader *reader, void *bytes, size_t capacity,
+                          struct haul_error *error);
 
 /*
  * A state handler: whatever is not RAM (vCPU, devices). RAM goes first, then handlers in the order of
@@ -131,26 +138,29 @@ struct haul_state_ops {
     const char *name; /* 1..255 bytes, unique within the migration */
     /* Source, migration_thread, setup state, guest running. */
     int (*setup)(void *opaque, struct haul_error *error);
-    /* Source, migration_thread, after each round, guest running: *pending_bytes gets the bytes that `save` would write now. */
+    /* Source, migration_thread, after each round, guest running: *pending_bytes gets the bytes that `save`
+     * would write now. */
     int (*iterate)(void *opaque, uint64_t *pending_bytes, struct haul_error *error);
     /* Source, migration_thread, device state, guest stopped. It may still write guest memory: the engine
      * scans once more after it (trap T9). */
     int (*save)(void *opaque, struct haul_state_writer *writer, struct haul_error *error);
-    /* Destination, loader thread, all RAM of the rounds before loaded. An error fails the move and the source goes on. The guest must not run yet. */
+    /* Destination, loader thread, all RAM of the rounds before loaded. An error fails the move and the source
+     * goes on. The guest must not run yet. */
     int (*load)(void *opaque, struct haul_state_reader *reader, struct haul_error *error);
 };
 
 /* Guest hooks. NULL members mean that there is nothing to do. */
 struct haul_guest_ops {
     /*
-     * Source, migration_thread. On return no vCPU, device or host process writes guest memory (until `resume`), except by state handlers'
-     * `save`. *stopped_ns holds the time of the call (CLOCK_MONOTONIC, nanoseconds); a guest that knows when it
-     * really stopped running stores that time, from which downtime counts. On error the guest runs as before.
+     * Source, migration_thread. On return no vCPU, device or host process writes guest memory (until
+     * `resume`), except by state handlers' `save`. *stopped_ns holds the time of the call (CLOCK_MONOTONIC,
+     * nanoseconds); a guest that knows when it really stopped running stores that time, from which downtime
+     * counts. On error the guest runs as before.
      */
     int (*stop)(void *opaque, uint64_t *stopped_ns, struct haul_error *error);
     /*
-     * Source, migration_thread: undo `stop` after a failure or a cancelled switchover; the guest runs again. Also called
-     * when `stop` was never called or failed (then harmless).
+     * Source, migration_thread: undo `stop` after a failure or a cancelled switchover; the guest runs again.
+     * Also called when `stop` was never called or failed (then harmless).
      */
     int (*resume)(void *opaque, struct haul_error *error);
     /* Destination, loader thread, after HANDOVER: run the guest. On return it runs. */
@@ -158,14 +168,15 @@ struct haul_guest_ops {
     /* Source, migration_thread: slow the guest down by `percent` (0 to 99; 0 ends it). */
     int (*throttle)(void *opaque, unsigned percent, struct haul_error *error);
     /*
-     * Source, migration_thread, called once in setup: what the guest knows in advance of its own fixed costs, for the
-     * first prediction. NULL or an error: the engine assumes 5 ms, 5 ms and 64 KiB.
+     * Source, migration_thread, called once in setup: what the guest knows in advance of its own fixed costs,
+     * for the first prediction. NULL or an error: the engine assumes 5 ms, 5 ms and 64 KiB.
      */
     int (*estimate)(void *opaque, uint64_t *stop_ns, uint64_t *start_ns, uint64_t *state_bytes);
     /*
-     * Source, migration_thread, the last thing before HANDOVER goes out (after the step event HANDOVER_SENDING): from here
-     * nothing but the operator may run this copy, so a guest that arranged to be resumed if this process dies takes
-     * that back now. An error fails the move like any other before HANDOVER.
+     * Source, migration_thread, the last thing before HANDOVER goes out (after the step event
+     * HANDOVER_SENDING): from here nothing but the operator may run this copy, so a guest that arranged to be
+     * resumed if this process dies takes that back now. An error fails the move like any other before
+     * HANDOVER.
      */
     int (*handing_over)(void *opaque, struct haul_error *error);
     /* Source: the destination confirmed RUNNING; this copy must never run again. */
@@ -183,12 +194,13 @@ enum haul_step {
 };
 
 struct haul_events {
-    /* After each change of state; on the migration_thread or loader thread. Must not call haul_free or haul_wait. */
+    /* After each change of state; on the migration_thread or loader thread. Must not call haul_free or
+     * haul_wait. */
     void (*state)(void *opaque, enum haul_state from, enum haul_state to);
     /* After each round (source), with its number from 1. */
     void (*round)(void *opaque, uint32_t round);
-    /* Before the named step is taken; a negative result at HANDOVER_SENDING or HANDOVER_RECEIVED refuses the step and fails
-     * the move (the record could not be written). */
+    /* Before the named step is taken; a negative result at HANDOVER_SENDING or HANDOVER_RECEIVED refuses the
+     * step and fails the move (the record could not be written). */
     int (*step)(void *opaque, enum haul_step step, struct haul_error *error);
     /* A plain sentence for the operator: which tracker, early "cannot converge" advice. */
     void (*message)(void *opaque, const char *text);
@@ -214,18 +226,18 @@ struct haul_stats {
     struct haul_downtime actual;   /* zero until completed */
     uint64_t downtime_limit_ns;
     /* RAM, named after query-migrate's `ram` */
-    uint64_t transferred; /* bytes delivered over all channels, headers included */
-    uint64_t remaining;   /* bytes of dirty pages not yet handed out */
-    uint64_t total;       /* bytes of all blocks */
-    uint64_t duplicate;   /* zero pages sent */
-    uint64_t normal;      /* pages sent with content */
-    uint64_t holes;       /* of `duplicate`, pages never touched at the source and so never read */
+    uint64_t transferred;      /* bytes delivered over all channels, headers included */
+    uint64_t remaining;        /* bytes of dirty pages not yet handed out */
+    uint64_t total;            /* bytes of all blocks */
+    uint64_t duplicate;        /* zero pages sent */
+    uint64_t normal;           /* pages sent with content */
+    uint64_t holes;            /* of `duplicate`, pages never touched at the source and so never read */
     uint64_t dirty_pages_rate; /* pages per second, last round */
     uint64_t dirty_sync_count; /* rounds */
     uint64_t pages_per_second;
     uint64_t bandwidth_bytes_per_s; /* the smoothed estimate behind the threshold */
-    uint64_t threshold_size;   /* bytes: bandwidth * downtime limit */
-    double compression_ratio;  /* page bytes over wire bytes of compressed pages; 1 when none */
+    uint64_t threshold_size;        /* bytes: bandwidth * downtime limit */
+    double compression_ratio;       /* page bytes over wire bytes of compressed pages; 1 when none */
     uint32_t page_size;
     uint32_t channels;
     uint64_t round_trip_ns;
@@ -251,19 +263,22 @@ struct haul_channel_stats {
 /* ---- calls -------------------------------------------------------------------------------------------- */
 
 /*
- * haul_source_new, haul_destination_new: create one end. *migration is the caller's, to be freed with haul_free.
- * -EINVAL: an option out of range (the message names it and its range); -ENOMEM.
+ * haul_source_new, haul_destination_new: create one end. *migration is the caller's, to be freed with
+ * haul_free. -EINVAL: an option out of range (the message names it and its range); -ENOMEM.
  */
-int haul_source_new(const struct haul_options *options, struct haul_migration **migration, struct haul_error *error);
+int haul_source_new(const struct haul_options *options, struct haul_migration **migration,
+                    struct haul_error *error);
 int haul_destination_new(const struct haul_options *options, struct haul_migration **migration,
                          struct haul_error *error);
 
 /*
  * The set_ and add_ functions register the guest; before haul_start only (-EBUSY after). Ops structs must
  * outlive the migration; `opaque` is handed back to every callback.
- * haul_add_ram: -EINVAL (empty or long name, unaligned, zero length), -EEXIST (name taken), -ENOSPC (over 1024 blocks).
+ * haul_add_ram: -EINVAL (empty or long name, unaligned, zero length), -EEXIST (name taken), -ENOSPC (over
+ * 1024 blocks).
  */
-int haul_add_ram(struct haul_migration *migration, const struct haul_ram_block *block, struct haul_error *error);
+int haul_add_ram(struct haul_migration *migration, const struct haul_ram_block *block,
+                 struct haul_error *error);
 int haul_set_tracker(struct haul_migration *migration, const struct haul_tracker_ops *ops, void *opaque,
                      struct haul_error *error);
 int haul_add_state(struct haul_migration *migration, const struct haul_state_ops *ops, void *opaque,
@@ -275,11 +290,13 @@ int haul_set_events(struct haul_migration *migration, const struct haul_events *
 
 /*
  * haul_start: the source connects to `uri` and its migration_thread takes over; the destination listens on
- * `uri` and starts to populate its memory, its loader thread takes over. Returns once the URI is checked and, for the destination, bound.
+ * `uri` and starts to populate its memory, its loader thread takes over. Returns once the URI is checked and,
+ * for the destination, bound.
  */
 int haul_start(struct haul_migration *migration, const char *uri, struct haul_error *error);
 
-/* haul_local_uri returns the destination's URI with the real port, after haul_start; valid until haul_free. */
+/* haul_local_uri returns the destination's URI with the real port, after haul_start; valid until haul_free.
+ */
 const char *haul_local_uri(const struct haul_migration *migration);
 
 /*
@@ -289,18 +306,20 @@ const char *haul_local_uri(const struct haul_migration *migration);
  */
 int haul_wait(struct haul_migration *migration, struct haul_error *error);
 
-/* haul_cancel asks for the end; the guest goes on at the source. Too late after HANDOVER: then it returns -EALREADY. Async: see haul_wait. Safe in any state. */
+/* haul_cancel asks for the end; the guest goes on at the source. Too late after HANDOVER: then it returns
+ * -EALREADY. Async: see haul_wait. Safe in any state. */
 int haul_cancel(struct haul_migration *migration);
 
 enum haul_state haul_get_state(const struct haul_migration *migration);
 void haul_get_stats(struct haul_migration *migration, struct haul_stats *stats);
 /* -ENOENT for a channel that does not exist (yet). */
-int haul_get_channel_stats(struct haul_migration *migration, unsigned index, struct haul_channel_stats *stats);
+int haul_get_channel_stats(struct haul_migration *migration, unsigned index,
+                           struct haul_channel_stats *stats);
 /* 0: no limit. Acts within 100 ms. */
 void haul_set_max_bandwidth(struct haul_migration *migration, uint64_t bytes_per_s);
 
-/* haul_id writes the migration id as 32 hexadecimal digits (the destination's is known once a source connected;
- * until then all zero). */
+/* haul_id writes the migration id as 32 hexadecimal digits (the destination's is known once a source
+ * connected; until then all zero). */
 void haul_id(const struct haul_migration *migration, char text[33]);
 
 /* haul_free cancels, waits, and frees. NULL is accepted. */

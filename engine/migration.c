@@ -25,11 +25,12 @@ void haul_options_default(struct haul_options *options)
     };
 }
 
-static int check_range(const char *name, uint64_t value, uint64_t least, uint64_t most, struct haul_error *error)
+static int check_range(const char *name, uint64_t value, uint64_t least, uint64_t most,
+                       struct haul_error *error)
 {
     if (value < least || value > most) {
-        return haul_error_set(error, EINVAL, "%s is %llu; it must be %llu to %llu", name, (unsigned long long)value,
-                              (unsigned long long)least, (unsigned long long)most);
+        return haul_error_set(error, EINVAL, "%s is %llu; it must be %llu to %llu", name,
+                              (unsigned long long)value, (unsigned long long)least, (unsigned long long)most);
     }
     return 0;
 }
@@ -40,7 +41,8 @@ static int copy_options(struct haul_migration *migration, const struct haul_opti
     struct haul_options *own = &migration->options;
     haul_options_default(own);
     if (options->size == 0 || options->size > sizeof *own) {
-        return haul_error_set(error, EINVAL, "options size is %zu; call haul_options_default first", options->size);
+        return haul_error_set(error, EINVAL, "options size is %zu; call haul_options_default first",
+                              options->size);
     }
     memcpy(own, options, options->size);
     own->size = sizeof *own;
@@ -58,7 +60,8 @@ static int copy_options(struct haul_migration *migration, const struct haul_opti
         return rc;
     }
     if (haul_compress_mode_parse(own->compress ? own->compress : "none", &migration->compress) < 0) {
-        return haul_error_set(error, EINVAL, "compress is \"%s\"; it must be none, lz4 or auto", own->compress);
+        return haul_error_set(error, EINVAL, "compress is \"%s\"; it must be none, lz4 or auto",
+                              own->compress);
     }
     int length = snprintf(migration->placement, sizeof migration->placement, "%s",
                           own->placement ? own->placement : "auto");
@@ -87,7 +90,8 @@ static int migration_new(const struct haul_options *options,
     pthread_mutex_init(&made->lock, NULL);
     made->stats.ownership = HAUL_OWNER_SOURCE;
     made->cancel_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    int rc = made->cancel_fd < 0 ? haul_error_set(error, errno, "cannot make an eventfd: %s", strerror(errno)) : 0;
+    int rc =
+        made->cancel_fd < 0 ? haul_error_set(error, errno, "cannot make an eventfd: %s", strerror(errno)) : 0;
     if (rc == 0) {
         rc = copy_options(made, options, error);
     }
@@ -106,7 +110,8 @@ static int migration_new(const struct haul_options *options,
     return 0;
 }
 
-int haul_source_new(const struct haul_options *options, struct haul_migration **migration, struct haul_error *error)
+int haul_source_new(const struct haul_options *options, struct haul_migration **migration,
+                    struct haul_error *error)
 {
     return migration_new(options, haul_source_init, migration, error);
 }
@@ -134,7 +139,8 @@ static int check_name(const char *what, const char *name, struct haul_error *err
     return 0;
 }
 
-int haul_add_ram(struct haul_migration *migration, const struct haul_ram_block *block, struct haul_error *error)
+int haul_add_ram(struct haul_migration *migration, const struct haul_ram_block *block,
+                 struct haul_error *error)
 {
     int rc = check_not_started(migration, error);
     if (rc == 0) {
@@ -143,13 +149,15 @@ int haul_add_ram(struct haul_migration *migration, const struct haul_ram_block *
     if (rc < 0) {
         return rc;
     }
-    bool power_of_two = block->page_size >= HAUL_PAGE_SIZE && (block->page_size & (block->page_size - 1)) == 0;
+    bool power_of_two =
+        block->page_size >= HAUL_PAGE_SIZE && (block->page_size & (block->page_size - 1)) == 0;
     if (!power_of_two || block->length == 0 || block->length % block->page_size != 0 ||
         (uintptr_t)block->host % HAUL_PAGE_SIZE != 0 || !block->host) {
-        return haul_error_set(error, EINVAL,
-                              "RAM block %s: length %llu and page size %u at %p: length must be a multiple of the page "
-                              "size, that a power of two from 4096, and the address aligned",
-                              block->name, (unsigned long long)block->length, block->page_size, block->host);
+        return haul_error_set(
+            error, EINVAL,
+            "RAM block %s: length %llu and page size %u at %p: length must be a multiple of the page "
+            "size, that a power of two from 4096, and the address aligned",
+            block->name, (unsigned long long)block->length, block->page_size, block->host);
     }
     for (uint32_t i = 0; i < migration->block_count; i++) {
         if (strcmp(migration->blocks[i].name, block->name) == 0) {
@@ -250,7 +258,8 @@ int haul_start(struct haul_migration *migration, const char *uri, struct haul_er
     migration->started_ns = haul_now_ns();
     migration->stats.page_size = HAUL_PAGE_SIZE;
     migration->stats.downtime_limit_ns = (uint64_t)migration->options.downtime_limit_ms * 1000000;
-    rc = migration->source ? haul_source_start(migration, uri, error) : haul_destination_start(migration, uri, error);
+    rc = migration->source ? haul_source_start(migration, uri, error)
+                           : haul_destination_start(migration, uri, error);
     migration->started = rc == 0;
     return rc;
 }
@@ -305,13 +314,14 @@ void haul_free(struct haul_migration *migration)
         haul_cancel(migration);
         haul_wait(migration, NULL);
     }
-    if (migration->source) {
-        haul_source_cleanup(migration);
-    }
+    /* Receivers use the control connection; its reader rings the source's bell: in this order. */
     if (migration->destination) {
         haul_destination_cleanup(migration);
     }
     haul_control_free(migration->control);
+    if (migration->source) {
+        haul_source_cleanup(migration);
+    }
     haul_topology_free(migration->topology);
     if (migration->cancel_fd >= 0) {
         close(migration->cancel_fd);
@@ -328,8 +338,8 @@ int haul_migration_set_state(struct haul_migration *migration, enum haul_state t
 {
     enum haul_state from = (enum haul_state)atomic_load_explicit(&migration->state, memory_order_relaxed);
     if (!haul_state_allowed(from, to)) {
-        haul_migration_say(migration, "refused the illegal change of state from %s to %s", haul_state_name(from),
-                           haul_state_name(to));
+        haul_migration_say(migration, "refused the illegal change of state from %s to %s",
+                           haul_state_name(from), haul_state_name(to));
         return -EINVAL;
     }
     pthread_mutex_lock(&migration->lock);
@@ -410,8 +420,9 @@ void haul_get_stats(struct haul_migration *migration, struct haul_stats *stats)
     }
     pthread_mutex_unlock(&migration->lock);
     stats->pages_per_second =
-        stats->total_time_ns ? (uint64_t)((double)(stats->normal + stats->duplicate) * 1e9 / (double)stats->total_time_ns)
-                             : 0;
+        stats->total_time_ns
+            ? (uint64_t)((double)(stats->normal + stats->duplicate) * 1e9 / (double)stats->total_time_ns)
+            : 0;
 }
 
 int haul_get_channel_stats(struct haul_migration *migration, unsigned index, struct haul_channel_stats *stats)

@@ -39,11 +39,7 @@ struct haul_handler {
 };
 
 /* Who won the race between haul_cancel and HANDOVER; moves once, from OPEN. */
-enum haul_gate {
-    HAUL_GATE_OPEN,
-    HAUL_GATE_CANCELLED,
-    HAUL_GATE_COMMITTED
-};
+enum haul_gate { HAUL_GATE_OPEN, HAUL_GATE_CANCELLED, HAUL_GATE_COMMITTED };
 
 struct haul_source;
 struct haul_destination;
@@ -79,7 +75,7 @@ struct haul_migration {
 
     /* ---- under `lock` ---- */
     pthread_mutex_t lock;
-    struct haul_stats stats;     /* all but what haul_get_stats computes from the channels */
+    struct haul_stats stats;      /* all but what haul_get_stats computes from the channels */
     struct haul_control *control; /* NULL before it connected; freed by haul_free only */
     uint64_t started_ns;
     uint64_t ended_ns;
@@ -93,11 +89,13 @@ struct haul_migration {
     struct haul_destination *destination; /* destination only */
 };
 
-/* haul_migration_set_state takes one step of the state table; -EINVAL (and a message event) for an illegal one. Own thread. */
+/* haul_migration_set_state takes one step of the state table; -EINVAL (and a message event) for an illegal
+ * one. Own thread. */
 int haul_migration_set_state(struct haul_migration *migration, enum haul_state to);
 
 /* haul_migration_say sends a plain sentence to the message event. Own thread. */
-void haul_migration_say(struct haul_migration *migration, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void haul_migration_say(struct haul_migration *migration, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
 
 /* haul_migration_step tells the owner's record of a step; its refusal is returned. Own thread. */
 int haul_migration_step(struct haul_migration *migration, enum haul_step step, struct haul_error *error);
@@ -115,7 +113,8 @@ void haul_migration_set_control(struct haul_migration *migration, struct haul_co
 int haul_source_init(struct haul_migration *migration, struct haul_error *error);
 int haul_source_start(struct haul_migration *migration, const char *uri, struct haul_error *error);
 void haul_source_counters(struct haul_migration *migration, struct haul_stats *stats);
-int haul_source_channel(struct haul_migration *migration, unsigned index, struct haul_channel_counters *counters);
+int haul_source_channel(struct haul_migration *migration, unsigned index,
+                        struct haul_channel_counters *counters);
 void haul_source_wake(struct haul_migration *migration);
 void haul_source_cleanup(struct haul_migration *migration);
 

@@ -155,12 +155,12 @@ static void advise(struct haul_migration *migration, uint64_t predicted_ns)
     struct haul_source *source = migration->source;
     double dirty = source->dirty_pages_per_s * source->estimate.wire_bytes_per_page / 1e6;
     double bandwidth = (double)haul_estimate_bandwidth(&source->estimate) / 1e6;
-    haul_migration_say(migration,
-                       "does not converge: the guest dirties memory at %.0f MB/s on the wire, the channels carry %.0f "
-                       "MB/s, and stopping now would take %llu ms (limit %u ms); a longer --downtime-limit, "
-                       "--auto-converge or more bandwidth would help",
-                       dirty, bandwidth, (unsigned long long)(predicted_ns / 1000000),
-                       migration->options.downtime_limit_ms);
+    haul_migration_say(
+        migration,
+        "does not converge: the guest dirties memory at %.0f MB/s on the wire, the channels carry %.0f "
+        "MB/s, and stopping now would take %llu ms (limit %u ms); a longer --downtime-limit, "
+        "--auto-converge or more bandwidth would help",
+        dirty, bandwidth, (unsigned long long)(predicted_ns / 1000000), migration->options.downtime_limit_ms);
     source->advised = true;
 }
 
@@ -175,19 +175,20 @@ static int throttle(struct haul_migration *migration, struct haul_error *error)
 }
 
 /* Called when the prediction does not fit: says so early, and does what the options allow. */
-static int not_converged(struct haul_migration *migration, uint64_t predicted_ns, uint64_t before_ns,
+static int not_converged(struct haul_migration *migration, uint64_t predicted_ns, uint64_t best_ns,
                          struct haul_error *error)
 {
     struct haul_source *source = migration->source;
     uint32_t most = migration->options.max_rounds;
     if (most != 0 && source->round >= most) {
-        return haul_error_set(error, ETIME,
-                              "not converged after %u rounds: stopping now would take %llu ms, the downtime limit is %u "
-                              "ms; raise the limit or the number of rounds",
-                              source->round, (unsigned long long)(predicted_ns / 1000000),
-                              migration->options.downtime_limit_ms);
+        return haul_error_set(
+            error, ETIME,
+            "not converged after %u rounds: stopping now would take %llu ms, the downtime limit is %u "
+            "ms; raise the limit or the number of rounds",
+            source->round, (unsigned long long)(predicted_ns / 1000000),
+            migration->options.downtime_limit_ms);
     }
-    bool closer = predicted_ns < before_ns - before_ns / 10;
+    bool closer = predicted_ns < best_ns - best_ns / 10;
     source->slow_rounds = closer ? 0 : source->slow_rounds + 1;
     if (source->slow_rounds < SLOW_ROUNDS_BEFORE_ADVICE) {
         return 0;
@@ -224,7 +225,7 @@ static int iterate_handlers(struct haul_migration *migration, struct haul_error 
 }
 
 /* Scans, predicts, and decides. 1: stop the guest now; 0: another round. */
-static int decide(struct haul_migration *migration, uint64_t *before_ns, struct haul_error *error)
+static int decide(struct haul_migration *migration, uint64_t *best_ns, struct haul_error *error)
 {
     struct haul_source *source = migration->source;
     int rc = haul_source_sync(migration, error);
@@ -237,27 +238,29 @@ static int decide(struct haul_migration *migration, uint64_t *before_ns, struct 
     haul_source_publish(migration);
     struct haul_downtime expected;
     /* What is written while the guest is being stopped comes on top of what the scan saw. */
-    double extra = source->dirty_pages_per_s * (double)(source->estimate.stop_ns + source->estimate.sync_ns) / 1e9;
+    double extra =
+        source->dirty_pages_per_s * (double)(source->estimate.stop_ns + source->estimate.sync_ns) / 1e9;
     haul_estimate_downtime(&source->estimate, source->dirty_pages + (uint64_t)extra, &expected);
-    if (expected.total_ns <= (uint64_t)migration->options.downtime_limit_ms * 1000000 || source->dirty_pages == 0) {
+    if (expected.total_ns <= (uint64_t)migration->options.downtime_limit_ms * 1000000 ||
+        source->dirty_pages == 0) {
         pthread_mutex_lock(&migration->lock);
         migration->stats.expected = expected;
         pthread_mutex_unlock(&migration->lock);
         return 1;
     }
-    rc = not_converged(migration, expected.total_ns, *before_ns, error);
-    *before_ns = expected.total_ns;
+    rc = not_converged(migration, expected.total_ns, *best_ns, error);
+    *best_ns = expected.total_ns < *best_ns ? expected.total_ns : *best_ns;
     return rc;
 }
 
 int haul_source_rounds(struct haul_migration *migration, struct haul_error *error)
 {
-    uint64_t before_ns = UINT64_MAX;
+    uint64_t best_ns = UINT64_MAX; /* the least predicted downtime so far */
     int rc = 0;
     while (rc == 0) {
         rc = send_round(migration, error);
         if (rc == 0) {
-            rc = decide(migration, &before_ns, error);
+            rc = decide(migration, &best_ns, error);
         }
     }
     return rc < 0 ? rc : 0;

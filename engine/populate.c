@@ -26,11 +26,11 @@ struct haul_populate {
     unsigned threads;
     pthread_t *thread;
 
-    _Atomic uint64_t next;   /* the next chunk to claim; relaxed: only the claim itself matters */
-    _Atomic uint64_t bytes;  /* statistic, relaxed */
-    _Atomic bool stop;       /* relaxed: a hint, the join orders everything */
-    _Atomic int failure;     /* first negative errno, relaxed */
-    _Atomic uint8_t *skip;   /* one per chunk, set by the loader; relaxed: a late reader only populates more */
+    _Atomic uint64_t next;  /* the next chunk to claim; relaxed: only the claim itself matters */
+    _Atomic uint64_t bytes; /* statistic, relaxed */
+    _Atomic bool stop;      /* relaxed: a hint, the join orders everything */
+    _Atomic int failure;    /* first negative errno, relaxed */
+    _Atomic uint8_t *skip;  /* one per chunk, set by the loader; relaxed: a late reader only populates more */
 };
 
 static const struct range *range_of(const struct haul_populate *populate, uint64_t chunk)
@@ -95,8 +95,8 @@ static int layout(struct haul_populate *populate, const struct haul_migration *m
     return populate->skip ? 0 : -ENOMEM;
 }
 
-int haul_populate_start(const struct haul_migration *migration, unsigned threads, struct haul_populate **populate,
-                        struct haul_error *error)
+int haul_populate_start(const struct haul_migration *migration, unsigned threads,
+                        struct haul_populate **populate, struct haul_error *error)
 {
     struct haul_populate *made = calloc(1, sizeof *made);
     if (!made || layout(made, migration) < 0 || !(made->thread = calloc(threads, sizeof *made->thread))) {
@@ -115,8 +115,8 @@ int haul_populate_start(const struct haul_migration *migration, unsigned threads
     return 0;
 }
 
-int haul_populate_restrict(struct haul_populate *populate, const uint32_t *order, const void *payload, size_t length,
-                           struct haul_error *error)
+int haul_populate_restrict(struct haul_populate *populate, const uint32_t *order, const void *payload,
+                           size_t length, struct haul_error *error)
 {
     struct haul_cursor cursor;
     haul_cursor_init(&cursor, payload, length);
@@ -127,7 +127,8 @@ int haul_populate_restrict(struct haul_populate *populate, const uint32_t *order
     }
     const struct range *range = &populate->ranges[order[block]];
     uint64_t own_bits = (range->length + HAUL_POPULATE_CHUNK - 1) / HAUL_POPULATE_CHUNK;
-    const unsigned char *bytes = bits == own_bits ? haul_cursor_bytes(&cursor, (size_t)((bits + 7) / 8)) : NULL;
+    const unsigned char *bytes =
+        bits == own_bits ? haul_cursor_bytes(&cursor, (size_t)((bits + 7) / 8)) : NULL;
     if (!bytes || !haul_cursor_done(&cursor)) {
         return haul_error_set(error, EPROTO, "PRESENT of block %u has %llu chunks where %llu are due", block,
                               (unsigned long long)bits, (unsigned long long)own_bits);

@@ -31,17 +31,17 @@ struct haul_source {
     bool several_nodes;        /* ask where memory lies only when it matters */
     unsigned next_channel;     /* where the next tie between equally loaded channels is broken */
     struct haul_rate_limit limit;
-    bool unlimited;            /* the last pass ignores max-bandwidth */
-    uint32_t round;            /* of the pages being sent, from 1 */
-    uint32_t rounds_done;      /* latest ROUND_DONE */
+    bool unlimited;       /* the last pass ignores max-bandwidth */
+    uint32_t round;       /* of the pages being sent, from 1 */
+    uint32_t rounds_done; /* latest ROUND_DONE */
     bool tracking;
-    bool stopped;              /* the stop hook was called and not undone */
-    uint64_t last_sync_ns;     /* when the tracker was read last */
+    bool stopped;          /* the stop hook was called and not undone */
+    uint64_t last_sync_ns; /* when the tracker was read last */
     double dirty_pages_per_s;
     struct haul_estimate estimate;
     struct haul_channel_counters *window_base; /* counters when the bandwidth window began */
     uint64_t window_started_ns;
-    unsigned slow_rounds;      /* consecutive rounds that did not come closer to the limit */
+    unsigned slow_rounds; /* consecutive rounds that did not come closer to the limit */
     unsigned throttle_percent;
     bool advised;
     unsigned refused_switchovers;
@@ -50,9 +50,10 @@ struct haul_source {
 /* ---- dispatch.c ---- */
 
 /*
- * haul_dispatch_pages sends every set bit of the bitmaps and clears it; haul_dispatch_holes sends as zero every clear bit of `present`;
- * haul_dispatch_mark sends the mark of the current round on every channel. All three wait for room, and return
- * a negative errno as soon as a channel or the control connection fails or the move is cancelled.
+ * haul_dispatch_pages sends every set bit of the bitmaps and clears it; haul_dispatch_holes sends as zero
+ * every clear bit of `present`; haul_dispatch_mark sends the mark of the current round on every channel. All
+ * three wait for room, and return a negative errno as soon as a channel or the control connection fails or
+ * the move is cancelled.
  */
 int haul_dispatch_pages(struct haul_migration *migration, struct haul_error *error);
 int haul_dispatch_holes(struct haul_migration *migration, struct haul_error *error);
@@ -76,8 +77,9 @@ void haul_source_publish(struct haul_migration *migration);
 /* ---- switchover.c ---- */
 
 /*
- * haul_source_switchover stops the guest and hands it over. 0: RUNNING was confirmed. 1: the last scan no longer fit
- * the limit and the guest runs again; go on with rounds. Negative: failed; `*uncertain` tells whether HANDOVER was sent before.
+ * haul_source_switchover stops the guest and hands it over. 0: RUNNING was confirmed. 1: the last scan no
+ * longer fit the limit and the guest runs again; go on with rounds. Negative: failed; `*uncertain` tells
+ * whether HANDOVER was sent before.
  */
 int haul_source_switchover(struct haul_migration *migration, bool *uncertain, struct haul_error *error);
 

@@ -33,7 +33,8 @@ static int flush(struct haul_state_writer *writer, struct haul_error *error)
     return rc;
 }
 
-int haul_state_write(struct haul_state_writer *writer, const void *bytes, size_t length, struct haul_error *error)
+int haul_state_write(struct haul_state_writer *writer, const void *bytes, size_t length,
+                     struct haul_error *error)
 {
     const unsigned char *from = bytes;
     writer->total += length;
@@ -121,14 +122,15 @@ static int next_frame(struct haul_state_reader *reader, struct haul_error *error
     enum haul_frame_type type = frame->type;
     free(frame);
     if (!good) {
-        return haul_error_set(error, EPROTO, "%s does not fit the %llu bytes of state before it", haul_frame_name(type),
-                              (unsigned long long)reader->total);
+        return haul_error_set(error, EPROTO, "%s does not fit the %llu bytes of state before it",
+                              haul_frame_name(type), (unsigned long long)reader->total);
     }
     reader->ended = true;
     return 0;
 }
 
-ptrdiff_t haul_state_read(struct haul_state_reader *reader, void *bytes, size_t capacity, struct haul_error *error)
+ptrdiff_t haul_state_read(struct haul_state_reader *reader, void *bytes, size_t capacity,
+                          struct haul_error *error)
 {
     while (!reader->ended && (!reader->frame || reader->taken == reader->frame->length)) {
         int rc = next_frame(reader, error);
@@ -155,7 +157,7 @@ int haul_state_load(struct haul_control *control, const struct haul_handler *han
         /* The handler took what it understood: whatever is left is a mismatch of the two sides. */
         unsigned char byte;
         ptrdiff_t more = haul_state_read(&reader, &byte, 1, error);
-        rc = more < 0 ? (int)more
+        rc = more < 0   ? (int)more
              : more > 0 ? haul_error_set(error, EPROTO, "the source sent more state than the handler reads")
                         : 0;
     }

@@ -13,7 +13,7 @@
 #define SWITCHOVER_TRIES 3 /* refusals by the last scan before the guest is moved whatever the limit says */
 
 struct times {
-    uint64_t stopped_ns;  /* downtime counts from here */
+    uint64_t stopped_ns; /* downtime counts from here */
     uint64_t stop_done_ns;
     uint64_t device_ns;   /* spent in the state handlers */
     uint64_t handover_ns; /* HANDOVER was sent */
@@ -30,13 +30,15 @@ static int stop_guest(struct haul_migration *migration, struct times *times, str
     struct haul_source *source = migration->source;
     times->stopped_ns = haul_now_ns();
     source->stopped = true;
-    int rc = migration->guest.stop ? migration->guest.stop(migration->guest_opaque, &times->stopped_ns, error) : 0;
+    int rc =
+        migration->guest.stop ? migration->guest.stop(migration->guest_opaque, &times->stopped_ns, error) : 0;
     times->stop_done_ns = haul_now_ns();
     source->estimate.stop_ns = times->stop_done_ns - times->stopped_ns;
     return rc < 0 ? haul_error_prefix(error, "stopping the guest: ") : 0;
 }
 
-/* True when the pages that the last scan found take longer than the limit, and giving up the stop can help. */
+/* True when the pages that the last scan found take longer than the limit, and giving up the stop can help.
+ */
 static bool no_longer_fits(struct haul_migration *migration)
 {
     struct haul_source *source = migration->source;
@@ -50,7 +52,8 @@ static bool no_longer_fits(struct haul_migration *migration)
 static int save_state(struct haul_migration *migration, struct haul_error *error)
 {
     for (uint32_t i = 0; i < migration->handler_count; i++) {
-        int rc = haul_state_save(migration->control, &migration->handlers[i], migration->source->round, error);
+        int rc =
+            haul_state_save(migration->control, &migration->handlers[i], migration->source->round, error);
         if (rc < 0) {
             return haul_error_prefix(error, "state handler %s: ", migration->handlers[i].ops->name);
         }
@@ -86,10 +89,11 @@ static int verify(struct haul_migration *migration, struct haul_error *error)
     }
     for (uint32_t i = 0; rc == 0 && i < migration->block_count; i++) {
         if (memcmp(hashes + i * HAUL_HASH_SIZE, frame->payload + i * HAUL_HASH_SIZE, HAUL_HASH_SIZE) != 0) {
-            rc = haul_error_set(error, EBADMSG,
-                                "verify: RAM block %s differs at the destination; the move is given up before the "
-                                "hand-over",
-                                migration->blocks[i].name);
+            rc = haul_error_set(
+                error, EBADMSG,
+                "verify: RAM block %s differs at the destination; the move is given up before the "
+                "hand-over",
+                migration->blocks[i].name);
         }
     }
     free(frame);
@@ -128,14 +132,16 @@ static int send_the_rest(struct haul_migration *migration, struct times *times, 
         rc = haul_control_send(migration->control, HAUL_FRAME_PREPARE, NULL, 0, error);
     }
     if (rc == 0) {
-        rc = haul_control_expect(migration->control, HAUL_FRAME_PREPARED, timeout_ms(migration), &frame, error);
+        rc = haul_control_expect(migration->control, HAUL_FRAME_PREPARED, timeout_ms(migration), &frame,
+                                 error);
     }
     free(frame);
     return rc;
 }
 
 /* From the last moment at which the source owns the guest to the destination's confirmation. */
-static int hand_over(struct haul_migration *migration, struct times *times, bool *uncertain, struct haul_error *error)
+static int hand_over(struct haul_migration *migration, struct times *times, bool *uncertain,
+                     struct haul_error *error)
 {
     int rc = haul_migration_step(migration, HAUL_STEP_HANDOVER_SENDING, error);
     if (rc == 0 && migration->guest.handing_over) {
@@ -152,7 +158,8 @@ static int hand_over(struct haul_migration *migration, struct times *times, bool
     rc = haul_control_send(migration->control, HAUL_FRAME_HANDOVER, NULL, 0, error);
     struct haul_frame *frame = NULL;
     if (rc == 0) {
-        rc = haul_control_expect(migration->control, HAUL_FRAME_RUNNING, timeout_ms(migration), &frame, error);
+        rc =
+            haul_control_expect(migration->control, HAUL_FRAME_RUNNING, timeout_ms(migration), &frame, error);
     }
     free(frame);
     if (rc < 0) {

@@ -43,9 +43,8 @@ static void *hash_main(void *argument)
         uint64_t offset = chunk * CHUNK;
         uint64_t left = job->block->length - offset;
         size_t length = left < CHUNK ? left : CHUNK;
-        job->digests[chunk] = chunk_is_zero(job, offset, length)
-                                  ? 0
-                                  : htole64(XXH3_64bits(job->block->host + offset, length));
+        job->digests[chunk] =
+            chunk_is_zero(job, offset, length) ? 0 : htole64(XXH3_64bits(job->block->host + offset, length));
     }
 }
 
@@ -84,7 +83,8 @@ int haul_verify_hash(const struct haul_migration *migration, unsigned threads, u
 {
     for (uint32_t i = 0; i < migration->block_count; i++) {
         if (hash_block(&migration->blocks[i], threads, hashes + (size_t)i * HAUL_HASH_SIZE) < 0) {
-            return haul_error_set(error, ENOMEM, "no memory to verify RAM block %s", migration->blocks[i].name);
+            return haul_error_set(error, ENOMEM, "no memory to verify RAM block %s",
+                                  migration->blocks[i].name);
         }
     }
     return 0;

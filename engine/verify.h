@@ -13,9 +13,9 @@ extern "C" {
 #define HAUL_HASH_SIZE 16
 
 /*
- * haul_verify_hash writes the hash of each block to `hashes` (block_count * HAUL_HASH_SIZE bytes). The hash of a block is
- * XXH3-128 (xxhash.com) over the XXH3-64 of its 2 MiB chunks, 0 for a chunk that is all zero; a hole counts as zero and is not read.
- * -ENOMEM.
+ * haul_verify_hash writes the hash of each block to `hashes` (block_count * HAUL_HASH_SIZE bytes). The hash
+ * of a block is XXH3-128 (xxhash.com) over the XXH3-64 of its 2 MiB chunks, 0 for a chunk that is all zero; a
+ * hole counts as zero and is not read. -ENOMEM.
  */
 int haul_verify_hash(const struct haul_migration *migration, unsigned threads, unsigned char *hashes,
                      struct haul_error *error);

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef HAUL_TESTS_ENGINE_MOVE_H
+#define HAUL_TESTS_ENGINE_MOVE_H
+
+// Both ends of a migration in one process: memory in memfds, a writer that marks what it writes in an
+// explicit bitmap, and a state handler that carries the writer's counter.
+
+#include "engine/haul.h"
+#include "engine/trackers.h"
+
+#include <atomic>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <mutex>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+namespace haul_test
+{
+
+constexpr size_t kPage = 4096;
+
+// A shared memory object mapped once.
+class Memory
+{
+  public:
+    explicit Memory(size_t bytes);
+    ~Memory();
+    Memory(const Memory &) = delete;
+    unsigned char *data() const
+    {
+        return data_;
+    }
+    size_t size() const
+    {
+        return size_;
+    }
+    int fd() const
+    {
+        return fd_;
+    }
+    uint64_t allocated_bytes() const;
+
+  private:
+    int fd_;
+    size_t size_;
+    unsigned char *data_;
+};
+
+std::string UnixUri();
+
+// The guest of the tests: blocks, a writer thread, and what the hooks saw.
+class Guest
+{
+  public:
+    Guest(std::vector<size_t> block_bytes, bool fill);
+    ~Guest();
+
+    void Attach(haul_migration *migration, bool source);
+    // Starts writing random pages until stopped: `pages_per_burst` pages, then a pause.
+    void Run(unsigned pages_per_burst, unsigned pause_us);
+    void Pause();
+    bool running() const
+    {
+        return running_;
+    }
+
+    std::vector<Memory *> blocks;
+    std::atomic<uint64_t> writes{0};
+    std::atomic<unsigned> stops{0}, resumes{0}, starts{0}, handed_over{0};
+    std::atomic<bool> fail_stop{false}, fail_start{false}, fail_save{false}, fail_load{false};
+    // Called in the save hook: may write guest memory (trap T9).
+    std::function<void(Guest &)> on_save;
+    unsigned stop_delay_ms = 0;
+    uint64_t restored = 0; // the counter that arrived
+    std::vector<enum haul_state> states;
+    std::vector<std::string> messages;
+    std::vector<enum haul_step> steps;
+    int refuse_step = -1;
+    std::function<void(enum haul_state)> on_state;
+    std::function<void(uint32_t)> on_round;
+    std::mutex lock;
+    // Between one write and its mark the guest cannot be stopped.
+    void Write(unsigned block, uint64_t page, uint64_t value);
+    void Throttle(unsigned percent)
+    {
+        throttle_ = percent;
+    }
+    std::atomic<unsigned> throttle_{0};
+
+  private:
+    void Loop(unsigned pages_per_burst, unsigned pause_us);
+    haul_tracker *tracker_ = nullptr;
+    std::thread thread_;
+    std::atomic<bool> running_{false};
+    unsigned burst_ = 0, pause_us_ = 0;
+};
+
+bool SameMemory(const Guest &a, const Guest &b, std::string *where);
+
+haul_options Options();
+
+// One whole move; returns haul_wait's result of the source.
+struct Move {
+    Move(Guest &from, Guest &to, const haul_options &options, const std::string &listen = "");
+    ~Move();
+    int Wait();
+    Guest &from;
+    Guest &to;
+    haul_migration *source = nullptr;
+    haul_migration *destination = nullptr;
+    haul_error source_error{}, destination_error{};
+    int source_result = 1, destination_result = 1;
+    haul_stats stats{};
+};
+
+} // namespace haul_test
+
+#endif
