@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef HAUL_TESTS_MACHINES_MOVE_H
+#define HAUL_TESTS_MACHINES_MOVE_H
+
+// Moves of real machines: two movers (mover.cc), what they print, and a proxy that can break their
+// connection.
+
+#include "tests/machines/qemu.h"
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <thread>
+
+namespace haul_test
+{
+
+// One mover process; killed by the destructor.
+class Mover
+{
+  public:
+    explicit Mover(const std::vector<std::string> &words);
+    ~Mover();
+    Mover(const Mover &) = delete;
+    // Reads lines until one starts with `prefix`; returns what follows it, or "" at the end (or after a
+    // minute and a half).
+    std::string expect(const std::string &prefix);
+    // Waits for the end: exit code, or minus the signal.
+    int wait();
+    void kill(int signal);
+    const std::string &output() const
+    {
+        return output_;
+    }
+
+  private:
+    std::string output_;
+    std::string pending_;
+    pid_t pid_ = -1;
+    int pipe_ = -1;
+    int code_ = 0;
+};
+
+// A TCP proxy in front of the destination that can cut every connection at once.
+class Proxy
+{
+  public:
+    explicit Proxy(const std::string &uri); // of the destination
+    ~Proxy();
+    const std::string &uri() const
+    {
+        return uri_;
+    }
+    void cut();
+
+  private:
+    void run();
+    std::string uri_;
+    int target_port_ = 0;
+    int listener_ = -1;
+    int wake_[2];
+    std::vector<std::pair<int, int>> pairs_;
+    std::thread thread_;
+};
+
+struct MoveOptions {
+    std::vector<std::string> source;      // NAME=VALUE for the source's mover
+    std::vector<std::string> destination; // and the destination's
+    bool proxy = false;
+};
+
+// A started move; the destination listens already when the constructor returns.
+class Move
+{
+  public:
+    Move(const Machine &from, const Machine &to, const MoveOptions &options = {});
+    std::unique_ptr<Mover> destination;
+    std::unique_ptr<Proxy> proxy;
+    std::unique_ptr<Mover> source;
+    std::string log() const
+    {
+        return "source:\n" + (source ? source->output() : "-") + "destination:\n" + destination->output();
+    }
+};
+
+} // namespace haul_test
+
+#endif

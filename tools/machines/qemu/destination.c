@@ -1,0 +1,354 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A QEMU that waits with -incoming defer. Without -S it starts the machine by itself when its stream ends, so
+ * the stream's last byte is held back until the handover: by then it has read and accepted everything else.
+ */
+#include "tools/machines/qemu/preamble.h"
+#include "tools/machines/qemu/source.h"
+
+#include <errno.h>
+#include <linux/sockios.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+/* Main thread until haul_start, then the loader thread. */
+struct haul_qemu_destination {
+    struct haul_machine machine;
+    char path[512];
+    struct haul_qmp *qmp;
+    struct haul_guardian *guardian;
+    struct haul_qemu_inspection inspection;
+    struct haul_qemu_settings settings;
+    int stream; /* our end of QEMU's incoming migration, -1: none */
+    bool holds; /* whether `held` waits for the handover */
+    char held;
+    bool running; /* the source's machine ran */
+};
+
+static int refused(struct haul_error *error)
+{
+    return haul_error_set(
+        error, EREMOTEIO,
+        "the destination's QEMU refused the device state and ended; its standard error says why. "
+        "Start it again, with the source's options, for the next try");
+}
+
+/* What a broken stream means: usually that QEMU is gone. */
+static int check_alive(struct haul_qemu_destination *destination, struct haul_error *error)
+{
+    char status[32];
+    int result = haul_qemu_status(destination->qmp, status, sizeof status, error);
+    if (result == -EPIPE) {
+        return refused(error);
+    }
+    if (!result && strcmp(status, "inmigrate") != 0) {
+        return haul_error_set(
+            error, EREMOTEIO,
+            "the destination's QEMU is \"%s\" while its device state is loaded: somebody else commands it",
+            status);
+    }
+    return result;
+}
+
+static int write_all(struct haul_qemu_destination *destination, const char *bytes, size_t length,
+                     struct haul_error *error)
+{
+    for (size_t done = 0; done < length;) {
+        struct pollfd poller = {.fd = destination->stream, .events = POLLOUT};
+        int ready = poll(&poller, 1, HAUL_QEMU_QMP_TIMEOUT_MS);
+        if (ready == 0) {
+            return haul_error_set(error, ETIMEDOUT, "the destination's QEMU took no device state for %d s",
+                                  HAUL_QEMU_QMP_TIMEOUT_MS / 1000);
+        }
+        ssize_t count =
+            ready < 0 ? -1
+                      : send(destination->stream, bytes + done, length - done, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (count < 0 && (errno == EINTR || errno == EAGAIN)) {
+            continue;
+        }
+        if (count < 0) {
+            int code = errno;
+            int result = check_alive(destination, error);
+            return result ? result
+                          : haul_error_set(error, code,
+                                           "the destination's QEMU stopped reading the device state: %s",
+                                           strerror(code));
+        }
+        done += (size_t)count;
+    }
+    return 0;
+}
+
+static int read_preamble(struct haul_qemu_destination *destination, struct haul_state_reader *reader,
+                         struct haul_error *error)
+{
+    uint8_t bytes[HAUL_QEMU_PREAMBLE_SIZE];
+    struct haul_qemu_preamble preamble;
+    for (size_t have = 0; have < sizeof bytes;) {
+        ptrdiff_t count = haul_state_read(reader, bytes + have, sizeof bytes - have, error);
+        if (count <= 0) {
+            return count ? (int)count
+                         : haul_error_set(error, EPROTO, "the source sent a device state of only %zu bytes",
+                                          have);
+        }
+        have += (size_t)count;
+    }
+    int result = haul_qemu_preamble_read(bytes, &preamble, error);
+    if (result) {
+        return result;
+    }
+    destination->running = preamble.running;
+    if (strcmp(preamble.machine_type, destination->inspection.machine_type) != 0) {
+        return haul_error_set(
+            error, EINVAL,
+            "the source's machine is a %s (QEMU %s), this one a %s (QEMU %s): start the destination with "
+            "the source's -machine",
+            preamble.machine_type, preamble.version, destination->inspection.machine_type,
+            destination->inspection.version);
+    }
+    return 0;
+}
+
+static int open_stream(struct haul_qemu_destination *destination, struct haul_error *error)
+{
+    int pair[2];
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0) {
+        return haul_error_set(error, errno, "cannot make a socket for QEMU's device state: %s",
+                              strerror(errno));
+    }
+    int result = haul_qmp_give_fd(destination->qmp, pair[1], "haul-state", error);
+    close(pair[1]);
+    result = result ? result
+                    : haul_qmp_execute(destination->qmp, "migrate-incoming",
+                                       json_pack("{s:s}", "uri", "fd:haul-state"), NULL, error);
+    if (result) {
+        close(pair[0]);
+        return result;
+    }
+    destination->stream = pair[0];
+    return 0;
+}
+
+/* Passes the state on, always one byte behind. */
+static int pump(struct haul_qemu_destination *destination, struct haul_state_reader *reader,
+                struct haul_error *error)
+{
+    char bytes[65536];
+    for (;;) {
+        ptrdiff_t count = haul_state_read(reader, bytes, sizeof bytes, error);
+        if (count <= 0) {
+            return (int)count;
+        }
+        int result = destination->holds ? write_all(destination, &destination->held, 1, error) : 0;
+        result = result ? result : write_all(destination, bytes, (size_t)count - 1, error);
+        if (result) {
+            return result;
+        }
+        destination->held = bytes[count - 1];
+        destination->holds = true;
+    }
+}
+
+/*
+ * QEMU reads its stream on the thread that answers the monitor, and gives way only to wait for more of it:
+ * once the socket is empty, an answer means that everything sent was parsed and accepted.
+ */
+static int wait_accepted(struct haul_qemu_destination *destination, struct haul_error *error)
+{
+    uint64_t deadline = haul_qemu_now_ns() + (uint64_t)HAUL_QEMU_QMP_TIMEOUT_MS * 1000000;
+    int unread = 1;
+    while (unread) {
+        struct pollfd poller = {.fd = destination->stream, .events = POLLRDHUP};
+        if (ioctl(destination->stream, SIOCOUTQ, &unread) < 0) {
+            return haul_error_set(error, errno, "asking how much QEMU read: %s", strerror(errno));
+        }
+        int hung_up = poll(&poller, 1, unread ? 1 : 0);
+        if (hung_up > 0) {
+            int result = check_alive(destination, error);
+            return result ? result : refused(error);
+        }
+        if (haul_qemu_now_ns() > deadline) {
+            return haul_error_set(error, ETIMEDOUT, "the destination's QEMU took no device state for %d s",
+                                  HAUL_QEMU_QMP_TIMEOUT_MS / 1000);
+        }
+    }
+    return check_alive(destination, error);
+}
+
+static int load(void *opaque, struct haul_state_reader *reader, struct haul_error *error)
+{
+    struct haul_qemu_destination *destination = opaque;
+    int result = read_preamble(destination, reader, error);
+    result = result ? result : open_stream(destination, error);
+    result = result ? result : pump(destination, reader, error);
+    if (!result && !destination->holds) {
+        result = haul_error_set(error, EPROTO, "the source sent an empty device state");
+    }
+    return result ? result : wait_accepted(destination, error);
+}
+
+/* Waits until QEMU left inmigrate; *status is what it became. */
+static int wait_loaded(struct haul_qemu_destination *destination, char *status, size_t size,
+                       struct haul_error *error)
+{
+    uint64_t deadline = haul_qemu_now_ns() + (uint64_t)HAUL_QEMU_QMP_TIMEOUT_MS * 1000000;
+    for (;;) {
+        int result = haul_qemu_status(destination->qmp, status, size, error);
+        if (result == -EPIPE) {
+            return refused(error);
+        }
+        if (result || strcmp(status, "inmigrate") != 0) {
+            return result;
+        }
+        if (haul_qemu_now_ns() > deadline) {
+            return haul_error_set(error, ETIMEDOUT,
+                                  "the destination's QEMU has the whole machine and does not start it");
+        }
+        poll(NULL, 0, 1);
+    }
+}
+
+static int start_guest(void *opaque, struct haul_error *error)
+{
+    struct haul_qemu_destination *destination = opaque;
+    char status[32];
+    int result = write_all(destination, &destination->held, 1, error);
+    destination->holds = false;
+    result = result ? result : wait_loaded(destination, status, sizeof status, error);
+    /* With -S, and where the disks could not be opened at once, QEMU waits for `cont`. */
+    if (!result && destination->running && strcmp(status, "running") != 0) {
+        result = haul_qemu_continue(destination->qmp, error);
+        result = result ? result : haul_qemu_status(destination->qmp, status, sizeof status, error);
+        if (!result && strcmp(status, "running") != 0) {
+            result = haul_error_set(error, EREMOTEIO,
+                                    "the destination's QEMU took `cont`, yet the machine is \"%s\"", status);
+        }
+    }
+    haul_qemu_settings_restore(destination->qmp, &destination->settings, NULL);
+    haul_guardian_arm(destination->guardian, "", NULL);
+    return result;
+}
+
+static void detach(struct haul_qemu_destination *destination)
+{
+    if (destination->qmp) {
+        haul_qemu_settings_restore(destination->qmp, &destination->settings, NULL);
+    }
+    haul_qemu_settings_cleanup(&destination->settings);
+    haul_qemu_inspection_cleanup(&destination->inspection);
+    if (destination->stream >= 0) {
+        close(destination->stream); /* without its last byte QEMU gives up, and ends */
+        destination->stream = -1;
+    }
+    destination->holds = false;
+}
+
+static int register_with(struct haul_qemu_destination *destination, struct haul_migration *migration,
+                         struct haul_error *error)
+{
+    static const struct haul_state_ops state = {.name = HAUL_QEMU_STATE_NAME, .load = load};
+    static const struct haul_guest_ops guest = {.start = start_guest};
+    for (unsigned i = 0; i < destination->inspection.count; i++) {
+        const struct haul_qemu_block *block = &destination->inspection.blocks[i];
+        struct haul_ram_block ram = {
+            .name = block->name,
+            .host = block->host,
+            .length = block->length,
+            .page_size = block->page_size,
+            .fd = block->fd,
+            .fd_offset = block->fd_offset,
+        };
+        int result = haul_add_ram(migration, &ram, error);
+        if (result) {
+            return result;
+        }
+    }
+    int result = haul_add_state(migration, &state, destination, error);
+    return result ? result : haul_set_guest(migration, &guest, destination, error);
+}
+
+static int attach(struct haul_machine *machine, struct haul_migration *migration, struct haul_error *error)
+{
+    struct haul_qemu_destination *destination = (struct haul_qemu_destination *)machine;
+    char status[32];
+    char script[4096];
+    detach(destination);
+    int result = haul_qemu_status(destination->qmp, status, sizeof status, error);
+    if (!result && strcmp(status, "inmigrate") != 0) {
+        result = haul_error_set(error, ENOTSUP,
+                                "the destination's QEMU is \"%s\", not waiting for a machine: start it with "
+                                "the source's options and -incoming defer",
+                                status);
+    }
+    result = result ? result : haul_qemu_inspect(destination->qmp, true, &destination->inspection, error);
+    result =
+        result ? result : haul_qemu_settings_apply(destination->qmp, false, &destination->settings, error);
+    result = result ? result : register_with(destination, migration, error);
+    if (!result) {
+        haul_qemu_settings_script(&destination->settings, script, sizeof script);
+        result = haul_guardian_arm(destination->guardian, script, error);
+    }
+    if (result) {
+        detach(destination);
+    }
+    return result;
+}
+
+static const char *locator(struct haul_machine *machine)
+{
+    return ((struct haul_qemu_destination *)machine)->path;
+}
+
+static int resume(struct haul_machine *machine, struct haul_error *error)
+{
+    return haul_qemu_continue(((struct haul_qemu_destination *)machine)->qmp, error);
+}
+
+static int abandon(struct haul_machine *machine, struct haul_error *error)
+{
+    return haul_qemu_quit(((struct haul_qemu_destination *)machine)->qmp, error);
+}
+
+static void free_destination(struct haul_machine *machine)
+{
+    struct haul_qemu_destination *destination = (struct haul_qemu_destination *)machine;
+    if (!destination) {
+        return;
+    }
+    detach(destination);
+    haul_qmp_close(destination->qmp);
+    haul_guardian_free(destination->guardian);
+    free(destination);
+}
+
+int haul_qemu_destination_new(const char *qmp, struct haul_machine **machine, struct haul_error *error)
+{
+    static const struct haul_machine_ops ops = {
+        .kind = "qemu",
+        .attach = attach,
+        .locator = locator,
+        .resume = resume,
+        .abandon = abandon,
+        .free = free_destination,
+    };
+    struct haul_qemu_destination *destination = calloc(1, sizeof *destination);
+    if (!destination) {
+        return haul_error_set(error, ENOMEM, "no memory for a QEMU machine");
+    }
+    destination->machine.ops = &ops;
+    destination->stream = -1;
+    int result =
+        haul_qemu_open_monitor(qmp, &destination->qmp, destination->path, sizeof destination->path, error);
+    result = result ? result : haul_guardian_new(destination->path, &destination->guardian, error);
+    if (result) {
+        free_destination(&destination->machine);
+        return result;
+    }
+    *machine = &destination->machine;
+    return 0;
+}

@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tools/machines/qemu/source.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+uint64_t haul_qemu_now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+int haul_qemu_continue(struct haul_qmp *qmp, struct haul_error *error)
+{
+    for (int i = 0;; i++) {
+        int result = haul_qmp_execute(qmp, "cont", NULL, NULL, error);
+        if (result != -EREMOTEIO || i == 300) {
+            return result ? haul_error_prefix(error, "the machine stays stopped: ") : 0;
+        }
+        poll(NULL, 0, 100);
+    }
+}
+
+int haul_qemu_check_movable(const char *status, struct haul_error *error)
+{
+    static const char *const movable[] = {"running", "paused", "prelaunch", "postmigrate"};
+    for (unsigned i = 0; i < sizeof movable / sizeof movable[0]; i++) {
+        if (strcmp(status, movable[i]) == 0) {
+            return 0;
+        }
+    }
+    return haul_error_set(error, ENOTSUP,
+                          "the machine is \"%s\": only a running or a paused machine can be moved", status);
+}
+
+int haul_qemu_source_rearm(struct haul_qemu_source *source, const char *first, struct haul_error *error)
+{
+    char script[sizeof source->restore_script + 256];
+    snprintf(script, sizeof script, "%s%s", first, source->restore_script);
+    return haul_guardian_arm(source->guardian, script, error);
+}
+
+/* Leaves QEMU as it was found; what attach made goes. */
+static void detach(struct haul_qemu_source *source)
+{
+    if (source->qmp) {
+        haul_qemu_settings_restore(source->qmp, &source->settings, NULL);
+    }
+    haul_qemu_settings_cleanup(&source->settings);
+    source->restore_script[0] = '\0';
+    haul_tracker_free(source->tracker);
+    source->tracker = NULL;
+    haul_qemu_stream_free(source->stream);
+    source->stream = NULL;
+    haul_qemu_inspection_cleanup(&source->inspection);
+    source->bracket_why = NULL;
+    source->brackets = 0;
+    source->bracket_total_ns = source->bracket_longest_ns = 0;
+}
+
+static int check_state(struct haul_qemu_source *source, struct haul_error *error)
+{
+    char status[32];
+    json_t *reply = NULL;
+    int result = haul_qemu_status(source->qmp, status, sizeof status, error);
+    result = result ? result : haul_qemu_check_movable(status, error);
+    result = result ? result : haul_qmp_execute(source->qmp, "query-migrate", NULL, &reply, error);
+    if (result) {
+        return result;
+    }
+    const char *text = json_string_value(json_object_get(reply, "status"));
+    static const char *const fresh[] = {"none", "failed", "cancelled"};
+    bool known = !text;
+    for (unsigned i = 0; text && i < sizeof fresh / sizeof fresh[0]; i++) {
+        known = known || strcmp(text, fresh[i]) == 0;
+    }
+    bool moved_away = text && strcmp(text, "completed") == 0 && strcmp(status, "postmigrate") == 0;
+    if (moved_away) {
+        result =
+            haul_error_set(error, EALREADY,
+                           "the machine was already moved away from this QEMU; if it does not run elsewhere, "
+                           "`cont` it first");
+    } else if (!known && strcmp(text, "completed") != 0) {
+        result = haul_error_set(error, EBUSY,
+                                "somebody else migrates this machine: QEMU's migration is \"%s\"", text);
+    }
+    json_decref(reply);
+    return result;
+}
+
+static int register_with(struct haul_qemu_source *source, struct haul_migration *migration,
+                         struct haul_error *error)
+{
+    for (unsigned i = 0; i < source->inspection.count; i++) {
+        const struct haul_qemu_block *block = &source->inspection.blocks[i];
+        struct haul_ram_block ram = {
+            .name = block->name,
+            .host = block->host,
+            .length = block->length,
+            .page_size = block->page_size,
+            .fd = block->fd,
+            .fd_offset = block->fd_offset,
+        };
+        int result = haul_add_ram(migration, &ram, error);
+        if (result) {
+            return result;
+        }
+    }
+    haul_qemu_bracket_tracker_init(source);
+    int result = haul_set_tracker(migration, &source->tracker_ops, source, error);
+    result = result ? result : haul_add_state(migration, haul_qemu_switchover_state_ops(), source, error);
+    return result ? result : haul_set_guest(migration, haul_qemu_switchover_guest_ops(), source, error);
+}
+
+static int attach(struct haul_machine *machine, struct haul_migration *migration, struct haul_error *error)
+{
+    struct haul_qemu_source *source = (struct haul_qemu_source *)machine;
+    detach(source);
+    int result = check_state(source, error);
+    result = result ? result : haul_qemu_inspect(source->qmp, false, &source->inspection, error);
+    result = result ? result : haul_qemu_find_writers(&source->inspection, &source->writers, error);
+    result =
+        result ? result : haul_qemu_watch_new(&source->inspection, &source->writers, &source->tracker, error);
+    if (result) {
+        goto fail;
+    }
+    if (source->inspection.direct_io[0]) {
+        source->bracket_why = source->inspection.direct_io;
+    } else if (source->writers.count > 1) {
+        source->bracket_why = "another process that maps the memory";
+    }
+    result = haul_qemu_settings_apply(source->qmp, true, &source->settings, error);
+    result = result ? result : register_with(source, migration, error);
+    if (!result) {
+        haul_qemu_settings_script(&source->settings, source->restore_script, sizeof source->restore_script);
+        result = haul_qemu_source_rearm(source, "", error);
+    }
+    if (result) {
+        goto fail;
+    }
+    return 0;
+fail:
+    detach(source);
+    return result;
+}
+
+static void summary(struct haul_machine *machine, char *text, size_t size)
+{
+    struct haul_qemu_source *source = (struct haul_qemu_source *)machine;
+    text[0] = '\0';
+    if (source->brackets) {
+        snprintf(text, size,
+                 "guest stopped for %u scans because of %.128s: %.1f ms each, %.1f ms the longest",
+                 source->brackets, source->bracket_why ? source->bracket_why : "direct I/O",
+                 (double)source->bracket_total_ns / source->brackets / 1e6,
+                 (double)source->bracket_longest_ns / 1e6);
+    }
+}
+
+static const char *locator(struct haul_machine *machine)
+{
+    return ((struct haul_qemu_source *)machine)->path;
+}
+
+static void free_source(struct haul_machine *machine)
+{
+    struct haul_qemu_source *source = (struct haul_qemu_source *)machine;
+    if (!source) {
+        return;
+    }
+    detach(source);
+    haul_qmp_close(source->qmp);
+    haul_guardian_free(source->guardian);
+    free(source);
+}
+
+static int resume(struct haul_machine *machine, struct haul_error *error)
+{
+    return haul_qemu_continue(((struct haul_qemu_source *)machine)->qmp, error);
+}
+
+static int abandon(struct haul_machine *machine, struct haul_error *error)
+{
+    return haul_qemu_quit(((struct haul_qemu_source *)machine)->qmp, error);
+}
+
+int haul_qemu_source_new(const char *qmp, struct haul_machine **machine, struct haul_error *error)
+{
+    static const struct haul_machine_ops ops = {
+        .kind = "qemu",
+        .attach = attach,
+        .summary = summary,
+        .locator = locator,
+        .resume = resume,
+        .abandon = abandon,
+        .free = free_source,
+    };
+    struct haul_qemu_source *source = calloc(1, sizeof *source);
+    if (!source) {
+        return haul_error_set(error, ENOMEM, "no memory for a QEMU machine");
+    }
+    source->machine.ops = &ops;
+    int result = haul_qemu_open_monitor(qmp, &source->qmp, source->path, sizeof source->path, error);
+    /* Before any memory is mapped or thread started, so that the guardian holds nothing of it. */
+    result = result ? result : haul_guardian_new(source->path, &source->guardian, error);
+    if (result) {
+        free_source(&source->machine);
+        return result;
+    }
+    *machine = &source->machine;
+    return 0;
+}

@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef HAUL_TOOLS_MACHINES_QEMU_SOURCE_H
+#define HAUL_TOOLS_MACHINES_QEMU_SOURCE_H
+
+/* A QEMU machine that moves away: what its files (source, bracket, switchover) share. */
+
+#include "tools/machines/machine.h"
+#include "tools/machines/qemu/guardian.h"
+#include "tools/machines/qemu/settings.h"
+#include "tools/machines/qemu/stream.h"
+#include "tools/machines/qemu/watch.h"
+
+#define HAUL_QEMU_QMP_TIMEOUT_MS 30000
+#define HAUL_QEMU_GREETING_TIMEOUT_MS 5000
+
+/*
+ * Written by attach on the main thread before haul_start, then by the migration_thread until haul_wait
+ * returned.
+ */
+struct haul_qemu_source {
+    struct haul_machine machine;
+    char path[512]; /* of the monitor, absolute */
+    struct haul_qmp *qmp;
+    struct haul_guardian *guardian;
+    struct haul_qemu_inspection inspection;
+    struct haul_qemu_settings settings;
+    struct haul_qemu_writers writers;
+    struct haul_tracker *tracker;
+    struct haul_tracker_ops tracker_ops; /* ours around it; opaque is the source */
+    char restore_script[4096];           /* what settings restore sends, for the guardian */
+
+    /* bracket: trap T2 */
+    const char *bracket_why; /* NULL: scans need no bracket */
+    bool bracket_open;       /* we said `stop`, and not yet `cont` */
+    unsigned brackets;
+    uint64_t bracket_total_ns;
+    uint64_t bracket_longest_ns;
+
+    /* switchover */
+    struct haul_qemu_stream *stream;
+    bool switching;   /* `migrate` was sent, and not undone or handed over */
+    bool was_running; /* at the switchover */
+    uint64_t state_bytes;
+};
+
+/* haul_qemu_bracket_tracker_init fills `tracker_ops`, the engine's view of the tracker: each scan bracketed
+ * where it must be. */
+void haul_qemu_bracket_tracker_init(struct haul_qemu_source *source);
+
+/* The switchover's hooks and handler; opaque is the source. */
+const struct haul_guest_ops *haul_qemu_switchover_guest_ops(void);
+const struct haul_state_ops *haul_qemu_switchover_state_ops(void);
+
+/* haul_qemu_check_movable: -ENOTSUP unless the machine's `status` is one in which it can be moved. */
+int haul_qemu_check_movable(const char *status, struct haul_error *error);
+
+/* haul_qemu_source_rearm tells the guardian what to do now if haul dies: `first` (QMP lines), then restore
+ * the settings. */
+int haul_qemu_source_rearm(struct haul_qemu_source *source, const char *first, struct haul_error *error);
+
+/* haul_qemu_continue sends `cont` until QEMU takes it (a migration may still be ending), for up to 30 s. */
+int haul_qemu_continue(struct haul_qmp *qmp, struct haul_error *error);
+
+/* haul_qemu_open_monitor opens the QMP connection and writes the monitor's absolute path. *qmp is set even
+ * when that fails. */
+int haul_qemu_open_monitor(const char *address, struct haul_qmp **qmp, char *path, size_t size,
+                           struct haul_error *error);
+
+/* haul_qemu_quit ends the QEMU process. */
+int haul_qemu_quit(struct haul_qmp *qmp, struct haul_error *error);
+
+uint64_t haul_qemu_now_ns(void);
+
+#endif
