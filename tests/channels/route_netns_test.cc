@@ -40,14 +40,14 @@ class RouteNamespace : public ::testing::Test
             Run("ip link add near" + i + " type veth peer name far" + i + " netns " + far_path);
             Run("ip addr add 10.0." + i + ".1/24 dev near" + i);
             Run("ip addr add fd00:" + i + "::1/64 dev near" + i + " nodad");
-            Run("sysctl -qw net.ipv6.conf.near" + i + ".accept_dad=0");
+            Run("echo 0 >/proc/sys/net/ipv6/conf/near" + i + "/accept_dad");
             Run("ip link set near" + i + " up");
         }
         Run("ip link set lo up");
         Run("ip route add 10.9.0.1/32 via 10.0.0.2");
         ASSERT_EQ(setns(far, CLONE_NEWNET), 0);
         for (std::string i : {"0", "1"}) {
-            Run("sysctl -qw net.ipv6.conf.far" + i + ".accept_dad=0");
+            Run("echo 0 >/proc/sys/net/ipv6/conf/far" + i + "/accept_dad");
             Run("ip addr add 10.0." + i + ".2/24 dev far" + i);
             Run("ip addr add fd00:" + i + "::2/64 dev far" + i + " nodad");
             Run("ip addr add fe80::2/64 dev far" + i + " nodad");
