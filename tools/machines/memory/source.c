@@ -1,0 +1,312 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/* A shared memory object as a machine, at its source: at rest, or written by one process. */
+
+#include "tools/machines/machine.h"
+#include "tools/machines/memory/object.h"
+#include "tools/machines/memory/process.h"
+#include "tools/machines/memory/writers.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Stopping waits for every thread and looks into every process once more. */
+#define STOP_NS 5000000u
+
+struct memory_source {
+    struct haul_machine base;
+    char *path;
+    struct haul_memory_object object;
+    struct haul_process *process; /* NULL: at rest */
+    struct haul_tracker *tracker; /* of the last attach, and what it watches */
+    struct haul_tracked_range ranges[HAUL_MEMORY_MAX_RANGES];
+    unsigned range_count;
+    bool handed_over;
+    char *locator;
+};
+
+/* ---- hooks of the engine ------------------------------------------------------------------------------ */
+
+static bool is_tracked(const struct memory_source *self, const struct haul_tracked_range *range)
+{
+    for (unsigned i = 0; i < self->range_count; i++) {
+        const struct haul_tracked_range *known = &self->ranges[i];
+        if (known->address <= range->address && range->address - known->address <= known->length &&
+            range->length <= known->length - (range->address - known->address) &&
+            known->memory_offset + (range->address - known->address) == range->memory_offset) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Whoever started to map the object, or a device that came, while the move went on wrote unseen. */
+static int check_again(struct memory_source *self, struct haul_error *error)
+{
+    int pid = haul_process_pid(self->process);
+    struct haul_tracked_range ranges[HAUL_MEMORY_MAX_RANGES];
+    unsigned count;
+    int result = haul_memory_find_ranges(&self->object, self->path, pid, ranges, &count, error);
+    for (unsigned i = 0; !result && i < count; i++) {
+        if (!is_tracked(self, &ranges[i])) {
+            result = haul_error_set(error, EBUSY,
+                                    "process %d mapped %s anew during the move, at %#" PRIx64
+                                    ", where its writes were not seen: move it again",
+                                    pid, self->path, ranges[i].address);
+        }
+    }
+    if (!result) {
+        result = haul_memory_refuse_others(&self->object, self->path, pid, error);
+    }
+    return result ? result : haul_memory_refuse_unseen(pid, error);
+}
+
+static int stop_hook(void *opaque, uint64_t *stopped_ns, struct haul_error *error)
+{
+    (void)stopped_ns; /* SIGSTOP goes out as soon as this is called */
+    struct memory_source *self = opaque;
+    int result = haul_process_stop(self->process, error);
+    if (result) {
+        return result;
+    }
+    result = check_again(self, error);
+    if (result) {
+        haul_process_resume(self->process, NULL);
+    }
+    return result;
+}
+
+static int resume_hook(void *opaque, struct haul_error *error)
+{
+    struct memory_source *self = opaque;
+    return haul_process_resume(self->process, error);
+}
+
+static int handing_over_hook(void *opaque, struct haul_error *error)
+{
+    struct memory_source *self = opaque;
+    return haul_process_keep_stopped(self->process, error);
+}
+
+/* The process stays stopped: it must not write what is no longer its own, and only its operator may end it.
+ */
+static void handed_over_hook(void *opaque)
+{
+    struct memory_source *self = opaque;
+    self->handed_over = true;
+}
+
+static int live_estimate_hook(void *opaque, uint64_t *stop_ns, uint64_t *start_ns, uint64_t *state_bytes)
+{
+    (void)opaque;
+    *stop_ns = STOP_NS;
+    *start_ns = 0;
+    *state_bytes = 0;
+    return 0;
+}
+
+static int rest_estimate_hook(void *opaque, uint64_t *stop_ns, uint64_t *start_ns, uint64_t *state_bytes)
+{
+    (void)opaque;
+    *stop_ns = *start_ns = *state_bytes = 0;
+    return 0;
+}
+
+static const struct haul_guest_ops live_hooks = {
+    .stop = stop_hook,
+    .resume = resume_hook,
+    .estimate = live_estimate_hook,
+    .handing_over = handing_over_hook,
+    .handed_over = handed_over_hook,
+};
+
+static const struct haul_guest_ops rest_hooks = {.estimate = rest_estimate_hook};
+
+/* ---- the machine -------------------------------------------------------------------------------------- */
+
+static int new_tracker(struct memory_source *self, struct haul_error *error)
+{
+    haul_tracker_free(self->tracker);
+    self->tracker = NULL;
+    if (!self->process) { /* nothing writes, so that nothing is ever marked */
+        uint64_t pages = self->object.length / 4096;
+        return haul_tracker_bitmap_new(&pages, 1, &self->tracker, error);
+    }
+    int pid = haul_process_pid(self->process);
+    int result =
+        haul_memory_find_ranges(&self->object, self->path, pid, self->ranges, &self->range_count, error);
+    return result ? result
+                  : haul_tracker_process_new(pid, self->ranges, self->range_count, &self->tracker, error);
+}
+
+static int attach(struct haul_machine *machine, struct haul_migration *migration, struct haul_error *error)
+{
+    struct memory_source *self = (struct memory_source *)machine;
+    struct haul_ram_block block = {
+        .name = "memory",
+        .host = self->object.host,
+        .length = self->object.length,
+        .page_size = self->object.page_size,
+        .fd = self->object.fd,
+    };
+    int result = haul_add_ram(migration, &block, error);
+    if (!result) {
+        result = new_tracker(self, error);
+    }
+    if (!result) {
+        result = haul_set_tracker(migration, haul_tracker_get_ops(self->tracker),
+                                  haul_tracker_get_opaque(self->tracker), error);
+    }
+    return result ? result
+                  : haul_set_guest(migration, self->process ? &live_hooks : &rest_hooks, self, error);
+}
+
+static void summary(struct haul_machine *machine, char *text, size_t size)
+{
+    struct memory_source *self = (struct memory_source *)machine;
+    text[0] = '\0';
+    if (self->handed_over) {
+        snprintf(
+            text, size,
+            "process %d stays stopped here, its memory is at the destination now: end it with kill -KILL %d",
+            haul_process_pid(self->process), haul_process_pid(self->process));
+    }
+}
+
+static const char *locator(struct haul_machine *machine)
+{
+    return ((struct memory_source *)machine)->locator;
+}
+
+static int resume(struct haul_machine *machine, struct haul_error *error)
+{
+    struct memory_source *self = (struct memory_source *)machine;
+    return self->process ? haul_process_continue(self->process, error) : 0;
+}
+
+/* Giving it up is leaving it stopped; ending it is the operator's. */
+static int abandon(struct haul_machine *machine, struct haul_error *error)
+{
+    (void)error;
+    struct memory_source *self = (struct memory_source *)machine;
+    self->handed_over = self->process != NULL;
+    return 0;
+}
+
+static void free_machine(struct haul_machine *machine)
+{
+    struct memory_source *self = (struct memory_source *)machine;
+    haul_tracker_free(self->tracker);
+    haul_process_close(self->process);
+    haul_memory_object_close(&self->object);
+    free(self->locator);
+    free(self->path);
+    free(self);
+}
+
+static const struct haul_machine_ops machine_ops = {
+    .kind = "memory",
+    .attach = attach,
+    .summary = summary,
+    .locator = locator,
+    .resume = resume,
+    .abandon = abandon,
+    .free = free_machine,
+};
+
+/* The process first: its guardian must be forked before there is memory that the child would map too. */
+static int open_process(struct memory_source *self, int pid, struct haul_error *error)
+{
+    if (pid) {
+        int result = haul_process_open(pid, &self->process, error);
+        if (result) {
+            return result;
+        }
+    }
+    uint64_t start_time = pid ? haul_process_start_time(self->process) : 0;
+    if (asprintf(&self->locator, "%d %" PRIu64 " %s", pid, start_time, self->path) < 0) {
+        self->locator = NULL;
+        return haul_error_set(error, ENOMEM, "no memory for a memory machine");
+    }
+    return 0;
+}
+
+static int machine_new(const char *path, struct memory_source **machine, struct haul_error *error)
+{
+    struct memory_source *self = calloc(1, sizeof *self);
+    char *copy = strdup(path);
+    if (!self || !copy) {
+        free(self);
+        free(copy);
+        return haul_error_set(error, ENOMEM, "no memory for a memory machine");
+    }
+    self->base.ops = &machine_ops;
+    self->path = copy;
+    self->object.fd = -1;
+    *machine = self;
+    return 0;
+}
+
+/* What only the first look can see: that the object is one, and that its writers are known. */
+static int open_object(struct memory_source *self, int pid, struct haul_error *error)
+{
+    int result = haul_memory_object_open(&self->object, self->path, false, error);
+    if (!result && pid) {
+        result =
+            haul_memory_find_ranges(&self->object, self->path, pid, self->ranges, &self->range_count, error);
+    }
+    if (!result) {
+        result = haul_memory_refuse_others(&self->object, self->path, pid, error);
+    }
+    if (!result && pid) {
+        result = haul_memory_refuse_unseen(pid, error);
+    }
+    return result ? result : haul_memory_object_map(&self->object, self->path, false, error);
+}
+
+int haul_memory_source_new(const char *path, int pid, struct haul_machine **machine, struct haul_error *error)
+{
+    struct memory_source *self;
+    int result = machine_new(path, &self, error);
+    if (result) {
+        return result;
+    }
+    result = open_process(self, pid, error);
+    if (!result) {
+        result = open_object(self, pid, error);
+    }
+    if (result) {
+        free_machine(&self->base);
+        return result;
+    }
+    *machine = &self->base;
+    return 0;
+}
+
+int haul_memory_attach_existing(const char *text, struct haul_machine **machine, struct haul_error *error)
+{
+    char *end;
+    long pid = strtol(text, &end, 10);
+    uint64_t start_time = strtoull(end, &end, 10);
+    if (*end != ' ' || !end[1] || pid < 0 || pid > INT32_MAX) {
+        return haul_error_set(error, EINVAL, "'%s' does not name a memory machine", text);
+    }
+    struct memory_source *self;
+    int result = machine_new(end + 1, &self, error);
+    if (result) {
+        return result;
+    }
+    result = open_process(self, (int)pid, error);
+    if (!result && pid && haul_process_start_time(self->process) != start_time) {
+        result = haul_error_set(error, ESRCH, "process %ld is gone: another one has its number now", pid);
+    }
+    if (result) {
+        free_machine(&self->base);
+        return result;
+    }
+    *machine = &self->base;
+    return 0;
+}
