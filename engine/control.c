@@ -100,10 +100,41 @@ static void take_pong(struct haul_control *control, const unsigned char *payload
     atomic_store_explicit(&control->round_trip_ns, smoothed, memory_order_relaxed);
 }
 
-/* Puts one frame on the queue, waiting while it is full. */
+/*
+ * Whether sending failed only because the peer has gone: what it said before is still to be read, its reason
+ * or even RUNNING, and the end of the stream comes after it.
+ */
+static bool only_gone(int rc)
+{
+    return rc == -EPIPE || rc == -ECONNRESET;
+}
+
+/* Waits until the queue has room, and lets the peer hear meanwhile that this side is busy and not dead. */
+static int wait_for_room(struct haul_control *control, struct haul_error *error)
+{
+    int rc = 0;
+    pthread_mutex_lock(&control->lock);
+    while (control->queued >= QUEUE_LIMIT && !control->closing && rc == 0) {
+        struct timespec deadline = haul_deadline(PING_INTERVAL_MS);
+        if (pthread_cond_timedwait(&control->changed, &control->lock, &deadline) == ETIMEDOUT) {
+            pthread_mutex_unlock(&control->lock);
+            rc = send_ping(control, error);
+            rc = only_gone(rc) ? 0 : rc;
+            pthread_mutex_lock(&control->lock);
+        }
+    }
+    pthread_mutex_unlock(&control->lock);
+    return rc;
+}
+
+/* Puts one frame on the queue, waiting while it is full. The reader is the only one that adds. */
 static int enqueue(struct haul_control *control, enum haul_frame_type type, const unsigned char *payload,
                    size_t length, struct haul_error *error)
 {
+    int rc = wait_for_room(control, error);
+    if (rc < 0) {
+        return rc;
+    }
     struct haul_frame *frame = malloc(sizeof *frame + length);
     if (!frame) {
         return haul_error_set(error, ENOMEM, "no memory for a control frame of %zu bytes", length);
@@ -113,9 +144,6 @@ static int enqueue(struct haul_control *control, enum haul_frame_type type, cons
     frame->length = length;
     memcpy(frame->payload, payload, length);
     pthread_mutex_lock(&control->lock);
-    while (control->queued >= QUEUE_LIMIT && !control->closing) {
-        pthread_cond_wait(&control->changed, &control->lock);
-    }
     *control->tail = frame;
     control->tail = &frame->next;
     control->queued++;
@@ -123,6 +151,17 @@ static int enqueue(struct haul_control *control, enum haul_frame_type type, cons
     pthread_mutex_unlock(&control->lock);
     control->options.notify(control->options.opaque);
     return 0;
+}
+
+static int answer_ping(struct haul_control *control, const unsigned char *payload, size_t length,
+                       struct haul_error *error)
+{
+    if (length != 8) {
+        return haul_error_set(error, EPROTO, "control connection to %s: a PING of %zu bytes", control->peer,
+                              length);
+    }
+    int rc = haul_control_send(control, HAUL_FRAME_PONG, payload, length, error);
+    return only_gone(rc) ? 0 : rc;
 }
 
 static int read_one(struct haul_control *control, unsigned char *buffer, struct haul_error *error)
@@ -135,9 +174,7 @@ static int read_one(struct haul_control *control, unsigned char *buffer, struct 
         return haul_error_prefix(error, "control connection to %s: ", control->peer);
     }
     if (type == HAUL_FRAME_PING) {
-        return length == 8 ? haul_control_send(control, HAUL_FRAME_PONG, buffer, length, error)
-                           : haul_error_set(error, EPROTO, "control connection to %s: a PING of %zu bytes",
-                                            control->peer, length);
+        return answer_ping(control, buffer, length, error);
     }
     if (type == HAUL_FRAME_PONG) {
         take_pong(control, buffer, length);
@@ -146,20 +183,18 @@ static int read_one(struct haul_control *control, unsigned char *buffer, struct 
     return enqueue(control, type, buffer, length, error);
 }
 
-static void *reader_main(void *argument)
+/* Reads and pings until the connection ends; returns why. */
+static int serve(struct haul_control *control, unsigned char *buffer, struct haul_error *error)
 {
-    struct haul_control *control = argument;
-    struct haul_error error = {0};
-    pthread_setname_np(pthread_self(), control->options.thread_name);
-    unsigned char *buffer = malloc(HAUL_FRAME_MAX);
-    int rc = buffer ? 0 : haul_error_set(&error, ENOMEM, "no memory for control frames");
     uint64_t heard = haul_now_ns();
     uint64_t next_ping = heard;
     unsigned pings = 0;
+    int rc = 0;
     while (rc == 0) {
         uint64_t now = haul_now_ns();
         if (now >= next_ping) {
-            rc = send_ping(control, &error);
+            rc = send_ping(control, error);
+            rc = only_gone(rc) ? 0 : rc;
             uint64_t interval = ++pings < FIRST_PINGS ? FIRST_PING_INTERVAL_MS : PING_INTERVAL_MS;
             next_ping = now + interval * 1000000;
             continue;
@@ -167,14 +202,28 @@ static void *reader_main(void *argument)
         struct pollfd poller = {.fd = control->options.fd, .events = POLLIN};
         int ready = poll(&poller, 1, (int)((next_ping - now) / 1000000) + 1);
         if (ready > 0) {
-            rc = read_one(control, buffer, &error);
+            rc = read_one(control, buffer, error);
             heard = haul_now_ns();
         } else if (haul_now_ns() - heard > (uint64_t)control->options.silence_timeout_ms * 1000000) {
             rc = haul_error_set(
-                &error, ETIMEDOUT,
+                error, ETIMEDOUT,
                 "control connection to %s: nothing heard for %u s; is the peer or the network down?",
                 control->peer, control->options.silence_timeout_ms / 1000);
         }
+    }
+    return rc;
+}
+
+static void *reader_main(void *argument)
+{
+    struct haul_control *control = argument;
+    struct haul_error error = {0};
+    pthread_setname_np(pthread_self(), control->options.thread_name);
+    unsigned char *buffer = malloc(HAUL_FRAME_MAX);
+    if (buffer) {
+        serve(control, buffer, &error);
+    } else {
+        haul_error_set(&error, ENOMEM, "no memory for control frames");
     }
     set_failure(control, &error);
     free(buffer);
@@ -214,7 +263,7 @@ int haul_control_new(const struct haul_control_options *options, struct haul_con
 
 int haul_control_read_failure(const void *payload, size_t length, const char *peer, struct haul_error *error)
 {
-    char text[400];
+    char text[sizeof error->message];
     struct haul_cursor cursor;
     haul_cursor_init(&cursor, payload, length);
     uint32_t code = haul_cursor_u32(&cursor);
@@ -223,8 +272,8 @@ int haul_control_read_failure(const void *payload, size_t length, const char *pe
         return haul_error_set(error, EPROTO, "%s failed and sent no readable reason", peer);
     }
     for (char *at = text; *at; at++) {
-        if ((unsigned char)*at < ' ') {
-            *at = ' '; /* the peer's text goes to a terminal */
+        if (*at < ' ' || *at > '~') {
+            *at = ' '; /* the peer's text goes to a terminal, and 8-bit controls are controls too */
         }
     }
     return haul_error_set(error, (int)code, "%s reports: %s", peer, text);

@@ -37,7 +37,8 @@ void haul_estimate_add_window(struct haul_estimate *estimate, const struct haul_
 
 void haul_estimate_add_round(struct haul_estimate *estimate, const struct haul_round_sample *sample)
 {
-    /* A limited round took as long as the limit wanted, unless its few pages passed within the limit's burst. */
+    /* A limited round took as long as the limit wanted, unless its few pages passed within the limit's burst.
+     */
     bool tells_fixed = !sample->limited || sample->pages < ROUND_LEAST_PAGES;
     if (tells_fixed && (estimate->round_fixed_ns == 0 || sample->elapsed_ns < estimate->round_fixed_ns)) {
         estimate->round_fixed_ns = sample->elapsed_ns;

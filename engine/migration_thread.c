@@ -181,6 +181,9 @@ static int not_converged(struct haul_migration *migration, uint64_t predicted_ns
     struct haul_source *source = migration->source;
     uint32_t most = migration->options.max_rounds;
     if (most != 0 && source->round >= most) {
+        if (!source->advised) {
+            advise(migration, predicted_ns);
+        }
         return haul_error_set(
             error, ETIME,
             "not converged after %u rounds: stopping now would take %llu ms, the downtime limit is %u "

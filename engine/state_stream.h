@@ -11,7 +11,8 @@
 extern "C" {
 #endif
 
-/* haul_state_save runs handler->ops->save into frames; its loading will wait until `round` is in memory. Migration_thread. */
+/* haul_state_save runs handler->ops->save into frames; its loading will wait until `round` is in memory.
+ * Migration_thread. */
 int haul_state_save(struct haul_control *control, const struct haul_handler *handler, uint32_t round,
                     struct haul_error *error);
 

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+// Populating destination memory: what becomes present, what is left alone, what is kept.
+#include "engine/populate.h"
+#include "fake_migration.h"
+
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <thread>
+
+using haul_test::Bytes;
+using haul_test::FakeMigration;
+using haul_test::Mapping;
+
+namespace
+{
+
+constexpr size_t kMiB = 1 << 20;
+constexpr size_t kPagesPerChunk = HAUL_POPULATE_CHUNK / 4096;
+
+class Populate : public testing::Test
+{
+  protected:
+    ~Populate() override
+    {
+        haul_populate_stop(populate_);
+    }
+    void Start(unsigned threads)
+    {
+        ASSERT_EQ(haul_populate_start(migration_.get(), threads, &populate_, &error_), 0) << error_.message;
+    }
+    // Until `bytes` were populated, or populating failed, or ten seconds passed.
+    void WaitFor(uint64_t bytes)
+    {
+        for (int i = 0;
+             i < 10000 && haul_populate_bytes(populate_) < bytes && haul_populate_failed(populate_) == 0;
+             i++) {
+            std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        }
+    }
+    int Restrict(const Bytes &payload)
+    {
+        std::vector<unsigned char> exact(payload.data);
+        exact.shrink_to_fit();
+        return haul_populate_restrict(populate_, order_, exact.data(), exact.size(), &error_);
+    }
+
+    FakeMigration migration_;
+    haul_populate *populate_ = nullptr;
+    uint32_t order_[2] = {1, 0};
+    haul_error error_{};
+};
+
+TEST_F(Populate, MakesEverythingPresentAndKeepsContents)
+{
+    Mapping a(5 * kMiB), b(3 * kMiB + 4096);
+    migration_.Add("a", a);
+    migration_.Add("b", b);
+    memset(a.data + 3 * kMiB, 0x5a, 4096);
+    Start(3);
+    WaitFor(a.size + b.size);
+    EXPECT_EQ(haul_populate_bytes(populate_), a.size + b.size);
+    EXPECT_EQ(haul_populate_failed(populate_), 0);
+    EXPECT_EQ(a.Resident(), a.size / 4096);
+    EXPECT_EQ(b.Resident(), b.size / 4096);
+    EXPECT_EQ(a.data[3 * kMiB], 0x5a);
+    EXPECT_EQ(a.data[3 * kMiB + 4095], 0x5a);
+    EXPECT_EQ(a.data[3 * kMiB + 4096], 0);
+}
+
+TEST_F(Populate, StopsInTheMiddle)
+{
+    Mapping big(256 * kMiB);
+    migration_.Add("big", big);
+    Start(2);
+    haul_populate_stop(populate_);
+    populate_ = nullptr;
+    EXPECT_LT(big.Resident(), big.size / 4096) << "at most the chunks that were being populated";
+    haul_populate_stop(nullptr);
+}
+
+TEST_F(Populate, LeavesAloneWhatPresentLeavesOut)
+{
+    Mapping a(2 * kMiB), b(16 * kMiB);
+    migration_.Add("a", a);
+    migration_.Add("b", b);
+    Start(1); // restricted below before it can come far: the order of events is made certain by the next test
+    // The source's block 0 is our block 1: chunks 0 and 5 of 8.
+    EXPECT_EQ(Restrict(Bytes().u32(0).u64(8).raw(1, 0x21)), 0) << error_.message;
+    for (int i = 0; i < 200 && haul_populate_bytes(populate_) < a.size + 2 * HAUL_POPULATE_CHUNK; i++) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    EXPECT_GE(haul_populate_bytes(populate_), a.size + 2 * HAUL_POPULATE_CHUNK);
+    EXPECT_EQ(b.data[5 * HAUL_POPULATE_CHUNK], 0);
+    EXPECT_EQ(a.Resident(), kPagesPerChunk);
+}
+
+TEST_F(Populate, NoThreadsMeansThatRestrictDecidesAlone)
+{
+    Mapping a(2 * kMiB), b(4 * kMiB);
+    migration_.Add("a", a);
+    migration_.Add("b", b);
+    Start(0);
+    EXPECT_EQ(Restrict(Bytes().u32(0).u64(2).raw(1, 0x00)), 0) << error_.message;
+    EXPECT_EQ(a.Resident() + b.Resident(), 0u);
+}
+
+TEST_F(Populate, PresentThatDoesNotFitIsRefused)
+{
+    Mapping a(2 * kMiB), b(16 * kMiB + 4096);
+    migration_.Add("a", a);
+    migration_.Add("b", b);
+    Start(0);
+    EXPECT_EQ(Restrict(Bytes().u32(2).u64(1).raw(1, 1)), -EPROTO);
+    EXPECT_STREQ(error_.message, "PRESENT names block 2 of 2");
+    EXPECT_EQ(Restrict(Bytes().u32(0xffffffff).u64(1).raw(1, 1)), -EPROTO);
+    EXPECT_EQ(Restrict(Bytes().u32(0)), -EPROTO);
+    // Block 0 of the source is b, with nine chunks.
+    EXPECT_EQ(Restrict(Bytes().u32(0).u64(8).raw(1, 0xff)), -EPROTO);
+    EXPECT_STREQ(error_.message, "PRESENT of block 0 has 8 chunks where 9 are due");
+    EXPECT_EQ(Restrict(Bytes().u32(0).u64(UINT64_MAX).raw(2, 0xff)), -EPROTO);
+    EXPECT_EQ(Restrict(Bytes().u32(0).u64(9).raw(1, 0xff)), -EPROTO) << "a byte short";
+    EXPECT_EQ(Restrict(Bytes().u32(0).u64(9).raw(3, 0xff)), -EPROTO) << "a byte too many";
+    EXPECT_EQ(Restrict(Bytes().u32(0).u64(9).raw(2, 0xff)), 0) << error_.message;
+    EXPECT_EQ(Restrict(Bytes().u32(1).u64(1).raw(1, 0xff)), 0) << error_.message;
+}
+
+TEST_F(Populate, PagesLargerThanAChunkAreAllPopulated)
+{
+    // Only the arithmetic is tested: no gigantic page is needed for it.
+    Mapping big(8 * kMiB);
+    migration_.Add("big", big.data, big.size, big.fd, 4 * kMiB);
+    order_[0] = 0;
+    Start(1);
+    EXPECT_EQ(Restrict(Bytes().u32(0).u64(4).raw(1, 0)), 0) << error_.message;
+    WaitFor(big.size);
+    EXPECT_EQ(haul_populate_bytes(populate_), big.size);
+}
+
+TEST_F(Populate, MemoryThatCannotBeWrittenIsReported)
+{
+    Mapping a(4 * kMiB);
+    migration_.Add("a", a);
+    ASSERT_EQ(ftruncate(a.fd, 0), 0); // the file behind it is gone
+    Start(2);
+    WaitFor(1);
+    EXPECT_EQ(haul_populate_failed(populate_), -EFAULT);
+    EXPECT_EQ(haul_populate_bytes(populate_), 0u);
+}
+
+} // namespace

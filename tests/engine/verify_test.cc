@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+// Finding holes without filling them, and the hashes that prove a move.
+#include "engine/bitmap.h"
+#include "engine/holes.h"
+#include "engine/verify.h"
+#include "fake_migration.h"
+
+#include <cerrno>
+#include <cstring>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <set>
+
+using haul_test::FakeMigration;
+using haul_test::Mapping;
+
+namespace
+{
+
+constexpr size_t kMiB = 1 << 20;
+
+std::set<uint64_t> Present(const haul_block &block)
+{
+    std::vector<uint64_t> bitmap(haul_bitmap_words(block.length / 4096));
+    uint64_t count = haul_holes_present(&block, bitmap.data());
+    std::set<uint64_t> pages;
+    for (uint64_t p = 0; p < block.length / 4096; p++) {
+        if (bitmap[p / 64] >> (p % 64) & 1) {
+            pages.insert(p);
+        }
+    }
+    EXPECT_EQ(count, pages.size());
+    return pages;
+}
+
+TEST(Holes, OnlyTouchedPagesArePresent)
+{
+    Mapping memory(4 * kMiB);
+    FakeMigration fake;
+    fake.Add("a", memory);
+    EXPECT_TRUE(Present(fake.get()->blocks[0]).empty());
+    for (uint64_t page : {0, 7, 8, 9, 500, 1023}) {
+        memory.data[page * 4096] = 1;
+    }
+    EXPECT_EQ(Present(fake.get()->blocks[0]), (std::set<uint64_t>{0, 7, 8, 9, 500, 1023}));
+    // A hole that appears (balloon, discard) is found as one.
+    ASSERT_EQ(fallocate(memory.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 8 * 4096, 4096), 0);
+    EXPECT_EQ(Present(fake.get()->blocks[0]), (std::set<uint64_t>{0, 7, 9, 500, 1023}));
+    EXPECT_EQ(memory.Resident(), 5u) << "looking fills no hole";
+}
+
+TEST(Holes, ABlockInTheMiddleOfItsFile)
+{
+    Mapping memory(1 * kMiB);
+    FakeMigration fake;
+    fake.Add("part", memory.data + 16 * 4096, 32 * 4096, memory.fd, 4096, 16 * 4096);
+    for (uint64_t page : {3, 15, 16, 30, 47, 48}) {
+        memory.data[page * 4096] = 1;
+    }
+    EXPECT_EQ(Present(fake.get()->blocks[0]), (std::set<uint64_t>{0, 14, 31}));
+}
+
+TEST(Holes, WithoutAFileEverythingMayBePresent)
+{
+    Mapping memory(64 * 4096, false);
+    FakeMigration fake;
+    fake.Add("a", memory);
+    EXPECT_EQ(Present(fake.get()->blocks[0]).size(), 64u);
+}
+
+TEST(Holes, AFileThatDoesNotTellCountsAsPresent)
+{
+    Mapping memory(64 * 4096);
+    FakeMigration fake;
+    int ends[2];
+    ASSERT_EQ(pipe(ends), 0); // no seeking at all
+    fake.Add("pipe", memory.data, memory.size, ends[0]);
+    EXPECT_EQ(Present(fake.get()->blocks[0]).size(), 64u);
+    fake.Add("short", memory.data, memory.size, memory.fd, 4096,
+             32 * 4096); // reaches past the end of its file
+    memory.data[63 * 4096] = 1;
+    EXPECT_EQ(Present(fake.get()->blocks[1]).size(), 64u);
+    close(ends[0]);
+    close(ends[1]);
+}
+
+class Verify : public testing::Test
+{
+  protected:
+    static std::vector<unsigned char> Hash(const FakeMigration &fake, unsigned threads = 3)
+    {
+        std::vector<unsigned char> hashes(fake.get()->block_count * HAUL_HASH_SIZE);
+        haul_error error{};
+        EXPECT_EQ(haul_verify_hash(fake.get(), threads, hashes.data(), &error), 0) << error.message;
+        return hashes;
+    }
+};
+
+TEST_F(Verify, SameContentsHaveTheSameHashWhateverTheThreadsAndTheBacking)
+{
+    Mapping a(9 * kMiB + 4096), b(9 * kMiB + 4096, false);
+    for (size_t at = 0; at < 5 * kMiB; at += 4096) {
+        memset(a.data + at, static_cast<int>(at >> 12), 4096);
+    }
+    memcpy(b.data, a.data, a.size);
+    FakeMigration x, y;
+    x.Add("a", a);
+    y.Add("b", b);
+    EXPECT_EQ(Hash(x, 1), Hash(y, 5));
+    EXPECT_EQ(Hash(x, 0), Hash(y, 1)) << "the calling thread alone is enough";
+}
+
+TEST_F(Verify, AnyChangedByteChangesTheHashOfItsBlockOnly)
+{
+    Mapping a(5 * kMiB), b(kMiB);
+    a.data[0] = 1;
+    FakeMigration fake;
+    fake.Add("a", a);
+    fake.Add("b", b);
+    std::vector<unsigned char> before = Hash(fake);
+    for (size_t at : {size_t(0), 2 * kMiB - 1, 2 * kMiB, 4 * kMiB + 77, 5 * kMiB - 1}) {
+        a.data[at] ^= 0x80;
+        std::vector<unsigned char> after = Hash(fake);
+        EXPECT_NE(memcmp(before.data(), after.data(), HAUL_HASH_SIZE), 0) << at;
+        EXPECT_EQ(memcmp(before.data() + HAUL_HASH_SIZE, after.data() + HAUL_HASH_SIZE, HAUL_HASH_SIZE), 0)
+            << at;
+        a.data[at] ^= 0x80;
+    }
+    EXPECT_EQ(Hash(fake), before);
+}
+
+TEST_F(Verify, AHoleCountsAsZeroAndStaysAHole)
+{
+    Mapping hole(6 * kMiB), zero(6 * kMiB);
+    memset(zero.data, 0, zero.size); // touched
+    FakeMigration x, y;
+    x.Add("hole", hole);
+    y.Add("zero", zero);
+    EXPECT_EQ(Hash(x), Hash(y));
+    EXPECT_EQ(hole.Resident(), 0u);
+}
+
+TEST_F(Verify, SwappedChunksAreSeen)
+{
+    Mapping a(4 * kMiB), b(4 * kMiB);
+    memset(a.data, 1, 2 * kMiB);
+    memset(b.data + 2 * kMiB, 1, 2 * kMiB);
+    FakeMigration x, y;
+    x.Add("a", a);
+    y.Add("b", b);
+    EXPECT_NE(Hash(x), Hash(y));
+}
+
+} // namespace
