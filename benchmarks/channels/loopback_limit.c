@@ -1,0 +1,149 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The limit that the data path is compared with: the same bytes between two processes over tcp loopback, by
+ * plain send() and recv() on N sockets with one thread each, no packets, no engine. Prints one line of JSON:
+ * seconds and bytes per second, from the first byte to the last.
+ */
+#include <arpa/inet.h>
+#include <err.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define CHANNELS_MAX 128
+#define CHUNK ((size_t)1 << 20)
+
+struct lane {
+    pthread_t thread;
+    int fd;
+    char *memory;
+    size_t length;
+};
+
+static void *send_all(void *argument)
+{
+    struct lane *lane = argument;
+    for (size_t at = 0; at < lane->length;) {
+        size_t left = lane->length - at;
+        ssize_t sent = send(lane->fd, lane->memory + at, left < CHUNK ? left : CHUNK, MSG_NOSIGNAL);
+        if (sent <= 0) {
+            err(1, "send");
+        }
+        at += (size_t)sent;
+    }
+    return NULL;
+}
+
+static void *receive_all(void *argument)
+{
+    struct lane *lane = argument;
+    for (size_t at = 0; at < lane->length;) {
+        size_t left = lane->length - at;
+        ssize_t got = recv(lane->fd, lane->memory + at, left < CHUNK ? left : CHUNK, 0);
+        if (got <= 0) {
+            err(1, "recv");
+        }
+        at += (size_t)got;
+    }
+    return NULL;
+}
+
+static void run_all(struct lane *lanes, unsigned count, void *(*run)(void *))
+{
+    for (unsigned i = 0; i < count; i++) {
+        if (pthread_create(&lanes[i].thread, NULL, run, &lanes[i]) != 0) {
+            errx(1, "cannot start a thread");
+        }
+    }
+    for (unsigned i = 0; i < count; i++) {
+        pthread_join(lanes[i].thread, NULL);
+    }
+}
+
+static double now(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec + (double)time.tv_nsec * 1e-9;
+}
+
+static char *map_memory(size_t size)
+{
+    char *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) {
+        err(1, "mmap");
+    }
+    return memory;
+}
+
+static void receiver(int listener, struct lane *lanes, unsigned channels, size_t size, bool present)
+{
+    char *memory = map_memory(size);
+    if (present) {
+        memset(memory, 1, size);
+    }
+    for (unsigned i = 0; i < channels; i++) {
+        lanes[i].fd = accept(listener, NULL, NULL);
+        lanes[i].length = size / channels;
+        lanes[i].memory = memory + (size_t)i * lanes[i].length;
+    }
+    double begun = now();
+    run_all(lanes, channels, receive_all);
+    double seconds = now() - begun;
+    printf("{\"channels\": %u, \"memory\": \"%s\", \"seconds\": %.4f, \"bytes-per-second\": %.0f}\n",
+           channels, present ? "present" : "fresh", seconds, (double)size / seconds);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc != 4 || (strcmp(argv[3], "present") != 0 && strcmp(argv[3], "fresh") != 0)) {
+        errx(2, "usage: loopback_limit CHANNELS MIB present|fresh");
+    }
+    unsigned channels = (unsigned)atoi(argv[1]);
+    size_t size = (size_t)atol(argv[2]) << 20;
+    if (channels < 1 || channels > CHANNELS_MAX || size == 0) {
+        errx(2, "1 to %d channels and at least 1 MiB", CHANNELS_MAX);
+    }
+    struct lane lanes[CHANNELS_MAX];
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t length = sizeof address;
+    int listener = socket(AF_INET, SOCK_STREAM, 0);
+    if (bind(listener, (struct sockaddr *)&address, sizeof address) < 0 ||
+        listen(listener, CHANNELS_MAX) < 0 ||
+        getsockname(listener, (struct sockaddr *)&address, &length) < 0) {
+        err(1, "listen");
+    }
+    pid_t child = fork();
+    if (child == 0) {
+        receiver(listener, lanes, channels, size, strcmp(argv[3], "present") == 0);
+        return 0;
+    }
+    char *memory = map_memory(size);
+    for (size_t i = 0; i < size; i += sizeof(uint64_t)) {
+        *(uint64_t *)(void *)(memory + i) = i * UINT64_C(0x9E3779B97F4A7C15);
+    }
+    for (unsigned i = 0; i < channels; i++) {
+        int one = 1;
+        lanes[i].fd = socket(AF_INET, SOCK_STREAM, 0);
+        if (connect(lanes[i].fd, (struct sockaddr *)&address, sizeof address) < 0) {
+            err(1, "connect");
+        }
+        setsockopt(lanes[i].fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+        lanes[i].length = size / channels;
+        lanes[i].memory = memory + (size_t)i * lanes[i].length;
+    }
+    run_all(lanes, channels, send_all);
+    int status;
+    waitpid(child, &status, 0);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 1;
+}
