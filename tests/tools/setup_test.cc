@@ -100,6 +100,10 @@ TEST_F(Setup, CheckListsAndInstallsNothing)
     EXPECT_EQ(Log(), "");
     EXPECT_EQ(Run("--check build benchmark test lint"), 1);
     std::string all = output;
+    size_t qemu = all.find("qemu-system-x86\n");
+    EXPECT_NE(qemu, std::string::npos) << all;
+    EXPECT_EQ(all.find("qemu-system-x86\n", qemu + 1), std::string::npos) << "in two groups, listed twice:\n"
+                                                                          << all;
     EXPECT_EQ(Run("--check"), 1);
     EXPECT_EQ(output, all);
 }
