@@ -62,8 +62,10 @@ int haul_process_info_read(int pid, struct haul_process_info *info, struct haul_
         }
     }
     closedir(tasks);
-    if (info->threads == 0) {
-        return haul_error_set(error, ESRCH, "process %d has exited", pid);
+    /* Memory and descriptors of a process are reached through its main thread. */
+    if (info->threads == 0 || info->tids[0] != pid) {
+        return haul_error_set(error, ESRCH, "process %d has exited%s", pid,
+                              info->threads ? " (its main thread has; others go on)" : "");
     }
     return 0;
 }

@@ -182,34 +182,35 @@ static void sync_absent(void *opaque, const struct page_region *region)
     }
 }
 
+static int sync_range(struct uffd_tracker *tracker, struct haul_populated *range, uint64_t *bitmap,
+                      uint64_t *pages, struct haul_error *error)
+{
+    uint64_t start = range->range.address, end = start + range->range.length;
+    struct uffd_sync sync = {.tracker = tracker, .range = range, .bitmap = bitmap, .error = error};
+    int result = haul_scan_written(&tracker->scan, start, end, sync_written, &sync, error);
+    if (!result) {
+        result = haul_scan_absent(&tracker->scan, start, end, sync_absent, &sync, error);
+    }
+    *pages += sync.pages;
+    return result ? result : sync.result;
+}
+
 static int uffd_sync(void *opaque, uint64_t *const *bitmaps, uint64_t *pages, struct haul_error *error)
 {
     struct uffd_tracker *tracker = opaque;
+    int result = 0;
     *pages = 0;
-    for (unsigned i = 0; i < tracker->count; i++) {
+    for (unsigned i = 0; !result && i < tracker->count; i++) {
         struct haul_populated *range = &tracker->ranges[i];
-        uint64_t start = range->range.address, end = start + range->range.length;
-        struct uffd_sync sync = {
-            .tracker = tracker, .range = range, .bitmap = bitmaps[range->range.block], .error = error};
-        int result = haul_scan_written(&tracker->scan, start, end, sync_written, &sync, error);
-        if (!result) {
-            result = haul_scan_absent(&tracker->scan, start, end, sync_absent, &sync, error);
-        }
-        if (!result) {
-            result = sync.result;
-        }
-        if (result) {
-            return result;
-        }
-        *pages += sync.pages;
+        result = sync_range(tracker, range, bitmaps[range->range.block], pages, error);
     }
-    /* Asked last: memory that goes away in the middle of a scan looks like memory that nobody wrote. */
+    /* Asked last: memory that goes away in the middle of a scan may look like memory that nobody wrote. */
     if (!haul_scan_alive(&tracker->scan)) {
         return haul_error_set(error, ESRCH,
                               "process %d, whose memory is tracked, has exited or replaced its program",
                               tracker->pid);
     }
-    return 0;
+    return result;
 }
 
 static void uffd_stop(void *opaque)

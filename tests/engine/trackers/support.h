@@ -32,10 +32,11 @@ class SharedMemory
   public:
     explicit SharedMemory(size_t bytes, unsigned flags = 0) : bytes_(bytes)
     {
-        fd_ = memfd_create("guest-ram", MFD_CLOEXEC | flags);
-        if (fd_ >= 0 && ftruncate(fd_, static_cast<off_t>(bytes)) == 0) {
-            data_ = static_cast<char *>(mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd_, 0));
-        }
+        map(memfd_create("guest-ram", MFD_CLOEXEC | flags));
+    }
+    SharedMemory(const char *directory, size_t bytes) : bytes_(bytes)
+    {
+        map(open(directory, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
     }
     ~SharedMemory()
     {
@@ -78,6 +79,13 @@ class SharedMemory
     }
 
   private:
+    void map(int fd)
+    {
+        fd_ = fd;
+        if (fd_ >= 0 && ftruncate(fd_, static_cast<off_t>(bytes_)) == 0) {
+            data_ = static_cast<char *>(mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_SHARED, fd_, 0));
+        }
+    }
     size_t bytes_;
     int fd_ = -1;
     char *data_ = static_cast<char *>(MAP_FAILED);
