@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 /* Stopping waits for every thread and looks into every process once more. */
 #define STOP_NS 5000000u
@@ -43,7 +44,7 @@ static bool is_tracked(const struct memory_source *self, const struct haul_track
     return false;
 }
 
-/* Whoever started to map the object, or a device that came, while the move went on wrote unseen. */
+/* Where the process mapped the object, or took a device, after the move began, it wrote unseen. */
 static int check_again(struct memory_source *self, struct haul_error *error)
 {
     int pid = haul_process_pid(self->process);
@@ -58,17 +59,27 @@ static int check_again(struct memory_source *self, struct haul_error *error)
                                     pid, self->path, ranges[i].address);
         }
     }
-    if (!result) {
-        result = haul_memory_refuse_others(&self->object, self->path, pid, error);
-    }
     return result ? result : haul_memory_refuse_unseen(pid, error);
+}
+
+static uint64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
 static int stop_hook(void *opaque, uint64_t *stopped_ns, struct haul_error *error)
 {
-    (void)stopped_ns; /* SIGSTOP goes out as soon as this is called */
     struct memory_source *self = opaque;
-    int result = haul_process_stop(self->process, error);
+    /* Looking into every process of the host is slow, and no better while one of them stands still: before
+     * the stop. */
+    int result = haul_memory_refuse_others(&self->object, self->path, haul_process_pid(self->process), error);
+    if (result) {
+        return result;
+    }
+    *stopped_ns = now_ns();
+    result = haul_process_stop(self->process, error);
     if (result) {
         return result;
     }

@@ -22,8 +22,8 @@ int haul_memory_find_ranges(const struct haul_memory_object *object, const char 
 
 /*
  * haul_memory_refuse_others makes sure that no process but `pid` (0: none) and this one maps the object
- * writable (trap T1). -EBUSY: one does; -EPERM: with a `pid`, when there are processes that this user may not
- * look into.
+ * writable (trap T1). -EBUSY: one does; -EPERM: with a `pid`, when there are processes that this user, not
+ * root, may not look into.
  */
 int haul_memory_refuse_others(const struct haul_memory_object *object, const char *path, int pid,
                               struct haul_error *error);
