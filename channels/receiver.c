@@ -127,6 +127,8 @@ static void *run(void *opaque)
         result = receive_packet(receiver, &error);
     }
     haul_account_turn(&receiver->account, false, haul_io_now_ns());
+    /* Nobody reads any more: a peer that is blocked in a send must learn it now, not by its silence limit. */
+    shutdown(options->fd, SHUT_RDWR);
     /* Acquire, pairs with the release in haul_receiver_abort. */
     if (!atomic_load_explicit(&receiver->aborted, memory_order_acquire) && options->failed) {
         haul_error_prefix(&error, "channel %u from %s: ", options->index, receiver->peer);
