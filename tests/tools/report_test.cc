@@ -337,6 +337,19 @@ TEST(Progress, RateComesFromTheBytesBetweenTwoLines)
     EXPECT_EQ(text.find('\r'), std::string::npos);
 }
 
+TEST(Progress, ALogSaysOnlyOnceThatNothingHappens)
+{
+    haul_stats stats = {};
+    std::string text = Captured([&](FILE *out) {
+        cli_progress *progress = cli_progress_new(out, CLI_PROGRESS_LINES, false);
+        for (uint64_t second = 1; second < 5; second++) {
+            cli_progress_show(progress, &stats, second * 1000000000);
+        }
+        cli_progress_free(progress);
+    });
+    EXPECT_EQ(text, "waiting for the source\n");
+}
+
 TEST(Progress, QuietShowsOnlyWhatMustBeSeen)
 {
     haul_stats stats = Active();

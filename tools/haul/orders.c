@@ -140,6 +140,9 @@ int cli_orders_send(struct cli_store *store, const char *id, bool source, enum c
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof address) < 0) {
         int failure = errno == ENOENT || errno == ECONNREFUSED ? ESRCH : errno;
+        if (errno == ECONNREFUSED) {
+            unlinkat(cli_store_fd(store), name, 0); /* left by a process that was killed */
+        }
         if (fd >= 0) {
             close(fd);
         }

@@ -7,6 +7,7 @@
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/ioctl.h>
 
 struct cli_progress {
@@ -17,6 +18,7 @@ struct cli_progress {
     bool drawn;            /* a line without its newline stands on the terminal */
     uint64_t last_ns;
     uint64_t last_transferred;
+    char last_line[256];
 };
 
 struct cli_progress *cli_progress_new(FILE *out, enum cli_progress_style style, bool source)
@@ -118,14 +120,16 @@ void cli_progress_show(struct cli_progress *progress, const struct haul_stats *s
     progress->last_ns = now_ns;
     progress->last_transferred = stats->transferred;
 
-    char line[256];
+    char line[sizeof progress->last_line] = "";
     cli_progress_line(stats, progress->source, rate, line, sizeof line);
     if (progress->style == CLI_PROGRESS_REDRAW) {
         fprintf(progress->out, "\r%.*s\033[K", terminal_columns(progress->out) - 1, line);
         progress->drawn = true;
-    } else {
+    } else if (strcmp(line, progress->last_line) != 0) {
+        /* A log needs no second line that says "waiting for the source". */
         fprintf(progress->out, "%s\n", line);
     }
+    memcpy(progress->last_line, line, sizeof line);
     fflush(progress->out);
     pthread_mutex_unlock(&progress->mutex);
 }

@@ -83,9 +83,8 @@ static int choose(const struct recovery *recovery, const struct cli_record **cho
     if (options->qmp) {
         return 0;
     }
-    return haul_error_set(error, ENOENT, "no uncertain move %s%s%s is recorded in %s", options->id ? "'" : "",
-                          options->id ? options->id : "", options->id ? "'" : "",
-                          cli_store_path(recovery->store));
+    return haul_error_set(error, ENOENT, "no uncertain move%s%s is recorded in %s", options->id ? " " : "",
+                          options->id ? options->id : "", cli_store_path(recovery->store));
 }
 
 /* Refuses what the records themselves show to be wrong. */
@@ -133,20 +132,31 @@ static int act_on_qemu(const char *qmp, enum cli_command command, char *text, si
     return 0;
 }
 
-static int act_on_memory(const char *locator, enum cli_command command, char *text, size_t size,
+/* At a destination the memory lies complete in its file and nothing of ours runs: there is nobody to tell. */
+static int act_on_memory(const struct cli_record *record, enum cli_command command, char *text, size_t size,
                          struct haul_error *error)
 {
+    bool resume = command == CLI_RESUME;
+    if (!record->source) {
+        snprintf(text, size, "the memory in %.400s %s", record->locator,
+                 resume ? "is complete and yours to use"
+                        : "was given up on this side; remove the file when you like");
+        return 0;
+    }
     struct haul_machine *machine = NULL;
-    int status = haul_memory_attach_existing(locator, &machine, error);
-    if (status == -ESRCH && command == CLI_ABANDON) {
-        snprintf(text, size, "the process of %.400s is gone already", locator);
+    int status = haul_memory_attach_existing(record->locator, &machine, error);
+    if (status == -ESRCH && !resume) {
+        snprintf(text, size, "the process that wrote the memory is gone already");
         return 0;
     }
     if (status < 0 || (status = act_on_machine(machine, command, error)) < 0) {
         return status;
     }
-    snprintf(text, size, "the memory %.400s %s", locator,
-             command == CLI_RESUME ? "is in use here again" : "was given up on this side");
+    snprintf(
+        text, size, "%s",
+        resume
+            ? "the memory is this side's again; a process that haul stopped goes on"
+            : "the memory was given up on this side; a process that haul stopped stays so, for you to end");
     return 0;
 }
 
@@ -177,7 +187,7 @@ static int act(const struct recovery *recovery, const struct cli_record *record,
         return act_on_qemu(record->locator, command, text, size, error);
     }
     if (!strcmp(record->machine, "memory")) {
-        return act_on_memory(record->locator, command, text, size, error);
+        return act_on_memory(record, command, text, size, error);
     }
     return act_on_guest(recovery, record, text, size, error);
 }

@@ -46,8 +46,12 @@ static void print_volume(const struct cli_outcome *outcome, FILE *out)
     if (outcome->source) {
         fprintf(out, LABEL "%" PRIu64 "\n", "Rounds", stats->dirty_sync_count);
     }
-    fprintf(out, LABEL "%s on the wire, %s on average\n", outcome->source ? "Sent" : "Received",
-            cli_format_bytes(sent, stats->transferred), cli_format_rate(rate, mean));
+    if (outcome->source) {
+        fprintf(out, LABEL "%s on the wire, %s on average\n", "Sent",
+                cli_format_bytes(sent, stats->transferred), cli_format_rate(rate, mean));
+    } else {
+        fprintf(out, LABEL "%s on the wire\n", "Received", cli_format_bytes(sent, stats->transferred));
+    }
     fprintf(out, LABEL "%" PRIu64 " with content, %" PRIu64 " zero (%" PRIu64 " of them never touched)\n",
             "Pages", stats->normal, stats->duplicate, stats->holes);
     if (outcome->source) {
@@ -92,7 +96,8 @@ void cli_report_print(const struct cli_outcome *outcome, FILE *out)
     char headline[512];
     cli_outcome_headline(outcome, headline, sizeof headline);
     fprintf(out, "%s\n", headline);
-    if (outcome->stats.total) {
+    /* Nothing of a move that never got to its memory is worth a table. */
+    if (outcome->stats.transferred) {
         fputc('\n', out);
         print_times(&outcome->stats, out);
         if (outcome->source) {

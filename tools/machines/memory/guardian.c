@@ -52,12 +52,12 @@ static void guard(int pipe, int pidfd)
     }
 }
 
-void haul_guardian_init(struct haul_guardian *guardian)
+void haul_memory_guardian_init(struct haul_memory_guardian *guardian)
 {
-    *guardian = (struct haul_guardian){.pipe = -1};
+    *guardian = (struct haul_memory_guardian){.pipe = -1};
 }
 
-int haul_guardian_start(struct haul_guardian *guardian, int pidfd, struct haul_error *error)
+int haul_memory_guardian_start(struct haul_memory_guardian *guardian, int pidfd, struct haul_error *error)
 {
     /* A socket rather than a pipe: writing to a dead guardian must be an error, not SIGPIPE. */
     int ends[2];
@@ -79,11 +79,11 @@ int haul_guardian_start(struct haul_guardian *guardian, int pidfd, struct haul_e
         close(ends[0]);
         return haul_error_set(error, code, "cannot start the guardian process: %s", strerror(code));
     }
-    *guardian = (struct haul_guardian){.pid = pid, .pipe = ends[0]};
+    *guardian = (struct haul_memory_guardian){.pid = pid, .pipe = ends[0]};
     return 0;
 }
 
-static int order(struct haul_guardian *guardian, char what)
+static int order(struct haul_memory_guardian *guardian, char what)
 {
     ssize_t sent;
     do {
@@ -92,7 +92,7 @@ static int order(struct haul_guardian *guardian, char what)
     return sent == 1 ? 0 : -errno;
 }
 
-int haul_guardian_arm(struct haul_guardian *guardian, struct haul_error *error)
+int haul_memory_guardian_arm(struct haul_memory_guardian *guardian, struct haul_error *error)
 {
     if (order(guardian, ARM)) {
         return haul_error_set(
@@ -104,18 +104,18 @@ int haul_guardian_arm(struct haul_guardian *guardian, struct haul_error *error)
     return 0;
 }
 
-void haul_guardian_disarm(struct haul_guardian *guardian)
+void haul_memory_guardian_disarm(struct haul_memory_guardian *guardian)
 {
     order(guardian, DISARM);
 }
 
-void haul_guardian_end(struct haul_guardian *guardian)
+void haul_memory_guardian_end(struct haul_memory_guardian *guardian)
 {
     if (guardian->pipe >= 0) {
         order(guardian, DISARM);
         close(guardian->pipe);
         while (waitpid(guardian->pid, NULL, 0) < 0 && errno == EINTR) {
         }
-        haul_guardian_init(guardian);
+        haul_memory_guardian_init(guardian);
     }
 }

@@ -10,19 +10,19 @@
 
 #include "channels/error.h"
 
-struct haul_guardian {
+struct haul_memory_guardian {
     int pid;
     int pipe; /* haul's end; -1: not started */
 };
 
-void haul_guardian_init(struct haul_guardian *guardian);
-/* haul_guardian_start starts it, disarmed. `pidfd` is the process to let on. */
-int haul_guardian_start(struct haul_guardian *guardian, int pidfd, struct haul_error *error);
-/* haul_guardian_arm: from now on haul's death lets the process on; -EPIPE: the guardian was killed.
- * haul_guardian_disarm takes it back. */
-int haul_guardian_arm(struct haul_guardian *guardian, struct haul_error *error);
-void haul_guardian_disarm(struct haul_guardian *guardian);
-/* haul_guardian_end disarms it and waits for its end. */
-void haul_guardian_end(struct haul_guardian *guardian);
+void haul_memory_guardian_init(struct haul_memory_guardian *guardian);
+/* haul_memory_guardian_start starts it, disarmed. `pidfd` is the process to let on. */
+int haul_memory_guardian_start(struct haul_memory_guardian *guardian, int pidfd, struct haul_error *error);
+/* haul_memory_guardian_arm: from now on haul's death lets the process on; -EPIPE: the guardian was killed.
+ * haul_memory_guardian_disarm takes it back. */
+int haul_memory_guardian_arm(struct haul_memory_guardian *guardian, struct haul_error *error);
+void haul_memory_guardian_disarm(struct haul_memory_guardian *guardian);
+/* haul_memory_guardian_end disarms it and waits for its end. */
+void haul_memory_guardian_end(struct haul_memory_guardian *guardian);
 
 #endif

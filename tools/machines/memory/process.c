@@ -22,7 +22,7 @@ struct haul_process {
     uint64_t start_time;
     bool stopped; /* by us */
     bool kept;    /* stopped for good: only resume and continue end it */
-    struct haul_guardian guardian;
+    struct haul_memory_guardian guardian;
 };
 
 static uint64_t now_ns(void)
@@ -143,7 +143,7 @@ int haul_process_open(int pid, struct haul_process **process, struct haul_error 
         return haul_error_set(error, ENOMEM, "no memory to watch process %d", pid);
     }
     self->pid = pid;
-    haul_guardian_init(&self->guardian);
+    haul_memory_guardian_init(&self->guardian);
     self->pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
     struct threads threads;
     char path[64], state;
@@ -156,7 +156,7 @@ int haul_process_open(int pid, struct haul_process **process, struct haul_error 
             haul_error_set(error, errno, "process %d may not be stopped by this user (%s): run haul as root",
                            pid, strerror(errno));
     } else if (!(result = look_at_threads(self, &threads, error))) {
-        result = haul_guardian_start(&self->guardian, self->pidfd, error);
+        result = haul_memory_guardian_start(&self->guardian, self->pidfd, error);
     }
     if (result) {
         haul_process_close(self);
@@ -174,7 +174,7 @@ void haul_process_close(struct haul_process *process)
     if (!process->kept) {
         haul_process_resume(process, NULL);
     }
-    haul_guardian_end(&process->guardian);
+    haul_memory_guardian_end(&process->guardian);
     if (process->pidfd >= 0) {
         close(process->pidfd);
     }
@@ -220,7 +220,7 @@ int haul_process_stop(struct haul_process *process, struct haul_error *error)
     }
     /* The guardian first: dying in between then costs a needless SIGCONT, not a process that is stopped for
      * ever. */
-    result = haul_guardian_arm(&process->guardian, error);
+    result = haul_memory_guardian_arm(&process->guardian, error);
     if (result) {
         return result;
     }
@@ -242,7 +242,7 @@ int haul_process_resume(struct haul_process *process, struct haul_error *error)
     }
     int result = send(process, SIGCONT, error);
     process->stopped = process->kept = false;
-    haul_guardian_disarm(&process->guardian);
+    haul_memory_guardian_disarm(&process->guardian);
     return result;
 }
 
@@ -259,7 +259,7 @@ int haul_process_keep_stopped(struct haul_process *process, struct haul_error *e
             "somebody let process %d run on while haul had it stopped: find out who sends it SIGCONT",
             process->pid);
     }
-    haul_guardian_disarm(&process->guardian);
+    haul_memory_guardian_disarm(&process->guardian);
     process->kept = true;
     return 0;
 }
@@ -267,6 +267,6 @@ int haul_process_keep_stopped(struct haul_process *process, struct haul_error *e
 int haul_process_continue(struct haul_process *process, struct haul_error *error)
 {
     process->stopped = process->kept = false;
-    haul_guardian_disarm(&process->guardian);
+    haul_memory_guardian_disarm(&process->guardian);
     return send(process, SIGCONT, error);
 }
