@@ -2,8 +2,8 @@
 // One end of a move of a QEMU machine in a process of its own, which can be told to die, or to wait, in a
 // given state. usage: mover send|receive QMP URI [NAME=VALUE...]
 //   channels=N compress=C downtime=MS verify=1 timeout=S     as in haul_options
-//   die=STATE     SIGKILL itself on entering the state ("handover": before HANDOVER is sent)
-//   wait=STATE    print the state and wait a second in it
+//   die=STATE     SIGKILL itself on entering the state ("handover": before HANDOVER is sent; "round1": after
+//   the first) wait=STATE    print the state and wait a second in it
 // Prints "LISTEN URI", "STATE NAME" for each state, and at the end "END RESULT OWNER MESSAGE". Exit: 0 moved,
 // 1 not, 3 uncertain.
 #include "tools/machines/machine.h"
@@ -53,6 +53,11 @@ int on_step(void *, haul_step step, haul_error *)
         reached("handover-received");
     }
     return 0;
+}
+
+void on_round(void *, uint32_t round)
+{
+    reached("round" + std::to_string(round));
 }
 
 void on_message(void *, const char *text)
@@ -120,6 +125,7 @@ int main(int count, char **words)
     haul_events events = {};
     events.state = on_state;
     events.step = on_step;
+    events.round = on_round;
     events.message = on_message;
     haul_error error = {};
     haul_machine *machine = nullptr;

@@ -16,6 +16,10 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+/* The last byte of a stream without description: after any loss before it, QEMU gives up instead of starting
+ * the machine. */
+#define END_MARK '\0'
+
 /* Main thread until haul_start, then the loader thread. */
 struct haul_qemu_destination {
     struct haul_machine machine;
@@ -186,8 +190,8 @@ static int load(void *opaque, struct haul_state_reader *reader, struct haul_erro
     int result = read_preamble(destination, reader, error);
     result = result ? result : open_stream(destination, error);
     result = result ? result : pump(destination, reader, error);
-    if (!result && !destination->holds) {
-        result = haul_error_set(error, EPROTO, "the source sent an empty device state");
+    if (!result && (!destination->holds || destination->held != END_MARK)) {
+        result = haul_error_set(error, EPROTO, "the source's device state does not end with QEMU's end mark");
     }
     return result ? result : wait_accepted(destination, error);
 }

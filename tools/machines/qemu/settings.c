@@ -131,12 +131,42 @@ static int apply_parameters(struct haul_qmp *qmp, struct haul_qemu_settings *set
     return result;
 }
 
+static int set_suppress(struct haul_qmp *qmp, bool value, struct haul_error *error)
+{
+    return haul_qmp_execute(
+        qmp, "qom-set",
+        json_pack("{s:s, s:s, s:b}", "path", "/machine", "property", "suppress-vmdesc", "value", (int)value),
+        NULL, error);
+}
+
+/*
+ * Without this a description for debuggers follows the stream's end mark, and a QEMU that lost its stream
+ * within it starts the machine all the same: the destination could then not be held back to the handover by
+ * the stream's last byte.
+ */
+static int apply_suppress(struct haul_qmp *qmp, struct haul_qemu_settings *settings, struct haul_error *error)
+{
+    json_t *now = NULL;
+    int result = haul_qmp_execute(qmp, "qom-get",
+                                  json_pack("{s:s, s:s}", "path", "/machine", "property", "suppress-vmdesc"),
+                                  &now, error);
+    if (!result && !json_is_true(now)) {
+        result = set_suppress(qmp, true, error);
+        settings->suppressed = result == 0;
+    }
+    json_decref(now);
+    return result;
+}
+
 int haul_qemu_settings_apply(struct haul_qmp *qmp, bool source, struct haul_qemu_settings *settings,
                              struct haul_error *error)
 {
     int result = apply_capabilities(qmp, source, settings, error);
     if (!result) {
         result = apply_parameters(qmp, settings, error);
+    }
+    if (!result) {
+        result = apply_suppress(qmp, settings, error);
     }
     if (result) {
         haul_qemu_settings_restore(qmp, settings, NULL);
@@ -153,6 +183,10 @@ int haul_qemu_settings_restore(struct haul_qmp *qmp, struct haul_qemu_settings *
                                       result ? NULL : error);
         result = result ? result : second;
     }
+    if (settings->suppressed) {
+        int third = set_suppress(qmp, false, result ? NULL : error);
+        result = result ? result : third;
+    }
     haul_qemu_settings_cleanup(settings);
     return result;
 }
@@ -160,7 +194,7 @@ int haul_qemu_settings_restore(struct haul_qmp *qmp, struct haul_qemu_settings *
 int haul_qemu_settings_script(const struct haul_qemu_settings *settings, char *text, size_t size)
 {
     size_t used = 0;
-    json_t *lines[2] = {NULL, NULL};
+    json_t *lines[3] = {NULL, NULL, NULL};
     if (settings->capabilities) {
         lines[0] = json_pack("{s:s, s:{s:O}}", "execute", "migrate-set-capabilities", "arguments",
                              "capabilities", settings->capabilities);
@@ -169,9 +203,13 @@ int haul_qemu_settings_script(const struct haul_qemu_settings *settings, char *t
         lines[1] =
             json_pack("{s:s, s:O}", "execute", "migrate-set-parameters", "arguments", settings->parameters);
     }
+    if (settings->suppressed) {
+        lines[2] = json_pack("{s:s, s:{s:s, s:s, s:b}}", "execute", "qom-set", "arguments", "path",
+                             "/machine", "property", "suppress-vmdesc", "value", 0);
+    }
     int result = 0;
     text[0] = '\0';
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 3; i++) {
         if (!lines[i]) {
             continue;
         }

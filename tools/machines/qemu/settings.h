@@ -16,12 +16,13 @@ extern "C" {
 struct haul_qemu_settings {
     json_t *capabilities; /* what to hand back to migrate-set-capabilities, NULL: nothing */
     json_t *parameters;   /* the same for migrate-set-parameters */
+    bool suppressed;      /* the machine's suppress-vmdesc was off, and we set it */
 };
 
 /*
  * haul_qemu_settings_apply sets what a move needs: only shared memory left out (x-ignore-shared), a pause
- * before the switchover at the source, one plain unthrottled stream. What was there before is kept in
- * `settings`. -ENOTSUP: this QEMU lacks one (before 4.0).
+ * before the switchover at the source, one plain unthrottled stream that ends with its end mark (see the
+ * destination). What was there before is kept in `settings`. -ENOTSUP: this QEMU lacks one (before 4.0).
  */
 int haul_qemu_settings_apply(struct haul_qmp *qmp, bool source, struct haul_qemu_settings *settings,
                              struct haul_error *error);

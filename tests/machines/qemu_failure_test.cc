@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0
+// Whatever dies before the handover, the guest goes on at the source, as it was found, and can be moved
+// again. One machine is booted, and serves as the source of every case.
+#include "tests/machines/move.h"
+#include "tools/machines/machine.h"
+
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <unistd.h>
+
+namespace
+{
+
+using namespace haul_test;
+
+class QemuFailure : public ::testing::Test
+{
+  protected:
+    static void SetUpTestSuite()
+    {
+        if (missing().empty()) {
+            folder = new Folder;
+            source = new Machine(*folder, "from", MachineOptions());
+            source->wait_for("sweep 1 ok", 120);
+        }
+    }
+    static void TearDownTestSuite()
+    {
+        delete source;
+        delete folder;
+        source = nullptr;
+        folder = nullptr;
+    }
+    void SetUp() override
+    {
+        if (!missing().empty()) {
+            GTEST_SKIP() << missing();
+        }
+        ASSERT_EQ("running", source->status()) << source->console() << source->errors();
+        settings = settings_of(*source);
+    }
+    static std::string settings_of(Machine &machine)
+    {
+        return machine.command("query-migrate-capabilities") + machine.command("query-migrate-parameters") +
+               machine.command("qom-get", "{\"path\":\"/machine\",\"property\":\"suppress-vmdesc\"}");
+    }
+    // One that no source reached waits on for the next.
+    static void expect_failed(Move &move, const std::string &state)
+    {
+        if (state == "setup") {
+            move.destination->kill(SIGKILL);
+            move.destination->wait();
+        } else {
+            EXPECT_EQ(1, move.destination->wait()) << move.log();
+        }
+    }
+    static std::unique_ptr<Machine> destination(MachineOptions options = {})
+    {
+        static int number;
+        options.incoming = true;
+        return std::make_unique<Machine>(*folder, "to" + std::to_string(number++), options);
+    }
+    // The guest runs at the source and QEMU is as it was; the destination runs nothing.
+    void expect_back(Move &move, Machine &to)
+    {
+        EXPECT_TRUE(source->counts()) << source->status() << "\n" << move.log() << source->errors();
+        for (int i = 0; i < 100 && settings_of(*source) != settings; i++) {
+            usleep(50000); // the guardian may still be at it
+        }
+        EXPECT_EQ("running", source->status());
+        EXPECT_EQ(settings, settings_of(*source));
+        EXPECT_FALSE(source->says_bad()) << source->console();
+        EXPECT_FALSE(to.alive() && to.status() == "running") << move.log();
+    }
+    static Folder *folder;
+    static Machine *source;
+    std::string settings;
+};
+
+Folder *QemuFailure::folder;
+Machine *QemuFailure::source;
+
+class InState : public QemuFailure, public ::testing::WithParamInterface<const char *>
+{
+};
+
+std::string as_name(const ::testing::TestParamInfo<const char *> &info)
+{
+    std::string name = info.param;
+    for (char &letter : name) {
+        letter = letter == '-' ? '_' : letter;
+    }
+    return name;
+}
+
+TEST_P(InState, SourcesHaulDies)
+{
+    auto to = destination();
+    Move move(*source, *to, {{std::string("die=") + GetParam(), "channels=2"}, {"timeout=5"}});
+    EXPECT_EQ(-SIGKILL, move.source->wait()) << move.log();
+    expect_failed(move, GetParam());
+    expect_back(move, *to);
+}
+
+TEST_P(InState, DestinationsHaulDies)
+{
+    auto to = destination();
+    Move move(*source, *to, {{std::string("wait=") + GetParam(), "timeout=5"}});
+    move.source->expect(std::string("STATE ") + GetParam());
+    move.destination->kill(SIGKILL);
+    EXPECT_EQ(1, move.source->wait()) << move.log();
+    expect_back(move, *to);
+}
+
+TEST_P(InState, DestinationsQemuDies)
+{
+    auto to = destination();
+    Move move(*source, *to, {{std::string("wait=") + GetParam(), "timeout=5"}, {"timeout=5"}});
+    move.source->expect(std::string("STATE ") + GetParam());
+    to->kill();
+    EXPECT_EQ(1, move.source->wait()) << move.log();
+    EXPECT_EQ(1, move.destination->wait()) << move.log();
+    EXPECT_NE(std::string::npos, move.destination->output().find("QEMU closed its monitor")) << move.log();
+    expect_back(move, *to);
+}
+
+TEST_P(InState, ConnectionBreaks)
+{
+    auto to = destination();
+    MoveOptions how = {{std::string("wait=") + GetParam(), "timeout=5"}, {"timeout=5"}, true};
+    Move move(*source, *to, how);
+    move.source->expect(std::string("STATE ") + GetParam());
+    move.proxy->cut();
+    EXPECT_EQ(1, move.source->wait()) << move.log();
+    expect_failed(move, GetParam());
+    expect_back(move, *to);
+}
+
+INSTANTIATE_TEST_SUITE_P(Before, InState, ::testing::Values("setup", "active", "pre-switchover", "device"),
+                         as_name);
+
+// The last moment before HANDOVER goes out.
+TEST_F(QemuFailure, SourcesHaulDiesBeforeTheHandover)
+{
+    auto to = destination();
+    Move move(*source, *to, {{"die=handover"}, {"timeout=5"}});
+    EXPECT_EQ(-SIGKILL, move.source->wait()) << move.log();
+    EXPECT_EQ(1, move.destination->wait()) << move.log();
+    expect_back(move, *to);
+}
+
+TEST_F(QemuFailure, AnotherMachineTypeIsRefused)
+{
+    MachineOptions options;
+    options.type = "pc";
+    auto to = destination(options);
+    Move move(*source, *to, {});
+    EXPECT_EQ(1, move.source->wait()) << move.log();
+    EXPECT_EQ(1, move.destination->wait()) << move.log();
+    EXPECT_NE(std::string::npos,
+              move.destination->output().find("start the destination with the source's -machine"))
+        << move.log();
+    expect_back(move, *to);
+}
+
+// Same machine type and memory, one device more: QEMU itself refuses the state, and ends.
+TEST_F(QemuFailure, ADeviceStateThatQemuRefuses)
+{
+    MachineOptions options;
+    options.extra = {"-vga", "none"};
+    auto to = destination(options);
+    Move move(*source, *to, {});
+    EXPECT_EQ(1, move.source->wait()) << move.log();
+    EXPECT_EQ(1, move.destination->wait()) << move.log();
+    EXPECT_NE(std::string::npos, move.log().find("refused the device state")) << move.log();
+    expect_back(move, *to);
+}
+
+TEST_F(QemuFailure, ADestinationThatDoesNotWait)
+{
+    MachineOptions options;
+    options.boot = false;
+    Machine to(*folder, "idle", options);
+    Mover mover({"receive", to.qmp(), "tcp:127.0.0.1:0"});
+    EXPECT_EQ(1, mover.wait());
+    EXPECT_NE(std::string::npos, mover.output().find("-incoming defer")) << mover.output();
+}
+
+TEST_F(QemuFailure, AnotherMigrationIsUnderWay)
+{
+    source->command("migrate-set-parameters", "{\"max-bandwidth\":1000}");
+    source->command("migrate", "{\"uri\":\"exec:cat>/dev/null\"}");
+    Mover mover({"send", source->qmp(), "tcp:127.0.0.1:1"});
+    EXPECT_EQ(1, mover.wait());
+    EXPECT_NE(std::string::npos, mover.output().find("somebody else migrates")) << mover.output();
+    source->command("migrate_cancel");
+    source->command("migrate-set-parameters", "{\"max-bandwidth\":134217728}");
+    for (int i = 0; i < 100 && source->command("query-migrate").find("\"cancelled\"") == std::string::npos;
+         i++) {
+        usleep(50000);
+    }
+}
+
+// Paused by the operator: a failed move leaves it paused.
+TEST_F(QemuFailure, APausedGuestStaysPaused)
+{
+    source->command("stop");
+    auto to = destination();
+    Move move(*source, *to, {{"die=device"}, {"timeout=5"}});
+    EXPECT_EQ(-SIGKILL, move.source->wait()) << move.log();
+    for (int i = 0; i < 100 && settings_of(*source) != settings; i++) {
+        usleep(50000);
+    }
+    EXPECT_EQ(settings, settings_of(*source));
+    EXPECT_NE("running", source->status());
+    EXPECT_FALSE(source->counts(1));
+    source->command("cont");
+    EXPECT_TRUE(source->counts());
+}
+
+// After all that: the same machine moves, paused, and goes on there when told to; then the source's copy is
+// taken back.
+TEST_F(QemuFailure, ThenItMovesAndComesBack)
+{
+    source->command("stop");
+    auto to = destination();
+    Move move(*source, *to, {});
+    ASSERT_EQ(0, move.source->wait()) << move.log() << to->errors();
+    ASSERT_EQ(0, move.destination->wait()) << move.log();
+    EXPECT_EQ("paused", to->status());
+    to->command("cont");
+    EXPECT_TRUE(to->counts());
+    EXPECT_TRUE(to->wait_for("sweep", 60));
+    EXPECT_FALSE(to->says_bad()) << to->console();
+    EXPECT_EQ(settings, settings_of(*source));
+
+    Mover again({"send", source->qmp(), "tcp:127.0.0.1:1"});
+    EXPECT_EQ(1, again.wait());
+    EXPECT_NE(std::string::npos, again.output().find("already moved away")) << again.output();
+
+    haul_machine *machine = nullptr;
+    haul_error error = {};
+    ASSERT_EQ(0, haul_qemu_attach_existing(to->qmp().c_str(), &machine, &error)) << error.message;
+    EXPECT_EQ(0, machine->ops->abandon(machine, &error)) << error.message;
+    machine->ops->free(machine);
+    for (int i = 0; i < 100 && to->alive(); i++) {
+        usleep(20000);
+    }
+    EXPECT_FALSE(to->alive());
+    ASSERT_EQ(0, haul_qemu_attach_existing(source->qmp().c_str(), &machine, &error)) << error.message;
+    EXPECT_EQ(0, machine->ops->resume(machine, &error)) << error.message;
+    EXPECT_EQ(source->qmp(), machine->ops->locator(machine));
+    machine->ops->free(machine);
+    EXPECT_TRUE(source->counts());
+    EXPECT_FALSE(source->says_bad()) << source->console();
+}
+
+} // namespace
