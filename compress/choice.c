@@ -1,19 +1,27 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The choice between raw and LZ4 compares what the two ways really cost: wall-clock nanoseconds per byte of
- * input, encoding and socket call together. That one number is right on any link. On a fast link the socket
- * call is the kernel's copy, so the sum compares CPU time with CPU time. On a slow link the call blocks until
- * the link has drained what is before it; whatever the link drained during encoding is no longer waited for,
- * so the sum is the larger of encoding time and link time, which is how long the batch occupied the channel.
+ * The choice between raw and LZ4 predicts what an input byte costs either way, in wall-clock nanoseconds:
+ *     raw:     link
+ *     encoded: the greater of  encode + share * copy  and  share * link
+ * where `link` is what a byte on the wire costs while the channel is busy, `copy` what the socket call costs
+ * when it does not wait, and `encode` and `share` (wire bytes per input byte) what the codec does to such
+ * content. On a fast link `link` is the kernel's copy, and encoding must be cheaper than what it saves of
+ * that. On a slow one the socket call waits for the link; whatever the link drains during encoding is no
+ * longer waited for, so the greater of the two counts.
  *
- * The way in use is measured all the time. The other way's cost goes stale, so it is tried again, but only
- * when the loss that its last figure predicts fits into TRIAL_SHARE of the time spent since the last trial:
- * a way that is k times slower is used for one batch in about 200 * (k - 1). A figure from few batches
- * is believed to be better than it looks, so that one unlucky first batch (cold caches, a preempted thread)
- * is soon corrected.
+ * Measuring `link`: a socket does not wait evenly. It takes several batches at once, then sleeps until a good
+ * part of its buffer is free. So `link` is time over wire bytes of a whole window that is larger than the
+ * buffers. A window spent mostly on encoding says nothing about the link, but that it is not slower than
+ * this.
  *
- * LZ4's cost depends on the content, so there are two figures for it: for batches whose sample looks random,
- * which are sent raw until LZ4 has proved itself on such batches in a trial, and for all others.
+ * Staying right: `link` is measured all the time while it matters, so a change of the link is noticed in
+ * a window or two. What goes stale are a codec's figures while batches go raw (renewed by encoding one
+ * batch), and `link` while encoding holds the channel up (renewed by sending raw for as long as that does
+ * better). Either trial is made only when the loss that it risks fits into TRIAL_SHARE of the time spent
+ * since the last: a way that is k times slower is tried once in about 200 * (k - 1) batches.
+ *
+ * The codec's figures are kept apart for batches whose sample looks random, which are sent raw until LZ4
+ * has proved itself on them in a trial, and for all others.
  */
 #include "compress/choice.h"
 #include "compress/live.h"
@@ -24,18 +32,20 @@
 #define CONTENT_PLAIN 0
 #define CONTENT_RANDOM 1
 
-#define TRIAL_SHARE 0.005 /* of the time: what trials of the slower way may lose */
-/* Of a batch: what a trial is taken to lose at least, so that two equal ways are not swapped all the time. */
-#define TRIAL_LOSS_MIN 0.3
-#define CODEC_MUST_SAVE 0.03 /* of the raw cost: a smaller gain is not worth the CPU time of both hosts */
-#define RANDOM_GUESS 2.0     /* cost of the codec on random content against raw, until it was tried */
+#define WINDOW_BYTES (8.0 * 1024 * 1024) /* on the wire; usual socket buffers hold less */
+#define WINDOW_WEIGHT 0.5                /* of a window in link_ns */
+#define MOSTLY_RAW 0.25  /* of a window's time spent encoding: up to this the link set its pace */
+#define COPY_GROWTH 1.01 /* copy_ns is a minimum that forgets slowly, by batch */
 
-#define SETTLED 4                 /* samples until a cost is smoothed; before, the least one counts */
-#define WEIGHT 0.25               /* of a new batch in the smoothed cost */
-#define WEIGHT_FULL (64.0 * 1024) /* input bytes that a batch needs for all of this weight */
-#define OUTLIER 4.0               /* one batch counts as at most this multiple of the smoothed cost, */
-#define HIGH 1.5                  /* but when so many in a row are above this multiple, */
-#define HIGH_RUN 3                /* the link has become slow, and the least of them is the cost */
+#define ENCODE_WEIGHT 0.25 /* of a batch in a content's figures */
+#define ENCODE_OUTLIER 4.0 /* a batch counts as at most this multiple of the figure: a preempted thread */
+#define RANDOM_GUESS 2.0   /* cost of encoding random content against raw, until it was tried */
+#define MUST_SAVE 0.03     /* of the raw cost: a smaller gain is not worth the CPU time of both hosts */
+
+#define TRIAL_SHARE 0.005  /* of the time: what trials of the slower way may lose */
+#define TRIAL_LOSS_MIN 0.3 /* of a batch: the least that a trial is taken to lose; equal ways rarely swap */
+#define TRIAL_BATCHES 32   /* a trial of raw that did better for so long has filled the window twice */
+#define MEASURABLE (64.0 * 1024) /* bytes below which a batch's overhead hides its cost per byte */
 
 #define SAMPLE_WORDS 32
 #define WORD_BYTES 8
@@ -60,67 +70,19 @@ HAUL_READS_LIVE_MEMORY static bool looks_random(const unsigned char *sample, siz
     return pairs <= RANDOM_PAIRS_MAX;
 }
 
-/* The cost to reckon with: a figure from n batches is believed to be n / (n + 1) of itself. */
-static double believed(const struct haul_choice_cost *cost)
+static double raw_cost(const struct haul_choice *choice)
 {
-    if (cost->samples >= SETTLED)
-        return cost->ns_per_byte;
-    return cost->ns_per_byte * cost->samples / (cost->samples + 1.0);
+    return choice->link_ns;
 }
 
-/* True when this batch completes a run that says: the cost has risen for good. */
-static bool has_risen(struct haul_choice_cost *cost, double ns_per_byte)
+static double encoded_cost(const struct haul_choice *choice, unsigned content)
 {
-    if (ns_per_byte <= HIGH * cost->ns_per_byte) {
-        cost->high = 0;
-        return false;
-    }
-    if (cost->high == 0 || ns_per_byte < cost->least_high)
-        cost->least_high = ns_per_byte;
-    return ++cost->high >= HIGH_RUN;
-}
-
-static void update(struct haul_choice_cost *cost, double ns_per_byte, double input_bytes)
-{
-    if (cost->samples < SETTLED) {
-        if (cost->samples == 0 || ns_per_byte < cost->ns_per_byte)
-            cost->ns_per_byte = ns_per_byte;
-        cost->samples++;
-        return;
-    }
-    if (input_bytes >= WEIGHT_FULL && has_risen(cost, ns_per_byte)) {
-        cost->ns_per_byte = cost->least_high;
-        cost->high = 0;
-        return;
-    }
-    if (ns_per_byte > OUTLIER * cost->ns_per_byte)
-        ns_per_byte = OUTLIER * cost->ns_per_byte;
-    double weight = input_bytes < WEIGHT_FULL ? WEIGHT * input_bytes / WEIGHT_FULL : WEIGHT;
-    cost->ns_per_byte += weight * (ns_per_byte - cost->ns_per_byte);
-}
-
-static double believed_encoded(const struct haul_choice *choice, unsigned content)
-{
-    const struct haul_choice_cost *cost = &choice->encoded[content];
-    if (content == CONTENT_RANDOM && cost->samples == 0)
-        return RANDOM_GUESS * believed(&choice->raw);
-    return believed(cost);
-}
-
-/* The way that the figures favour for this content. */
-static bool encoding_wins(const struct haul_choice *choice, unsigned content)
-{
-    return believed_encoded(choice, content) < (1.0 - CODEC_MUST_SAVE) * believed(&choice->raw);
-}
-
-/* What one batch of the way that does not win would lose against the one that does. */
-static double trial_loss_ns(const struct haul_choice *choice, unsigned content, bool encoding)
-{
-    double raw = believed(&choice->raw);
-    double encoded = believed_encoded(choice, content);
-    double loss = encoding ? raw - encoded : encoded - raw;
-    double least = TRIAL_LOSS_MIN * (encoding ? encoded : raw);
-    return (loss > least ? loss : least) * (double)choice->last_bytes;
+    const struct haul_choice_content *state = &choice->contents[content];
+    if (state->samples == 0)
+        return content == CONTENT_RANDOM ? RANDOM_GUESS * choice->link_ns : 0;
+    double busy = state->encode_ns + state->share * choice->copy_ns;
+    double link = state->share * choice->link_ns;
+    return busy > link ? busy : link;
 }
 
 void haul_choice_init(struct haul_choice *choice, enum haul_compress_mode mode)
@@ -129,44 +91,108 @@ void haul_choice_init(struct haul_choice *choice, enum haul_compress_mode mode)
     choice->mode = mode;
 }
 
+/* Whether to try the way that loses by `loss` per input byte, of `best`. Spends the credit. */
+static bool may_try(struct haul_choice *choice, double loss, double best)
+{
+    double least = TRIAL_LOSS_MIN * best;
+    double *credit_ns = &choice->contents[choice->picked].credit_ns;
+    if (*credit_ns <= (loss > least ? loss : least) * (double)choice->last_bytes)
+        return false;
+    *credit_ns = 0;
+    return true;
+}
+
 const struct haul_codec *haul_choice_pick(struct haul_choice *choice, const void *sample, size_t length)
 {
+    const struct haul_codec *raw = haul_codec_by_id(HAUL_CODEC_RAW);
+    const struct haul_codec *lz4 = haul_codec_by_id(HAUL_CODEC_LZ4);
     if (choice->mode != HAUL_COMPRESS_AUTO)
-        return haul_codec_by_id(choice->mode == HAUL_COMPRESS_LZ4 ? HAUL_CODEC_LZ4 : HAUL_CODEC_RAW);
+        return choice->mode == HAUL_COMPRESS_LZ4 ? lz4 : raw;
 
-    unsigned content = looks_random(sample, length) ? CONTENT_RANDOM : CONTENT_PLAIN;
-    choice->content = content;
-    bool encode = encoding_wins(choice, content);
-    if (choice->raw.samples > 0 && choice->credit_ns[content] > trial_loss_ns(choice, content, encode)) {
-        choice->credit_ns[content] = 0;
-        encode = !encode;
+    choice->picked = looks_random(sample, length) ? CONTENT_RANDOM : CONTENT_PLAIN;
+    if (choice->link_ns == 0)
+        return raw; /* the first window is not over */
+    double raw_ns = raw_cost(choice);
+    double encoded_ns = encoded_cost(choice, choice->picked);
+    if (encoded_ns < (1.0 - MUST_SAVE) * raw_ns) {
+        if (choice->trial_left == 0 && may_try(choice, raw_ns - encoded_ns, encoded_ns)) {
+            choice->trial_left = TRIAL_BATCHES;
+            choice->trial_ns = 0;
+            choice->trial_bytes = 0;
+        }
+        return choice->trial_left > 0 ? raw : lz4;
     }
-    return haul_codec_by_id(encode ? HAUL_CODEC_LZ4 : HAUL_CODEC_RAW);
+    return may_try(choice, encoded_ns - raw_ns, raw_ns) ? lz4 : raw;
+}
+
+static double smooth(double figure, double sample, double weight)
+{
+    return figure + weight * (sample - figure);
+}
+
+static void learn_content(struct haul_choice_content *state, double encode_ns, double share)
+{
+    if (state->samples++ == 0) {
+        state->encode_ns = encode_ns;
+        state->share = share;
+        return;
+    }
+    if (encode_ns > ENCODE_OUTLIER * state->encode_ns)
+        encode_ns = ENCODE_OUTLIER * state->encode_ns;
+    state->encode_ns = smooth(state->encode_ns, encode_ns, ENCODE_WEIGHT);
+    state->share = smooth(state->share, share, ENCODE_WEIGHT);
+}
+
+static void learn_link(struct haul_choice *choice, double wire_bytes, double encode_ns, double send_ns)
+{
+    double copy_ns = send_ns / wire_bytes;
+    choice->copy_ns *= COPY_GROWTH;
+    if (wire_bytes >= MEASURABLE && (choice->copy_ns == 0 || copy_ns < choice->copy_ns))
+        choice->copy_ns = copy_ns;
+
+    choice->window_encode_ns += encode_ns;
+    choice->window_send_ns += send_ns;
+    choice->window_wire_bytes += wire_bytes;
+    if (choice->window_wire_bytes < WINDOW_BYTES)
+        return;
+    double total_ns = choice->window_encode_ns + choice->window_send_ns;
+    double link_ns = total_ns / choice->window_wire_bytes;
+    bool raw = choice->window_encode_ns < MOSTLY_RAW * total_ns;
+    if (choice->link_ns == 0)
+        choice->link_ns = link_ns;
+    else if (raw || link_ns < choice->link_ns)
+        choice->link_ns = smooth(choice->link_ns, link_ns, WINDOW_WEIGHT);
+    choice->window_encode_ns = 0;
+    choice->window_send_ns = 0;
+    choice->window_wire_bytes = 0;
+}
+
+/* Ends a trial of raw as soon as it does not pay. */
+static void learn_trial(struct haul_choice *choice, double ns, double bytes)
+{
+    choice->trial_left--;
+    choice->trial_ns += ns;
+    choice->trial_bytes += bytes;
+    if (choice->trial_ns >= encoded_cost(choice, choice->picked) * choice->trial_bytes)
+        choice->trial_left = 0;
 }
 
 void haul_choice_learn(struct haul_choice *choice, const struct haul_codec *codec, size_t input_bytes,
                        size_t wire_bytes, uint64_t encode_ns, uint64_t send_ns)
 {
-    if (choice->mode != HAUL_COMPRESS_AUTO || input_bytes == 0)
+    if (choice->mode != HAUL_COMPRESS_AUTO || input_bytes == 0 || wire_bytes == 0)
         return;
     double bytes = (double)input_bytes;
-    double ns = (double)encode_ns + (double)send_ns;
+    double wire = (double)wire_bytes;
+    double encode = (double)encode_ns;
+    double send = (double)send_ns;
     choice->last_bytes = input_bytes;
-    choice->credit_ns[choice->content] += TRIAL_SHARE * ns;
-    if (codec->id == HAUL_CODEC_RAW) {
-        update(&choice->raw, ns / bytes, bytes);
-        return;
-    }
-    update(&choice->encoded[choice->content], ns / bytes, bytes);
-    /*
-     * The channel carries wire_bytes in the time of one encoded batch, so raw bytes cannot cost more than
-     * that each: after a link became faster, this makes a trial of raw affordable soon.
-     */
-    if (wire_bytes == 0)
-        return;
-    double bound = choice->encoded[choice->content].ns_per_byte * bytes / (double)wire_bytes;
-    if (choice->raw.ns_per_byte > bound)
-        choice->raw.ns_per_byte = bound;
+    choice->contents[choice->picked].credit_ns += TRIAL_SHARE * (encode + send);
+    learn_link(choice, wire, encode, send);
+    if (codec->id != HAUL_CODEC_RAW)
+        learn_content(&choice->contents[choice->picked], encode / bytes, wire / bytes);
+    else if (choice->trial_left > 0)
+        learn_trial(choice, encode + send, bytes);
 }
 
 int haul_compress_mode_parse(const char *text, enum haul_compress_mode *mode)

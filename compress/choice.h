@@ -21,25 +21,31 @@ enum haul_compress_mode {
     HAUL_COMPRESS_AUTO  /* per batch */
 };
 
-/* What sending costs one way, learned from batches. Zeroed means "never tried". */
-struct haul_choice_cost {
-    double ns_per_byte; /* of input: encoding and the socket call together */
-    unsigned samples;
-    unsigned high;     /* how many batches in a row cost far more than that */
-    double least_high; /* the least of these */
+/* Batches are told apart by whether their sample looks random; this is what the codec does to one kind. */
+struct haul_choice_content {
+    double encode_ns; /* per input byte */
+    double share;     /* wire bytes per input byte */
+    unsigned samples; /* batches that these come from */
+    double credit_ns; /* what the next trial of the slower way may lose */
 };
-
-/* Batches are told apart by whether their sample looks random. */
 #define HAUL_CHOICE_CONTENTS 2
 
 struct haul_choice {
     enum haul_compress_mode mode;
-    /* Learned state, private to the owner thread; see choice.c. */
-    struct haul_choice_cost raw;                           /* the same for every content */
-    struct haul_choice_cost encoded[HAUL_CHOICE_CONTENTS]; /* through the codec */
-    double credit_ns[HAUL_CHOICE_CONTENTS]; /* what the next trial of the slower way may lose */
-    unsigned content;                       /* of the batch that was picked last */
-    size_t last_bytes;                      /* input of the batch before it */
+    /* Learned state, private to the owner thread; see choice.c. Zeroed means "nothing learned". */
+    double copy_ns; /* per wire byte: the socket call when it does not wait */
+    double link_ns; /* per wire byte: what the channel takes when it is kept busy */
+    struct haul_choice_content contents[HAUL_CHOICE_CONTENTS];
+    /* The window that link_ns is measured over. */
+    double window_encode_ns;
+    double window_send_ns;
+    double window_wire_bytes;
+    /* The trial of raw that is under way: batches left (0: none), and what it cost until now. */
+    unsigned trial_left;
+    double trial_ns;
+    double trial_bytes;
+    unsigned picked;   /* the content of the batch that was picked last */
+    size_t last_bytes; /* input of the last batch learned */
 };
 
 void haul_choice_init(struct haul_choice *choice, enum haul_compress_mode mode);

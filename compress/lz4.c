@@ -8,7 +8,7 @@
 
 /*
  * LZ4's own default. It already strides faster over data that does not match, so that a random chunk is
- * rejected at about 10 GB/s; higher values cost text-like memory more ratio than they save time
+ * rejected at more than 10 GB/s; higher values lose more of the ratio of text-like memory than they save time
  * (benchmarks/compress/codec_benchmark.cc shows both).
  */
 #define ACCELERATION 1
