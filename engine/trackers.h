@@ -100,15 +100,23 @@ struct haul_kvm_slot {
     uint64_t userspace_address;
 };
 
-/* haul_tracker_kvm_log_new: KVM_GET_DIRTY_LOG on `vm_fd` (the caller's); start sets KVM_MEM_LOG_DIRTY_PAGES
- * on the slots, stop clears it. */
+/*
+ * haul_tracker_kvm_log_new: KVM_GET_DIRTY_LOG on `vm_fd` (the caller's); start sets KVM_MEM_LOG_DIRTY_PAGES
+ * on the slots, stop clears it. Rule for both KVM trackers: they see what vCPUs write. What the VMM's own
+ * threads write or discard (device models, balloon) it says itself to a bitmap tracker beside this one, in a
+ * group. The slots are plain RAM, without other flags, and must not be changed while they are tracked.
+ * -EINVAL: a slot is empty or unaligned; -ENOMEM; start: the errors of KVM_SET_USER_MEMORY_REGION.
+ */
 int haul_tracker_kvm_log_new(int vm_fd, const struct haul_kvm_slot *slots, unsigned count,
                              struct haul_tracker **tracker, struct haul_error *error);
 
 /*
- * haul_tracker_kvm_ring_new: KVM's dirty ring (KVM_CAP_DIRTY_LOG_RING enabled on the VM before its vCPUs were
- * made). `vcpu_fds` are the caller's. `ring_bytes` is the size given to KVM_ENABLE_CAP. A vCPU thread that
- * exits with KVM_EXIT_DIRTY_RING_FULL calls haul_tracker_kvm_ring_collect, from any thread, and goes on.
+ * haul_tracker_kvm_ring_new: KVM's dirty ring (KVM_CAP_DIRTY_LOG_RING_ACQ_REL or KVM_CAP_DIRTY_LOG_RING
+ * enabled on the VM before its vCPUs were made). `vcpu_fds` are the caller's. `ring_bytes` is the size given
+ * to KVM_ENABLE_CAP. A vCPU thread that exits with KVM_EXIT_DIRTY_RING_FULL calls
+ * haul_tracker_kvm_ring_collect, from any thread, and goes on. A write of a vCPU that is within KVM_RUN may
+ * be reported one sync late (page-modification logging); once it has left, nothing is missing. -ENOTSUP: this
+ * KVM has no dirty ring; -EINVAL: a ring cannot be mapped, or a bad slot; -ENOMEM.
  */
 int haul_tracker_kvm_ring_new(int vm_fd, const int *vcpu_fds, unsigned vcpus, uint32_t ring_bytes,
                               const struct haul_kvm_slot *slots, unsigned count,

@@ -42,6 +42,25 @@ void haul_bits_set(uint64_t *bits, uint64_t first, uint64_t count)
     }
 }
 
+uint64_t haul_bits_merge(uint64_t *to, uint64_t first, const uint64_t *from, uint64_t count)
+{
+    uint64_t found = 0;
+    unsigned shift = first % 64;
+    for (uint64_t word = 0; word * 64 < count; word++) {
+        uint64_t bits = from[word] & haul_bits_mask(word, 0, count);
+        if (!bits) {
+            continue; /* also keeps the second store below within `to`, where the last word has nothing to
+                         carry */
+        }
+        found += (uint64_t)__builtin_popcountll(bits);
+        to[first / 64 + word] |= bits << shift;
+        if (shift && bits >> (64 - shift)) {
+            to[first / 64 + word + 1] |= bits >> (64 - shift);
+        }
+    }
+    return found;
+}
+
 bool haul_bits_any(const uint64_t *bits, uint64_t first, uint64_t count)
 {
     uint64_t end = first + count;

@@ -25,6 +25,10 @@ uint64_t haul_bits_mask(uint64_t word, uint64_t first, uint64_t end);
 /* haul_bits_set sets the bits [first, first + count). */
 void haul_bits_set(uint64_t *bits, uint64_t first, uint64_t count);
 
+/* haul_bits_merge sets the bits of `from`, `count` of them, at bit `first` and on in `to`; returns how many
+ * it found set. */
+uint64_t haul_bits_merge(uint64_t *to, uint64_t first, const uint64_t *from, uint64_t count);
+
 /* haul_bits_any says whether a bit of [first, first + count) is set. */
 bool haul_bits_any(const uint64_t *bits, uint64_t first, uint64_t count);
 
