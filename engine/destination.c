@@ -9,7 +9,6 @@
 
 #include <errno.h>
 #include <linux/magic.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -17,12 +16,6 @@
 
 #define PEER_REASON_MS                                                                                       \
     300 /* how long a broken channel waits for the source to say why on the control connection */
-
-static unsigned allowed_cpus(void)
-{
-    cpu_set_t set;
-    return sched_getaffinity(0, sizeof set, &set) == 0 ? (unsigned)CPU_COUNT(&set) : 1;
-}
 
 /* ---- memory ---- */
 
@@ -132,7 +125,7 @@ static int send_hashes(struct haul_migration *migration, struct haul_error *erro
         return haul_error_set(error, ENOMEM, "no memory to verify");
     }
     unsigned char *ordered = own + size;
-    int rc = haul_verify_hash(migration, allowed_cpus(), own, error);
+    int rc = haul_verify_hash(migration, haul_allowed_cpus(), own, error);
     for (uint32_t i = 0; rc == 0 && i < migration->block_count; i++) {
         memcpy(ordered + (size_t)i * HAUL_HASH_SIZE, own + (size_t)destination->order[i] * HAUL_HASH_SIZE,
                HAUL_HASH_SIZE);
@@ -281,7 +274,7 @@ int haul_destination_start(struct haul_migration *migration, const char *uri, st
 {
     struct haul_destination *destination = migration->destination;
     unsigned threads =
-        migration->options.populate_threads ? migration->options.populate_threads : allowed_cpus();
+        migration->options.populate_threads ? migration->options.populate_threads : haul_allowed_cpus();
     int rc = note_present(migration, error);
     if (rc == 0) {
         rc = haul_listener_open(uri, &destination->listener, error);

@@ -7,7 +7,7 @@
 #define WINDOW_LEAST_BYTES 65536
 #define WINDOW_LEAST_NS 1000
 #define ROUND_WEIGHT 0.5     /* of the newest round: the last pass resembles the late rounds */
-#define ROUND_LEAST_PAGES 64 /* fewer pages measure the fixed cost of a round, not the cost of a page */
+#define ROUND_LEAST_PAGES 64 /* fewer pages measure the latency of a round, not the cost of a page */
 
 void haul_estimate_init(struct haul_estimate *estimate)
 {
@@ -35,19 +35,24 @@ void haul_estimate_add_window(struct haul_estimate *estimate, const struct haul_
         blend(estimate->bandwidth_bytes_per_s, sample, busy / (busy + WINDOW_TIME_CONSTANT_NS));
 }
 
+/* What a round takes without pages: from the mark to ROUND_DONE. */
+static uint64_t round_latency(const struct haul_estimate *estimate)
+{
+    return estimate->round_latency_ns ? estimate->round_latency_ns : estimate->round_trip_ns;
+}
+
 void haul_estimate_add_round(struct haul_estimate *estimate, const struct haul_round_sample *sample)
 {
-    /* A limited round took as long as the limit wanted, unless its few pages passed within the limit's burst.
-     */
-    bool tells_fixed = !sample->limited || sample->pages < ROUND_LEAST_PAGES;
-    if (tells_fixed && (estimate->round_fixed_ns == 0 || sample->elapsed_ns < estimate->round_fixed_ns)) {
-        estimate->round_fixed_ns = sample->elapsed_ns;
-    }
     if (sample->pages < ROUND_LEAST_PAGES) {
+        if (estimate->round_latency_ns == 0 || sample->elapsed_ns < estimate->round_latency_ns) {
+            estimate->round_latency_ns = sample->elapsed_ns;
+        }
         return;
     }
+    uint64_t latency = round_latency(estimate);
+    uint64_t carrying = sample->elapsed_ns > latency ? sample->elapsed_ns - latency : 0;
     double wire = (double)sample->wire_bytes / (double)sample->pages;
-    double cost = (double)sample->elapsed_ns / (double)sample->pages;
+    double cost = (double)carrying / (double)sample->pages;
     bool replace = !sample->first && !estimate->late_round_seen;
     if (replace || estimate->ns_per_page == 0) {
         estimate->wire_bytes_per_page = wire;
@@ -81,18 +86,13 @@ static uint64_t carry_ns(const struct haul_estimate *estimate, double bytes)
 void haul_estimate_downtime(const struct haul_estimate *estimate, uint64_t pages,
                             struct haul_downtime *downtime)
 {
-    uint64_t pass = carry_ns(estimate, (double)pages * estimate->wire_bytes_per_page);
-    uint64_t measured = (uint64_t)((double)pages * estimate->ns_per_page);
-    if (!estimate->switchover_bandwidth_bytes_per_s && estimate->ns_per_page > 0) {
-        pass = measured;
-    }
-    if (pass < estimate->round_fixed_ns) {
-        pass = estimate->round_fixed_ns;
-    }
+    bool measured = !estimate->switchover_bandwidth_bytes_per_s && estimate->ns_per_page > 0;
+    uint64_t pass = measured ? (uint64_t)((double)pages * estimate->ns_per_page)
+                             : carry_ns(estimate, (double)pages * estimate->wire_bytes_per_page);
     *downtime = (struct haul_downtime){
         .stop_ns = estimate->stop_ns,
-        /* Two scans: for the last pass, and for what saving the device state wrote. */
-        .last_pass_ns = 2 * estimate->sync_ns + pass + estimate->verify_ns,
+        /* Two scans and two rounds: the last pass, and what saving the device state wrote. */
+        .last_pass_ns = 2 * (estimate->sync_ns + round_latency(estimate)) + pass + estimate->verify_ns,
         .device_ns = carry_ns(estimate, (double)estimate->state_bytes) + estimate->round_trip_ns,
         .start_ns = estimate->start_ns + estimate->round_trip_ns,
     };

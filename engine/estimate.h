@@ -37,7 +37,8 @@ struct haul_estimate {
     double ns_per_page;           /* of a round, all channels together */
     double wire_bytes_per_page;
     bool late_round_seen;
-    uint64_t round_fixed_ns; /* least elapsed time of any round that max-bandwidth did not stretch */
+    uint64_t round_latency_ns; /* least time of a round with next to no pages; 0: none yet, a round trip
+                                  stands in */
     /* Fixed costs, measured in this migration or given by the guest. */
     uint64_t stop_ns;
     uint64_t start_ns;

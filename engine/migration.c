@@ -5,6 +5,7 @@
 #include "engine/state.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -394,6 +395,12 @@ void haul_migration_set_control(struct haul_migration *migration, struct haul_co
         haul_control_wake(control);
     }
     pthread_mutex_unlock(&migration->lock);
+}
+
+unsigned haul_allowed_cpus(void)
+{
+    cpu_set_t set;
+    return sched_getaffinity(0, sizeof set, &set) == 0 ? (unsigned)CPU_COUNT(&set) : 1;
 }
 
 /* ---- statistics ---- */

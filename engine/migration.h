@@ -109,6 +109,9 @@ bool haul_migration_commit(struct haul_migration *migration);
 /* haul_migration_set_control publishes the control connection to haul_cancel and haul_free. Own thread. */
 void haul_migration_set_control(struct haul_migration *migration, struct haul_control *control);
 
+/* haul_allowed_cpus returns how many CPUs this process may use, at least 1. Any thread. */
+unsigned haul_allowed_cpus(void);
+
 /* The two ends; source.c and destination.c. */
 int haul_source_init(struct haul_migration *migration, struct haul_error *error);
 int haul_source_start(struct haul_migration *migration, const char *uri, struct haul_error *error);

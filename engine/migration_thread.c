@@ -3,6 +3,7 @@
 
 #include "engine/bitmap.h"
 #include "engine/clock.h"
+#include "engine/verify.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -10,6 +11,7 @@
 
 #define WINDOW_NS 100000000u
 #define SLOW_ROUNDS_BEFORE_ADVICE 3
+#define ROUND_WORTH_MEASURING 64  /* dirty pages after the bulk round */
 #define THROTTLE_FIRST_PERCENT 20 /* QEMU's cpu-throttle-initial, -increment and max-cpu-throttle */
 #define THROTTLE_STEP_PERCENT 10
 #define THROTTLE_MOST_PERCENT 99
@@ -244,8 +246,17 @@ static int decide(struct haul_migration *migration, uint64_t *best_ns, struct ha
     double extra =
         source->dirty_pages_per_s * (double)(source->estimate.stop_ns + source->estimate.sync_ns) / 1e9;
     haul_estimate_downtime(&source->estimate, source->dirty_pages + (uint64_t)extra, &expected);
-    if (expected.total_ns <= (uint64_t)migration->options.downtime_limit_ms * 1000000 ||
-        source->dirty_pages == 0) {
+    bool fits = expected.total_ns <= (uint64_t)migration->options.downtime_limit_ms * 1000000;
+    /*
+     * The bulk round may have met fresh memory and says little of the last pass. One more round measures its
+     * cost and leaves fewer pages for it.
+     */
+    bool measured =
+        source->estimate.late_round_seen || source->round > 1 || source->dirty_pages < ROUND_WORTH_MEASURING;
+    if (fits && !measured) {
+        return 0;
+    }
+    if (fits || source->dirty_pages == 0) {
         pthread_mutex_lock(&migration->lock);
         migration->stats.expected = expected;
         pthread_mutex_unlock(&migration->lock);
@@ -258,6 +269,10 @@ static int decide(struct haul_migration *migration, uint64_t *best_ns, struct ha
 
 int haul_source_rounds(struct haul_migration *migration, struct haul_error *error)
 {
+    struct haul_source *source = migration->source;
+    if (migration->options.verify && source->estimate.verify_ns == 0) {
+        source->estimate.verify_ns = haul_verify_cost_ns(migration, haul_allowed_cpus());
+    }
     uint64_t best_ns = UINT64_MAX; /* the least predicted downtime so far */
     int rc = 0;
     while (rc == 0) {

@@ -8,7 +8,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #define SWITCHOVER_TRIES 3 /* refusals by the last scan before the guest is moved whatever the limit says */
 
@@ -79,7 +78,7 @@ static int verify(struct haul_migration *migration, struct haul_error *error)
         rc = haul_control_send(migration->control, HAUL_FRAME_VERIFY, NULL, 0, error);
     }
     if (rc == 0) {
-        rc = haul_verify_hash(migration, (unsigned)sysconf(_SC_NPROCESSORS_ONLN), hashes, error);
+        rc = haul_verify_hash(migration, haul_allowed_cpus(), hashes, error);
     }
     if (rc == 0) {
         rc = haul_control_expect(migration->control, HAUL_FRAME_HASHES, timeout_ms(migration), &frame, error);

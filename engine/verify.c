@@ -3,6 +3,7 @@
 
 #include "compress/zero.h"
 #include "engine/bitmap.h"
+#include "engine/clock.h"
 #include "engine/holes.h"
 
 #include <endian.h>
@@ -12,12 +13,14 @@
 #include <xxhash.h>
 
 #define CHUNK ((size_t)2 << 20)
+#define SAMPLE_CHUNKS 32 /* per block */
 
 struct job {
     const struct haul_block *block;
     uint64_t *digests; /* one per chunk, little-endian */
     uint64_t *present; /* bitmap of pages that may hold content */
     uint64_t chunks;
+    uint64_t stride;       /* 1: every chunk; more: a sample, of memory that may be changing */
     _Atomic uint64_t next; /* next chunk to claim; relaxed, the join orders the results */
 };
 
@@ -29,14 +32,14 @@ static bool chunk_is_zero(const struct job *job, uint64_t offset, size_t length)
     if (!haul_bitmap_next_run(job->present, end, offset / HAUL_PAGE_SIZE, 1, &first, &count)) {
         return true;
     }
-    return haul_is_zero(job->block->host + offset, length);
+    return job->stride == 1 && haul_is_zero(job->block->host + offset, length);
 }
 
 static void *hash_main(void *argument)
 {
     struct job *job = argument;
     for (;;) {
-        uint64_t chunk = atomic_fetch_add_explicit(&job->next, 1, memory_order_relaxed);
+        uint64_t chunk = atomic_fetch_add_explicit(&job->next, 1, memory_order_relaxed) * job->stride;
         if (chunk >= job->chunks) {
             return NULL;
         }
@@ -48,9 +51,9 @@ static void *hash_main(void *argument)
     }
 }
 
-static int hash_block(const struct haul_block *block, unsigned threads, unsigned char *hash)
+static int hash_block(const struct haul_block *block, unsigned threads, uint64_t stride, unsigned char *hash)
 {
-    struct job job = {.block = block, .chunks = (block->length + CHUNK - 1) / CHUNK};
+    struct job job = {.block = block, .chunks = (block->length + CHUNK - 1) / CHUNK, .stride = stride};
     int rc = -ENOMEM;
     pthread_t *helpers = calloc(threads, sizeof *helpers);
     job.digests = calloc(job.chunks, sizeof *job.digests);
@@ -82,10 +85,25 @@ int haul_verify_hash(const struct haul_migration *migration, unsigned threads, u
                      struct haul_error *error)
 {
     for (uint32_t i = 0; i < migration->block_count; i++) {
-        if (hash_block(&migration->blocks[i], threads, hashes + (size_t)i * HAUL_HASH_SIZE) < 0) {
+        if (hash_block(&migration->blocks[i], threads, 1, hashes + (size_t)i * HAUL_HASH_SIZE) < 0) {
             return haul_error_set(error, ENOMEM, "no memory to verify RAM block %s",
                                   migration->blocks[i].name);
         }
     }
     return 0;
+}
+
+uint64_t haul_verify_cost_ns(const struct haul_migration *migration, unsigned threads)
+{
+    uint64_t total = 0;
+    for (uint32_t i = 0; i < migration->block_count; i++) {
+        unsigned char hash[HAUL_HASH_SIZE];
+        uint64_t stride = migration->blocks[i].length / (SAMPLE_CHUNKS * CHUNK) + 1;
+        stride = stride > 1 ? stride : 2; /* a small block too is only sampled: it may be changing */
+        uint64_t begun = haul_now_ns();
+        if (hash_block(&migration->blocks[i], threads, stride, hash) == 0) {
+            total += (haul_now_ns() - begun) * stride;
+        }
+    }
+    return total;
 }

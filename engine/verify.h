@@ -20,6 +20,12 @@ extern "C" {
 int haul_verify_hash(const struct haul_migration *migration, unsigned threads, unsigned char *hashes,
                      struct haul_error *error);
 
+/*
+ * haul_verify_cost_ns measures on a sample of the memory, which may be changing, what haul_verify_hash will
+ * take; 0 when there is no memory to measure with.
+ */
+uint64_t haul_verify_cost_ns(const struct haul_migration *migration, unsigned threads);
+
 #ifdef __cplusplus
 }
 #endif
