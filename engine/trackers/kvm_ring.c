@@ -33,6 +33,7 @@ struct kvm_ring_tracker {
     pthread_mutex_t lock;
     struct haul_kvm_slots slots; /* its bits hold what was collected and not yet reported */
     uint64_t taken;              /* entries that KVM has not yet reset */
+    bool overrun;                /* once and for all */
     bool logging;
     struct kvm_ring rings[];
 };
@@ -48,8 +49,12 @@ static void note(struct kvm_ring_tracker *tracker, uint32_t slot, uint64_t page)
     /* Logging was on for a slot that is not ours: nobody here waits for it. */
 }
 
-/* Takes all entries of one ring. Returns how many. */
-static uint32_t drain(struct kvm_ring_tracker *tracker, struct kvm_ring *ring)
+/*
+ * Takes all entries of one ring. KVM stops a vCPU well before its ring is full; where it does not (seen where
+ * it emulates the guest's code), it overwrites entries and its position no longer matches ours: nothing can
+ * be trusted from then on.
+ */
+static void drain(struct kvm_ring_tracker *tracker, struct kvm_ring *ring)
 {
     uint32_t taken = 0;
     while (taken < tracker->ring_entries) {
@@ -65,7 +70,8 @@ static uint32_t drain(struct kvm_ring_tracker *tracker, struct kvm_ring *ring)
         ring->next++;
         taken++;
     }
-    return taken;
+    tracker->taken += taken;
+    tracker->overrun |= taken == tracker->ring_entries;
 }
 
 /*
@@ -84,10 +90,8 @@ static int reset(struct kvm_ring_tracker *tracker, struct haul_error *error)
             tracker->taken -= (uint64_t)done < tracker->taken ? (uint64_t)done : tracker->taken;
             idle = 0;
         } else if (++idle == MAX_IDLE_RESETS) {
-            return haul_error_set(
-                error, EIO,
-                "KVM does not reset %llu entries of its dirty rings: is somebody else using them?",
-                (unsigned long long)tracker->taken);
+            tracker->overrun = true; /* what was taken was overwritten before it could be reset */
+            return 0;
         }
     }
     return 0;
@@ -95,10 +99,18 @@ static int reset(struct kvm_ring_tracker *tracker, struct haul_error *error)
 
 static int collect(struct kvm_ring_tracker *tracker, struct haul_error *error)
 {
-    for (unsigned i = 0; i < tracker->vcpus; i++) {
-        tracker->taken += drain(tracker, &tracker->rings[i]);
+    for (unsigned i = 0; i < tracker->vcpus && !tracker->overrun; i++) {
+        drain(tracker, &tracker->rings[i]);
     }
-    return reset(tracker, error);
+    int result = tracker->overrun ? 0 : reset(tracker, error);
+    if (tracker->overrun) {
+        result = haul_error_set(
+            error, EOVERFLOW,
+            "KVM overran a dirty ring of %u bytes, so writes of the guest are lost to it: use a larger "
+            "ring, or KVM's dirty log",
+            tracker->ring_bytes);
+    }
+    return result;
 }
 
 int haul_tracker_kvm_ring_collect(struct haul_tracker *base, struct haul_error *error)

@@ -90,6 +90,31 @@ TEST(KvmRing, SaysWhenItWasNotEnabledOrHasAnotherSize)
     }
 }
 
+TEST(KvmRing, SaysWhenKvmOverranIt)
+{
+    Vm vm(kPages, 1, kRing);
+    NEED_KVM(vm);
+    Tracker tracker;
+    haul_error error = {};
+    ASSERT_EQ(make(vm, kRing, &tracker, &error), 0) << error.message;
+    ASSERT_EQ(start(tracker, &error), 0) << error.message;
+    void *at = mmap(nullptr, kRing, PROT_READ | PROT_WRITE, MAP_SHARED, vm.vcpus[0],
+                    static_cast<off_t>(KVM_DIRTY_LOG_PAGE_OFFSET * kPage));
+    ASSERT_NE(at, MAP_FAILED);
+    for (size_t i = 0; i < kRing / sizeof(kvm_dirty_gfn); i++) {
+        static_cast<kvm_dirty_gfn *>(at)[i].flags = KVM_DIRTY_GFN_F_DIRTY; /* as it looks then: all full */
+    }
+    const char *expected =
+        "KVM overran a dirty ring of 16384 bytes, so writes of the guest are lost to it: use a larger "
+        "ring, or KVM's dirty log";
+    EXPECT_EQ(haul_tracker_kvm_ring_collect(tracker.get(), &error), -EOVERFLOW);
+    EXPECT_STREQ(error.message, expected);
+    Dirty dirty({kPages});
+    EXPECT_EQ(dirty.sync(tracker, &error), -EOVERFLOW); /* and so for good */
+    EXPECT_STREQ(error.message, expected);
+    munmap(at, kRing);
+}
+
 TEST(KvmRing, RefusesABadSize)
 {
     Vm vm(kPages, 1, kRing);

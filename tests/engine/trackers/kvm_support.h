@@ -79,7 +79,8 @@ class Vm
         ASSERT_EQ(runs_[0]->exit_reason, static_cast<uint32_t>(KVM_EXIT_HLT));
     }
 
-    // Starts all vCPUs: each increments every page from kFirst to the end, over and over.
+    // Starts all vCPUs: each increments every page from kFirst to the end, over and over. After every 32
+    // pages it leaves KVM_RUN: where KVM emulates this code it looks only then whether a dirty ring is full.
     void run(const std::function<int()> &ring_full = nullptr)
     {
         for (unsigned i = 0; i < vcpus.size(); i++) {
@@ -87,9 +88,12 @@ class Vm
             append(code, kFirst + i * 4);
             code.insert(code.end(), {0xff, 0x07, 0x81, 0xc7}); // L: inc dword [edi]; add edi, 4096
             append(code, kPage);
-            code.insert(code.end(), {0x81, 0xff}); // cmp edi, end
+            code.insert(code.end(), {0xf7, 0xc7}); // test edi, 31 * 4096
+            append(code, 31 * kPage);
+            code.insert(code.end(),
+                        {0x75, 0x02, 0xe6, 0x10, 0x81, 0xff}); // jnz S; out 0x10, al; S: cmp edi, end
             append(code, static_cast<uint32_t>(memory.bytes()));
-            code.insert(code.end(), {0x72, 0xf0, 0xeb, 0xe9}); // jb L; jmp start
+            code.insert(code.end(), {0x72, 0xe6, 0xeb, 0xdf}); // jb L; jmp start
             load(i, code);
             threads_.emplace_back([this, i, ring_full] { run_vcpu(i, ring_full); });
         }
@@ -177,6 +181,9 @@ class Vm
         while (!stop_) {
             int result = ioctl(vcpus[index], KVM_RUN, 0);
             if (result < 0 && (errno == EINTR || errno == EAGAIN)) {
+                continue;
+            }
+            if (result == 0 && runs_[index]->exit_reason == KVM_EXIT_IO) {
                 continue;
             }
             if (result == 0 && runs_[index]->exit_reason == KVM_EXIT_DIRTY_RING_FULL && ring_full) {
