@@ -62,15 +62,15 @@ static void read_times(struct haul_account *account, struct haul_channel_counter
     *(since & BUSY ? &counters->busy_ns : &counters->stalled_ns) += passed;
 }
 
-/* Raises account->delivered to `delivered`, and returns the greatest ever. */
-static uint64_t raise_delivered(struct haul_account *account, uint64_t delivered)
+/* Raises `reported` to `value`, and returns the greatest ever. */
+static uint64_t raise_to(haul_counter *reported, uint64_t value)
 {
-    uint64_t most = get(&account->delivered);
-    while (most < delivered) {
+    uint64_t most = get(reported);
+    while (most < value) {
         /* Relaxed: only this number matters, whichever reader wins. */
-        if (atomic_compare_exchange_weak_explicit(&account->delivered, &most, delivered, memory_order_relaxed,
+        if (atomic_compare_exchange_weak_explicit(reported, &most, value, memory_order_relaxed,
                                                   memory_order_relaxed)) {
-            return delivered;
+            return value;
         }
     }
     return most;
@@ -83,7 +83,8 @@ void haul_account_read(struct haul_account *account, int fd, struct haul_channel
     uint64_t bytes = atomic_load_explicit(&account->bytes, memory_order_acquire);
     uint64_t unacknowledged = fd < 0 ? 0 : haul_unacknowledged_bytes(fd);
     counters->bytes_written = bytes;
-    counters->bytes_delivered = raise_delivered(account, bytes > unacknowledged ? bytes - unacknowledged : 0);
+    counters->bytes_delivered =
+        raise_to(&account->delivered_reported, bytes > unacknowledged ? bytes - unacknowledged : 0);
     if (counters->bytes_written < counters->bytes_delivered) {
         counters->bytes_written = counters->bytes_delivered; /* another reader was ahead */
     }
@@ -95,6 +96,8 @@ void haul_account_read(struct haul_account *account, int fd, struct haul_channel
     counters->batches = get(&account->batches);
     counters->encode_ns = get(&account->encode_ns);
     read_times(account, counters);
+    counters->busy_ns = raise_to(&account->busy_reported, counters->busy_ns);
+    counters->stalled_ns = raise_to(&account->stalled_reported, counters->stalled_ns);
     counters->cpu = atomic_load_explicit(&account->cpu, memory_order_relaxed);
     counters->tid = atomic_load_explicit(&account->tid, memory_order_relaxed);
 }

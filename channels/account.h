@@ -30,8 +30,14 @@ struct haul_account {
     haul_counter since;
     HAUL_ATOMIC(int) cpu;
     HAUL_ATOMIC(int) tid;
-    /* Written by readers: the most that was ever reported as delivered. On its own line. */
-    alignas(HAUL_CACHE_LINE) haul_counter delivered;
+    /*
+     * Written by readers, on their own line: the most that was ever reported of each. A reader may see a
+     * moment that the thread, preempted in the middle, then counts otherwise; what it reported must not go
+     * back.
+     */
+    alignas(HAUL_CACHE_LINE) haul_counter delivered_reported;
+    haul_counter busy_reported;
+    haul_counter stalled_reported;
 };
 
 /* haul_account_start zeroes the counters; the thread is idle from now on. Before the thread starts. */

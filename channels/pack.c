@@ -10,7 +10,7 @@
 #include <string.h>
 
 /* Pages ahead whose first line is fetched: nearly every zero test ends in it, and it is not in any cache. */
-#define PREFETCH_PAGES 4
+#define PREFETCH_PAGES 16
 
 int haul_pack_init(struct haul_pack *pack, enum haul_compress_mode mode, int node)
 {

@@ -624,7 +624,7 @@ TEST(Channel, BatchThatBreaksItsContractIsRefused)
     EXPECT_EQ(-EINVAL, haul_sender_error(link.senders[0], nullptr));
 }
 
-TEST(Channel, DeliveredNeverGoesBack)
+TEST(Channel, CountersNeverGoBack)
 {
     Link link(1, 2048, HAUL_COMPRESS_NONE, "tcp:127.0.0.1:0");
     for (uint64_t i = 0; i < 2048; i++)
@@ -636,7 +636,8 @@ TEST(Channel, DeliveredNeverGoesBack)
             haul_sender_counters(link.senders[0], &now);
             EXPECT_GE(now.bytes_delivered, last.bytes_delivered);
             EXPECT_GE(now.bytes_written, now.bytes_delivered);
-            EXPECT_GE(now.busy_ns + now.stalled_ns + 1000000, last.busy_ns + last.stalled_ns);
+            EXPECT_GE(now.busy_ns, last.busy_ns);
+            EXPECT_GE(now.stalled_ns, last.stalled_ns);
             last = now;
         }
     });
