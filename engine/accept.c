@@ -18,13 +18,15 @@ static int timeout_ms(const struct haul_migration *migration)
     return (int)migration->limits.connect_timeout_ms;
 }
 
-/* Reads HELLO; answers FAILED to one that is well formed but cannot be served. */
-static int read_hello(int fd, struct haul_hello *hello, struct haul_error *error)
+static int read_hello(struct haul_migration *migration, int fd, struct haul_hello *hello,
+                      struct haul_error *error)
 {
     unsigned char payload[256];
     enum haul_frame_type type;
     size_t length;
+    haul_migration_greet(migration, fd);
     int rc = haul_frame_recv(fd, &type, payload, sizeof payload, &length, HELLO_TIMEOUT_MS, error);
+    haul_migration_greet(migration, -1);
     if (rc == 0 && type != HAUL_FRAME_HELLO) {
         rc = haul_error_set(error, EPROTO, "%s came where HELLO was due", haul_frame_name(type));
     }
@@ -75,7 +77,7 @@ static int accept_control(struct haul_migration *migration, struct haul_error *e
         if (rc < 0) {
             return rc;
         }
-        rc = read_hello(fd, &hello, error);
+        rc = read_hello(migration, fd, &hello, error);
         if (rc == 0) {
             rc = check_control_hello(&hello, error);
         }
@@ -209,7 +211,7 @@ static int take_channel(struct haul_migration *migration, int fd, bool *taken, s
     struct haul_hello hello;
     struct haul_error why = {0};
     *taken = false;
-    int rc = read_hello(fd, &hello, &why);
+    int rc = read_hello(migration, fd, &hello, &why);
     if (rc == 0 && (memcmp(hello.id, migration->id, sizeof hello.id) != 0 ||
                     hello.channel >= destination->channels || destination->receivers[hello.channel])) {
         rc = haul_error_set(&why, EBUSY, "this destination is taken by another migration");
@@ -239,7 +241,9 @@ static int accept_channels(struct haul_migration *migration, struct haul_error *
         return rc;
     }
     haul_barrier_init(&destination->barrier, destination->channels);
-    destination->barrier_made = true;
+    pthread_mutex_lock(&migration->lock);
+    destination->barrier_made = true; /* haul_cancel may abort it from here */
+    pthread_mutex_unlock(&migration->lock);
     uint64_t deadline = haul_now_ns() + (uint64_t)timeout_ms(migration) * 1000000;
     unsigned connected = 0;
     while (connected < destination->channels) {

@@ -106,14 +106,20 @@ static int load_state(struct haul_migration *migration, const struct haul_frame 
     if (rc < 0) {
         return haul_error_set(error, -rc, "round %u did not arrive before the state of %s", round, name);
     }
-    for (uint32_t i = 0; i < migration->handler_count; i++) {
-        if (strcmp(migration->handlers[i].ops->name, name) == 0) {
-            rc = haul_state_load(migration->control, &migration->handlers[i], timeout, error);
-            return rc < 0 ? haul_error_prefix(error, "loading the state of %s: ", name) : 0;
-        }
+    uint32_t i = 0;
+    while (i < migration->handler_count && strcmp(migration->handlers[i].ops->name, name) != 0) {
+        i++;
     }
-    return haul_error_set(error, EINVAL,
-                          "the source sends the state of %s, which this destination does not have", name);
+    if (i == migration->handler_count) {
+        return haul_error_set(error, EINVAL,
+                              "the source sends the state of %s, which this destination does not have", name);
+    }
+    if (migration->destination->loaded[i]) {
+        return haul_error_set(error, EPROTO, "the state of %s came twice", name);
+    }
+    migration->destination->loaded[i] = true;
+    rc = haul_state_load(migration->control, &migration->handlers[i], timeout, error);
+    return rc < 0 ? haul_error_prefix(error, "loading the state of %s: ", name) : 0;
 }
 
 static int send_hashes(struct haul_migration *migration, struct haul_error *error)
@@ -135,6 +141,41 @@ static int send_hashes(struct haul_migration *migration, struct haul_error *erro
     }
     free(own);
     return rc;
+}
+
+static void stop_receivers(struct haul_migration *migration)
+{
+    struct haul_destination *destination = migration->destination;
+    if (destination->barrier_made) {
+        haul_barrier_abort(&destination->barrier);
+    }
+    for (unsigned i = 0; i < destination->channels; i++) {
+        if (destination->receivers[i]) {
+            haul_receiver_abort(destination->receivers[i]);
+        }
+    }
+}
+
+/*
+ * The source says that all is sent. From the answer on the receivers are stopped: nobody but the guest writes
+ * its memory any more, and a source that dies after HANDOVER breaks no channel that could get in the guest's
+ * way.
+ */
+static int prepare(struct haul_migration *migration, struct haul_error *error)
+{
+    struct haul_destination *destination = migration->destination;
+    if (haul_barrier_wait(&destination->barrier, 1, 0) < 0) {
+        return haul_error_set(error, EPROTO, "PREPARE came before any round was complete");
+    }
+    for (uint32_t i = 0; i < migration->handler_count; i++) {
+        if (migration->handlers[i].ops->load && !destination->loaded[i]) {
+            return haul_error_set(error, EPROTO, "PREPARE came and the state of %s did not",
+                                  migration->handlers[i].ops->name);
+        }
+    }
+    stop_receivers(migration);
+    destination->prepared = true;
+    return haul_control_send(migration->control, HAUL_FRAME_PREPARED, NULL, 0, error);
 }
 
 /* The guest is ours from here: whatever the source does, it is started. */
@@ -166,6 +207,10 @@ static int take_frame(struct haul_migration *migration, const struct haul_frame 
                       struct haul_error *error)
 {
     struct haul_destination *destination = migration->destination;
+    if (destination->prepared != (frame->type == HAUL_FRAME_HANDOVER)) {
+        return haul_error_set(error, EPROTO, "%s came %s", haul_frame_name(frame->type),
+                              destination->prepared ? "where HANDOVER was due" : "before PREPARE");
+    }
     switch (frame->type) {
     case HAUL_FRAME_PRESENT:
         return destination->populate ? haul_populate_restrict(destination->populate, destination->order,
@@ -179,7 +224,7 @@ static int take_frame(struct haul_migration *migration, const struct haul_frame 
     case HAUL_FRAME_VERIFY:
         return send_hashes(migration, error);
     case HAUL_FRAME_PREPARE:
-        return haul_control_send(migration->control, HAUL_FRAME_PREPARED, NULL, 0, error);
+        return prepare(migration, error);
     case HAUL_FRAME_HANDOVER:
         return take_over(migration, error);
     default:
@@ -216,19 +261,6 @@ static int load(struct haul_migration *migration, struct haul_error *error)
 }
 
 /* ---- the thread ---- */
-
-static void stop_receivers(struct haul_migration *migration)
-{
-    struct haul_destination *destination = migration->destination;
-    if (destination->barrier_made) {
-        haul_barrier_abort(&destination->barrier);
-    }
-    for (unsigned i = 0; i < destination->channels; i++) {
-        if (destination->receivers[i]) {
-            haul_receiver_abort(destination->receivers[i]);
-        }
-    }
-}
 
 static void *loader_thread(void *argument)
 {
@@ -270,6 +302,14 @@ int haul_destination_init(struct haul_migration *migration, struct haul_error *e
     return migration->destination ? 0 : haul_error_set(error, ENOMEM, "no memory for the destination");
 }
 
+static void free_present(struct haul_migration *migration)
+{
+    for (uint32_t i = 0; migration->views && i < migration->block_count; i++) {
+        free((void *)migration->views[i].maybe_nonzero);
+        migration->views[i].maybe_nonzero = NULL;
+    }
+}
+
 int haul_destination_start(struct haul_migration *migration, const char *uri, struct haul_error *error)
 {
     struct haul_destination *destination = migration->destination;
@@ -289,6 +329,9 @@ int haul_destination_start(struct haul_migration *migration, const char *uri, st
     if (rc < 0) {
         haul_populate_stop(destination->populate);
         destination->populate = NULL;
+        haul_listener_close(destination->listener);
+        destination->listener = NULL;
+        free_present(migration);
     }
     return rc;
 }
@@ -324,6 +367,16 @@ int haul_destination_channel(struct haul_migration *migration, unsigned index,
     return 0;
 }
 
+void haul_destination_wake(struct haul_migration *migration)
+{
+    pthread_mutex_lock(&migration->lock);
+    bool made = migration->destination->barrier_made;
+    pthread_mutex_unlock(&migration->lock);
+    if (made) {
+        haul_barrier_abort(&migration->destination->barrier);
+    }
+}
+
 void haul_destination_cleanup(struct haul_migration *migration)
 {
     struct haul_destination *destination = migration->destination;
@@ -333,9 +386,7 @@ void haul_destination_cleanup(struct haul_migration *migration)
     if (destination->barrier_made) {
         haul_barrier_destroy(&destination->barrier);
     }
-    for (uint32_t i = 0; migration->views && i < migration->block_count; i++) {
-        free((void *)migration->views[i].maybe_nonzero);
-    }
+    free_present(migration);
     haul_listener_close(destination->listener);
     free(destination->source_views);
     free(destination);

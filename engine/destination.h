@@ -17,7 +17,7 @@ struct haul_destination {
     unsigned channels;
     struct haul_placement_slot slots[HAUL_CHANNELS_MAX];
     struct haul_barrier barrier;
-    bool barrier_made;
+    bool barrier_made; /* under migration->lock too: see haul_destination_wake */
 
     /* ---- under migration->lock ---- */
     struct haul_receiver *receivers[HAUL_CHANNELS_MAX];
@@ -26,7 +26,9 @@ struct haul_destination {
 
     /* ---- the loader's own ---- */
     struct haul_populate *populate;
-    bool handed_over; /* HANDOVER came: the guest is ours */
+    bool loaded[HAUL_HANDLERS_MAX]; /* handlers whose state came */
+    bool prepared;                  /* PREPARE was answered: nothing but HANDOVER may come now */
+    bool handed_over;               /* HANDOVER came: the guest is ours */
 };
 
 /*

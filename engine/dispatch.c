@@ -18,21 +18,21 @@
 /* A channel broke: the peer's own reason, if it comes in time, says more than "broken pipe". */
 static int channel_failure(struct haul_migration *migration, struct haul_error *error)
 {
-    uint64_t until = haul_now_ns() + (uint64_t)PEER_REASON_MS * 1000000;
-    for (;;) {
+    int64_t until = (int64_t)haul_now_ns() + (int64_t)PEER_REASON_MS * 1000000;
+    for (int64_t left = PEER_REASON_MS; left > 0; left = (until - (int64_t)haul_now_ns()) / 1000000) {
         struct haul_frame *frame = NULL;
         struct haul_error reason;
-        int left = (int)(((int64_t)until - (int64_t)haul_now_ns()) / 1000000);
-        int rc = haul_control_next(migration->control, left > 0 ? left : 0, &frame, &reason);
+        int rc = haul_control_next(migration->control, (int)left, &frame, &reason);
         free(frame);
         if (rc == -ETIMEDOUT || rc == -ECONNRESET || rc == -EPIPE) {
-            return -error->code;
+            break;
         }
         if (rc < 0) {
             *error = reason;
             return rc;
         }
     }
+    return -error->code;
 }
 
 static int take_frame(struct haul_migration *migration, struct haul_frame *frame, struct haul_error *error)
@@ -74,20 +74,6 @@ int haul_source_check(struct haul_migration *migration, struct haul_error *error
         if (rc < 0) {
             return rc;
         }
-    }
-}
-
-int haul_source_wait_round(struct haul_migration *migration, uint32_t round, struct haul_error *error)
-{
-    struct haul_source *source = migration->source;
-    for (;;) {
-        uint32_t ticket = haul_doorbell_ticket(&source->bell);
-        int rc = haul_source_check(migration, error);
-        if (rc < 0 || source->rounds_done >= round) {
-            return rc;
-        }
-        haul_source_measure(migration, false);
-        haul_doorbell_wait(&source->bell, ticket, LONGEST_SLEEP_NS);
     }
 }
 
@@ -137,6 +123,50 @@ static uint64_t rate_limit_wait(struct haul_migration *migration)
         return 0;
     }
     return due > elapsed ? (uint64_t)(due - elapsed) + 1 : 0;
+}
+
+/* ---- waiting for the destination ---- */
+
+/* Bytes that left this host so far: while they grow, the destination is behind and not stuck. */
+static uint64_t delivered_bytes(const struct haul_source *source)
+{
+    uint64_t total = 0;
+    for (unsigned i = 0; i < source->sender_count; i++) {
+        struct haul_channel_counters counters;
+        haul_sender_counters(source->senders[i], &counters);
+        total += counters.bytes_delivered;
+    }
+    return total;
+}
+
+int haul_source_wait_round(struct haul_migration *migration, uint32_t round, struct haul_error *error)
+{
+    struct haul_source *source = migration->source;
+    uint64_t patience_ns = (uint64_t)migration->limits.silence_timeout_ms * 1000000;
+    uint64_t moved_ns = haul_now_ns();
+    uint64_t moved_bytes = 0;
+    uint32_t moved_round = 0;
+    for (;;) {
+        uint32_t ticket = haul_doorbell_ticket(&source->bell);
+        int rc = haul_source_check(migration, error);
+        if (rc < 0 || source->rounds_done >= round) {
+            return rc;
+        }
+        uint64_t now = haul_now_ns();
+        uint64_t bytes = delivered_bytes(source);
+        if (bytes != moved_bytes || source->rounds_done != moved_round) {
+            moved_ns = now;
+            moved_bytes = bytes;
+            moved_round = source->rounds_done;
+        } else if (now - moved_ns > patience_ns) {
+            return haul_error_set(error, ETIMEDOUT,
+                                  "round %u: the destination answers but has not confirmed the round, and no "
+                                  "channel has moved a byte for %u s; is a data connection stalled?",
+                                  round, migration->limits.silence_timeout_ms / 1000);
+        }
+        haul_source_measure(migration, false);
+        haul_doorbell_wait(&source->bell, ticket, LONGEST_SLEEP_NS);
+    }
 }
 
 /* ---- scheduling ---- */

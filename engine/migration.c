@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 void haul_options_default(struct haul_options *options)
@@ -90,6 +91,7 @@ static int migration_new(const struct haul_options *options,
     }
     pthread_mutex_init(&made->lock, NULL);
     made->stats.ownership = HAUL_OWNER_SOURCE;
+    made->greeting_fd = -1;
     made->cancel_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     int rc =
         made->cancel_fd < 0 ? haul_error_set(error, errno, "cannot make an eventfd: %s", strerror(errno)) : 0;
@@ -234,6 +236,17 @@ int haul_set_events(struct haul_migration *migration, const struct haul_events *
 
 /* ---- life ---- */
 
+/* Undoes a start that failed, so that another may be tried: a port may have been taken. */
+static void forget_start(struct haul_migration *migration)
+{
+    free(migration->views);
+    migration->views = NULL;
+    free(migration->uri);
+    migration->uri = NULL;
+    migration->stats.total = 0;
+    migration->started_ns = 0;
+}
+
 int haul_start(struct haul_migration *migration, const char *uri, struct haul_error *error)
 {
     int rc = check_not_started(migration, error);
@@ -249,6 +262,7 @@ int haul_start(struct haul_migration *migration, const char *uri, struct haul_er
     migration->views = calloc(migration->block_count, sizeof *migration->views);
     migration->uri = strdup(uri);
     if (!migration->views || !migration->uri) {
+        forget_start(migration);
         return haul_error_set(error, ENOMEM, "no memory for the block table");
     }
     for (uint32_t i = 0; i < migration->block_count; i++) {
@@ -262,6 +276,9 @@ int haul_start(struct haul_migration *migration, const char *uri, struct haul_er
     rc = migration->source ? haul_source_start(migration, uri, error)
                            : haul_destination_start(migration, uri, error);
     migration->started = rc == 0;
+    if (rc < 0) {
+        forget_start(migration);
+    }
     return rc;
 }
 
@@ -299,9 +316,15 @@ int haul_cancel(struct haul_migration *migration)
     if (migration->control) {
         haul_control_wake(migration->control);
     }
+    if (migration->greeting_fd >= 0) {
+        shutdown(migration->greeting_fd, SHUT_RDWR);
+    }
     pthread_mutex_unlock(&migration->lock);
     if (migration->source) {
         haul_source_wake(migration);
+    }
+    if (migration->destination) {
+        haul_destination_wake(migration);
     }
     return 0;
 }
@@ -401,6 +424,16 @@ unsigned haul_allowed_cpus(void)
 {
     cpu_set_t set;
     return sched_getaffinity(0, sizeof set, &set) == 0 ? (unsigned)CPU_COUNT(&set) : 1;
+}
+
+void haul_migration_greet(struct haul_migration *migration, int fd)
+{
+    pthread_mutex_lock(&migration->lock);
+    migration->greeting_fd = fd;
+    if (fd >= 0 && haul_migration_cancelled(migration)) {
+        shutdown(fd, SHUT_RDWR); /* the cancel came before there was anything to shut down */
+    }
+    pthread_mutex_unlock(&migration->lock);
 }
 
 /* ---- statistics ---- */

@@ -77,6 +77,7 @@ struct haul_migration {
     pthread_mutex_t lock;
     struct haul_stats stats;      /* all but what haul_get_stats computes from the channels */
     struct haul_control *control; /* NULL before it connected; freed by haul_free only */
+    int greeting_fd; /* a connection whose handshake is under way, or -1; haul_cancel shuts it down */
     uint64_t started_ns;
     uint64_t ended_ns;
     unsigned char id[HAUL_MIGRATION_ID_SIZE];
@@ -112,6 +113,12 @@ void haul_migration_set_control(struct haul_migration *migration, struct haul_co
 /* haul_allowed_cpus returns how many CPUs this process may use, at least 1. Any thread. */
 unsigned haul_allowed_cpus(void);
 
+/*
+ * haul_migration_greet lets haul_cancel interrupt the handshake on `fd`; -1 ends that, and must come before
+ * `fd` is closed. Own thread.
+ */
+void haul_migration_greet(struct haul_migration *migration, int fd);
+
 /* The two ends; source.c and destination.c. */
 int haul_source_init(struct haul_migration *migration, struct haul_error *error);
 int haul_source_start(struct haul_migration *migration, const char *uri, struct haul_error *error);
@@ -127,6 +134,7 @@ const char *haul_destination_uri(const struct haul_migration *migration);
 void haul_destination_counters(struct haul_migration *migration, struct haul_stats *stats);
 int haul_destination_channel(struct haul_migration *migration, unsigned index,
                              struct haul_channel_counters *counters);
+void haul_destination_wake(struct haul_migration *migration);
 void haul_destination_cleanup(struct haul_migration *migration);
 
 #ifdef __cplusplus

@@ -59,10 +59,15 @@ static int open_connection(struct haul_migration *migration, uint16_t channel, i
     if (rc < 0) {
         return rc;
     }
+    haul_migration_greet(migration, *fd);
     rc = greet(migration, *fd, channel, error);
+    haul_migration_greet(migration, -1);
     if (rc < 0) {
         close(*fd);
         *fd = -1;
+        if (haul_migration_cancelled(migration)) {
+            haul_error_set(error, ECANCELED, "cancelled"); /* what the shutdown of the socket looked like */
+        }
         return haul_error_prefix(error, "handshake with %s: ", migration->uri);
     }
     return 0;

@@ -146,6 +146,10 @@ static int hand_over(struct haul_migration *migration, struct times *times, bool
     if (rc == 0 && migration->guest.handing_over) {
         rc = migration->guest.handing_over(migration->guest_opaque, error);
     }
+    if (rc == 0) {
+        /* A destination that is known to have failed gets no HANDOVER: the guest is still the source's. */
+        rc = haul_control_status(migration->control, error);
+    }
     if (rc < 0) {
         return rc;
     }
