@@ -51,6 +51,9 @@ static int Stop(void *opaque, uint64_t *, haul_error *error)
     if (guest->fail_stop) {
         return haul_error_set(error, EIO, "the guest refuses to stop");
     }
+    if (guest->on_stop) {
+        guest->on_stop();
+    }
     usleep(guest->stop_delay_ms * 1000);
     guest->Pause();
     return 0;
@@ -68,6 +71,9 @@ static int Start(void *opaque, haul_error *error)
 {
     auto *guest = static_cast<Guest *>(opaque);
     guest->starts++;
+    if (guest->on_start) {
+        guest->on_start();
+    }
     return guest->fail_start ? haul_error_set(error, EIO, "the guest does not start") : 0;
 }
 
@@ -80,6 +86,15 @@ static int ThrottleHook(void *opaque, unsigned percent, haul_error *)
 static void HandedOver(void *opaque)
 {
     static_cast<Guest *>(opaque)->handed_over++;
+}
+
+static int Setup(void *opaque, haul_error *)
+{
+    auto *guest = static_cast<Guest *>(opaque);
+    if (guest->on_setup) {
+        guest->on_setup();
+    }
+    return 0;
 }
 
 static int Save(void *opaque, haul_state_writer *writer, haul_error *error)
@@ -100,6 +115,9 @@ static int Load(void *opaque, haul_state_reader *reader, haul_error *error)
     auto *guest = static_cast<Guest *>(opaque);
     if (guest->fail_load) {
         return haul_error_set(error, EIO, "the state cannot be loaded");
+    }
+    if (guest->on_load) {
+        guest->on_load();
     }
     size_t got = 0;
     while (got < sizeof guest->restored) {
@@ -136,6 +154,9 @@ static void OnRound(void *opaque, uint32_t round)
 static int OnStep(void *opaque, enum haul_step step, haul_error *error)
 {
     auto *guest = static_cast<Guest *>(opaque);
+    if (guest->on_step) {
+        guest->on_step(step);
+    }
     std::lock_guard<std::mutex> hold(guest->lock);
     guest->steps.push_back(step);
     return static_cast<int>(step) == guest->refuse_step
@@ -152,7 +173,7 @@ static void OnMessage(void *opaque, const char *text)
 
 static const haul_guest_ops kGuestOps = {
     .stop = Stop, .resume = Resume, .start = Start, .throttle = ThrottleHook, .handed_over = HandedOver};
-static const haul_state_ops kStateOps = {.name = "counter", .save = Save, .load = Load};
+static const haul_state_ops kStateOps = {.name = "counter", .setup = Setup, .save = Save, .load = Load};
 static const haul_events kEvents = {.state = OnState, .round = OnRound, .step = OnStep, .message = OnMessage};
 
 // ---- guest ----
@@ -274,7 +295,8 @@ haul_options Options()
     return options;
 }
 
-Move::Move(Guest &from_guest, Guest &to_guest, const haul_options &options, const std::string &listen)
+Move::Move(Guest &from_guest, Guest &to_guest, const haul_options &options, const std::string &listen,
+           const Detour &through)
     : from(from_guest), to(to_guest)
 {
     haul_error error{};
@@ -284,7 +306,8 @@ Move::Move(Guest &from_guest, Guest &to_guest, const haul_options &options, cons
     from.Attach(source, true);
     std::string uri = listen.empty() ? UnixUri() : listen;
     EXPECT_EQ(haul_start(destination, uri.c_str(), &error), 0) << error.message;
-    EXPECT_EQ(haul_start(source, haul_local_uri(destination), &error), 0) << error.message;
+    uri = haul_local_uri(destination);
+    EXPECT_EQ(haul_start(source, (through ? through(uri) : uri).c_str(), &error), 0) << error.message;
 }
 
 int Move::Wait()

@@ -82,6 +82,9 @@ class Guest
     int refuse_step = -1;
     std::function<void(enum haul_state)> on_state;
     std::function<void(uint32_t)> on_round;
+    // Called within the hook of the name, before it does its own work.
+    std::function<void()> on_setup, on_stop, on_load, on_start;
+    std::function<void(enum haul_step)> on_step;
     std::mutex lock;
     // Between one write and its mark the guest cannot be stopped.
     void Write(unsigned block, uint64_t page, uint64_t value);
@@ -103,9 +106,12 @@ bool SameMemory(const Guest &a, const Guest &b, std::string *where);
 
 haul_options Options();
 
-// One whole move; returns haul_wait's result of the source.
+// One whole move; returns haul_wait's result of the source. The source connects to what `through` makes of
+// the destination's URI.
 struct Move {
-    Move(Guest &from, Guest &to, const haul_options &options, const std::string &listen = "");
+    using Detour = std::function<std::string(const std::string &)>;
+    Move(Guest &from, Guest &to, const haul_options &options, const std::string &listen = "",
+         const Detour &through = nullptr);
     ~Move();
     int Wait();
     Guest &from;
