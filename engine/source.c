@@ -65,9 +65,6 @@ static int open_connection(struct haul_migration *migration, uint16_t channel, i
     if (rc < 0) {
         close(*fd);
         *fd = -1;
-        if (haul_migration_cancelled(migration)) {
-            haul_error_set(error, ECANCELED, "cancelled"); /* what the shutdown of the socket looked like */
-        }
         return haul_error_prefix(error, "handshake with %s: ", migration->uri);
     }
     return 0;
@@ -412,6 +409,11 @@ static void *migration_thread(void *argument)
     pthread_setname_np(pthread_self(), "migration");
     bool uncertain = false;
     int rc = migrate(migration, &uncertain, &migration->error);
+    if (rc < 0 && rc != -ECANCELED && !uncertain && haul_migration_cancelled(migration)) {
+        /* A cancel looks like many a failure: a handshake whose socket was shut down, a channel that broke.
+         */
+        rc = haul_error_set(&migration->error, ECANCELED, "cancelled");
+    }
     finish(migration, rc, uncertain);
     return NULL;
 }
