@@ -46,7 +46,7 @@ extern "C" {
     X(18, PRESENT)    /* S: which 2 MiB chunks of a block will come with content, for populating */
 
 enum haul_frame_type {
-#define X(number, name) HAUL_FRAME_##name = number,
+#define X(number, name) HAUL_FRAME_##name = (number),
     HAUL_FRAMES(X)
 #undef X
 };
