@@ -164,7 +164,10 @@ static void inject_work(void *opaque, int socket)
     int fd = -1;
     for (unsigned i = 0; i < plan->info.threads; i++) {
         int tid = plan->info.tids[i];
-        int failure = haul_tracee_stop(tid, STOP_TIMEOUT_MS);
+        int failure = haul_tracee_interrupt(tid);
+        if (!failure) {
+            failure = haul_tracee_wait(tid, STOP_TIMEOUT_MS);
+        }
         if (failure) {
             haul_error_set(&outcome, -failure, "cannot stop thread %d of process %d: %s%s", tid, plan->pid,
                            strerror(-failure),

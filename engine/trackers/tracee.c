@@ -44,10 +44,18 @@ static int is_event_stop(int status)
     return status >> 16 == PTRACE_EVENT_STOP;
 }
 
-/* Lets a thread run until PTRACE_INTERRUPT's own stop; signals that come first are delivered as ever. */
-static int wait_interrupt(int tid, unsigned timeout_ms)
+int haul_tracee_interrupt(int tid)
+{
+    if (ptrace(PTRACE_SEIZE, tid, 0L, (long)PTRACE_O_TRACESYSGOOD) || ptrace(PTRACE_INTERRUPT, tid, 0L, 0L)) {
+        return -errno;
+    }
+    return 0;
+}
+
+int haul_tracee_wait(int tid, unsigned timeout_ms)
 {
     int status, result;
+    /* Signals that come before PTRACE_INTERRUPT's own stop are delivered as ever. */
     while (!(result = wait_stop(tid, timeout_ms, &status)) && !is_event_stop(status)) {
         int signal = WSTOPSIG(status) == SYSCALL_STOP ? 0 : WSTOPSIG(status);
         if (ptrace(PTRACE_CONT, tid, 0L, (long)signal)) {
@@ -55,14 +63,6 @@ static int wait_interrupt(int tid, unsigned timeout_ms)
         }
     }
     return result;
-}
-
-int haul_tracee_stop(int tid, unsigned timeout_ms)
-{
-    if (ptrace(PTRACE_SEIZE, tid, 0L, (long)PTRACE_O_TRACESYSGOOD) || ptrace(PTRACE_INTERRUPT, tid, 0L, 0L)) {
-        return -errno;
-    }
-    return wait_interrupt(tid, timeout_ms);
 }
 
 /*
@@ -182,7 +182,7 @@ int haul_tracee_return(struct haul_tracee *tracee)
         if (ptrace(PTRACE_INTERRUPT, tracee->tid, 0L, 0L) || ptrace(PTRACE_CONT, tracee->tid, 0L, 0L)) {
             return -errno;
         }
-        int result = wait_interrupt(tracee->tid, CALL_TIMEOUT_MS);
+        int result = haul_tracee_wait(tracee->tid, CALL_TIMEOUT_MS);
         if (result) {
             return result;
         }

@@ -18,9 +18,12 @@ struct haul_tracee {
     bool changed;           /* registers are not its own now */
 };
 
-/* haul_tracee_stop seizes thread `tid` and stops it. -ESRCH: it ended; -EPERM; -ETIMEDOUT: it does not stop
- * (uninterruptible sleep). */
-int haul_tracee_stop(int tid, unsigned timeout_ms);
+/*
+ * haul_tracee_interrupt seizes thread `tid` and tells it to stop; haul_tracee_wait waits until it has.
+ * -ESRCH: it ended; -EPERM; -ETIMEDOUT: it does not stop (uninterruptible sleep).
+ */
+int haul_tracee_interrupt(int tid);
+int haul_tracee_wait(int tid, unsigned timeout_ms);
 
 /*
  * haul_tracee_borrow takes a stopped thread's registers and signal mask; `memory` is its /proc/PID/mem.
