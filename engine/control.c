@@ -36,6 +36,7 @@ struct haul_control {
     bool closing;
     int failure; /* negative errno once the connection failed */
     struct haul_error failure_error;
+    struct haul_error reason; /* the first FAILED of the peer; code 0 before it came */
 
     /* Written by the reader, read by anybody; a statistic, so relaxed. */
     _Atomic uint64_t round_trip_ns;
@@ -144,6 +145,9 @@ static int enqueue(struct haul_control *control, enum haul_frame_type type, cons
     frame->length = length;
     memcpy(frame->payload, payload, length);
     pthread_mutex_lock(&control->lock);
+    if (type == HAUL_FRAME_FAILED && control->reason.code == 0) {
+        haul_control_read_failure(payload, length, control->peer, &control->reason);
+    }
     *control->tail = frame;
     control->tail = &frame->next;
     control->queued++;
@@ -344,19 +348,11 @@ int haul_control_expect(struct haul_control *control, enum haul_frame_type type,
 
 int haul_control_status(struct haul_control *control, struct haul_error *error)
 {
-    int rc;
     pthread_mutex_lock(&control->lock);
-    struct haul_frame *frame = control->head;
-    while (frame && frame->type != HAUL_FRAME_FAILED) {
-        frame = frame->next;
-    }
-    if (frame) {
-        rc = haul_control_read_failure(frame->payload, frame->length, control->peer, error);
-    } else {
-        rc = control->failure;
-        if (rc < 0 && error) {
-            *error = control->failure_error;
-        }
+    const struct haul_error *why = control->reason.code ? &control->reason : &control->failure_error;
+    int rc = control->reason.code ? -control->reason.code : control->failure;
+    if (rc < 0 && error) {
+        *error = *why;
     }
     pthread_mutex_unlock(&control->lock);
     return rc;

@@ -64,8 +64,8 @@ int haul_control_next(struct haul_control *control, int timeout_ms, struct haul_
 int haul_control_expect(struct haul_control *control, enum haul_frame_type type, int timeout_ms,
                         struct haul_frame **frame, struct haul_error *error);
 
-/* haul_control_status returns 0 while the connection stands, else the failure, a waiting FAILED frame of the
- * peer first; never waits. */
+/* haul_control_status returns 0 while the connection stands, else the failure, but a FAILED frame of the peer
+ * first, on the queue or taken off it before; never waits. */
 int haul_control_status(struct haul_control *control, struct haul_error *error);
 
 /* haul_control_wake makes every present and later haul_control_next return -ECANCELED. Any thread. */

@@ -269,6 +269,11 @@ TEST_F(Control, StatusShowsAFailedThatWaitsBehindOtherFrames)
     EXPECT_EQ(haul_control_status(control_, &error_), -EIO) << "it stays";
     ASSERT_EQ(Next(), 0) << error_.message;
     EXPECT_EQ(last_->type, HAUL_FRAME_ROUND_DONE);
+    EXPECT_EQ(Next(), -EIO);
+    peer_.Close();
+    EXPECT_EQ(haul_control_status(control_, &error_), -EIO)
+        << "also when it was taken and the connection closed";
+    EXPECT_TRUE(Says("reports: no")) << error_.message;
 }
 
 // The text goes to a terminal: no byte of it may command one.
