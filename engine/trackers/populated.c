@@ -76,7 +76,7 @@ int haul_populated_load(struct haul_populated *populated, struct haul_error *err
         return 0;
     }
     uint64_t start = populated->range.memory_offset;
-    uint64_t end = start + populated->range.length, stop;
+    uint64_t end = start + populated->range.length, stop = 0;
     int result;
     while (!(result =
                  next_stretch(populated->range.memory_fd, SEEK_DATA, SEEK_HOLE, &start, &stop, end, error))) {
@@ -127,7 +127,7 @@ int haul_populated_drop(struct haul_populated *populated, uint64_t start, uint64
         return 0;
     }
     uint64_t delta = populated->range.memory_offset - populated->range.address;
-    uint64_t from = start + delta, to = end + delta, stop;
+    uint64_t from = start + delta, to = end + delta, stop = 0;
     int result;
     while (
         !(result = next_stretch(populated->range.memory_fd, SEEK_HOLE, SEEK_DATA, &from, &stop, to, error))) {

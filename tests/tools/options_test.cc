@@ -156,6 +156,9 @@ TEST(Parse, ResumeTakesAnIdOrAQmpSocketOrNothing)
     EXPECT_STREQ(Parse(CLI_ABANDON, {"--qemu", "/run/qmp"}).options.qmp, "/run/qmp");
     ExpectRefused(CLI_ABANDON, {"abcd", "--qemu", "/run/qmp"},
                   "an ID and --qemu exclude each other: either names the move");
+    EXPECT_TRUE(Parse(CLI_RESUME, {"--list"}).options.list);
+    ExpectRefused(CLI_RESUME, {"--list", "abcd"},
+                  "option --list shows all moves and takes no ID and no --qemu");
 }
 
 TEST(Parse, HelpStopsAllChecks)
@@ -278,8 +281,9 @@ TEST(Help, ShowsEachOptionOfTheCommandWithin80Columns)
         std::string help(text, size);
         free(text);
         for (unsigned i = 0; i < cli_option_count; i++) {
-            bool shown = help.find(std::string("\n  --") + cli_option_table[i].name +
-                                   (cli_option_table[i].value ? " " : "")) != std::string::npos;
+            std::string form = std::string("\n  --") + cli_option_table[i].name;
+            bool shown =
+                help.find(form + " ") != std::string::npos || help.find(form + "\n") != std::string::npos;
             EXPECT_EQ(shown, (cli_option_table[i].commands >> c & 1) != 0) << cli_option_table[i].name << "\n"
                                                                            << help;
         }

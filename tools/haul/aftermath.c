@@ -19,13 +19,15 @@ void cli_move_self_check(struct cli_move *move)
         return;
     }
     cli_progress_message(move->progress, false, "the guest runs here; it checks itself for %u s", seconds);
+    cli_watch_sleep(move->watch, -1, 0); /* the signal that cancelled the move is no answer to this */
     /* A second at a time, so that a signal need not wait for the whole of it. */
-    for (uint32_t i = 0; i < seconds && !cli_watch_interrupted(move->watch); i++) {
+    for (uint32_t i = 0; i < seconds && cli_watch_sleep(move->watch, -1, 0) != -EINTR; i++) {
         struct haul_error error = {0};
         outcome->self_check_code =
             ops->self_check(move->machine, 1, outcome->self_check, sizeof outcome->self_check, &error);
         if (outcome->self_check_code < 0) {
-            snprintf(outcome->self_check, sizeof outcome->self_check, "failed: %.200s", error.message);
+            snprintf(outcome->self_check, sizeof outcome->self_check, "self-check failed: %.200s",
+                     error.message);
             cli_complain(0, "the guest's self-check failed: %s", error.message);
             return;
         }

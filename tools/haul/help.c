@@ -19,7 +19,7 @@ struct command_help {
 
 #define SIZES                                                                                                \
     "SIZE and RATE take a number of bytes, for RATE per second, with an optional suffix K, M, G or T "       \
-    "(1024, 1024 squared, and so on)."
+    "(1024, 1024 squared, and so on), as QEMU's max-bandwidth does."
 
 static const struct command_help commands[CLI_COMMAND_COUNT] = {
     [CLI_SEND] =
@@ -65,7 +65,7 @@ static const struct command_help commands[CLI_COMMAND_COUNT] = {
         },
     [CLI_RESUME] =
         {
-            "haul resume [ID | --qemu QMP]",
+            "haul resume [ID | --qemu QMP | --list]",
             "after an uncertain move: run this side's copy",
             "A move hands the guest over in one step: the source sends HANDOVER, the destination starts the "
             "guest "
@@ -83,10 +83,11 @@ static const struct command_help commands[CLI_COMMAND_COUNT] = {
             "haul abandon gives this side's copy up for good. It is safe when the other copy runs (look "
             "there: its "
             "haul receive said so, or the guest answers).\n\n"
-            "When in doubt, look at the destination first: haul resume with no ID lists the moves recorded "
-            "on a "
-            "host and how far they came; a guest that the destination's record calls running is the "
-            "destination's. Abandon one side before you resume the other.\n\n"
+            "When in doubt, look at the destination first: haul resume --list shows the moves recorded on a "
+            "host and "
+            "how far they came; a guest that the destination's record calls running is the destination's. "
+            "Abandon "
+            "one side before you resume the other.\n\n"
             "ID is the move's ID or the beginning of it; where both sides of a move are on one host, add "
             ".source or "
             ".destination. With no ID the only uncertain move of this host is taken, and several are listed. "
@@ -99,7 +100,7 @@ static const struct command_help commands[CLI_COMMAND_COUNT] = {
         },
     [CLI_ABANDON] =
         {
-            "haul abandon [ID | --qemu QMP]",
+            "haul abandon [ID | --qemu QMP | --list]",
             "after an uncertain move: give this side's copy up for good",
             "Gives up the copy that an uncertain move left paused on this side, so that it never runs again: "
             "a QEMU "

@@ -66,6 +66,9 @@ const struct cli_option cli_option_table[] = {
     {"to", "HOST", TOPOLOGY, CLI_OPTION_TEXT, FIELD(to),
      .help = "Plan for the network card that leads to HOST."},
 
+    {"list", NULL, RECOVER, CLI_OPTION_SET, FIELD(list),
+     .help = "Show the moves recorded on this host and how far they came, and do nothing else."},
+
     {"guest-memory", "SIZE", SEND | RECEIVE, CLI_OPTION_SIZE, FIELD(guest_options.memory_bytes),
      .minimum = 1 << 20, .needs = "guest", .help = "Its memory (default 256M), the same on both sides."},
     {"guest-dirty-rate", "RATE", SEND, CLI_OPTION_SIZE, FIELD(guest_options.dirty_bytes_per_s),

@@ -26,6 +26,7 @@ struct cli_options {
     bool guest;           /* --guest */
     uint32_t pid;         /* --pid, 0: none */
     uint64_t memory_size; /* --memory-size, 0: the file exists */
+    bool list;            /* resume, abandon: only show */
     const char *to;       /* topology --to, or NULL */
     uint32_t run_for_s;   /* --run-for */
     bool json;

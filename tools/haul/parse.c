@@ -204,6 +204,10 @@ static int check_together(const struct cli_options *options, uint64_t given, str
             return haul_error_set(error, EINVAL,
                                   "an ID and --qemu exclude each other: either names the move");
         }
+        if (options->list && (options->id || options->qmp)) {
+            return haul_error_set(error, EINVAL,
+                                  "option --list shows all moves and takes no ID and no --qemu");
+        }
         return 0;
     default:
         return 0;

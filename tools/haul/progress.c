@@ -113,10 +113,11 @@ void cli_progress_show(struct cli_progress *progress, const struct haul_stats *s
         return;
     }
     pthread_mutex_lock(&progress->mutex);
-    uint64_t elapsed = now_ns - progress->last_ns;
+    /* The first line has no line before it: then it is the mean since the start. */
+    uint64_t elapsed = progress->last_ns ? now_ns - progress->last_ns : stats->total_time_ns;
     uint64_t bytes =
         stats->transferred > progress->last_transferred ? stats->transferred - progress->last_transferred : 0;
-    uint64_t rate = progress->last_ns && elapsed ? (uint64_t)((double)bytes * 1e9 / (double)elapsed) : 0;
+    uint64_t rate = elapsed ? (uint64_t)((double)bytes * 1e9 / (double)elapsed) : 0;
     progress->last_ns = now_ns;
     progress->last_transferred = stats->transferred;
 

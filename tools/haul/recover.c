@@ -192,14 +192,33 @@ static int act(const struct recovery *recovery, const struct cli_record *record,
     return act_on_guest(recovery, record, text, size, error);
 }
 
+static void print_list(const struct recovery *recovery)
+{
+    for (size_t i = 0; i < recovery->count; i++) {
+        const struct cli_record *record = &recovery->records[i];
+        printf("%s.%-11s  %-6s  %-17s  %s  %s\n", record->id, record->source ? "source" : "destination",
+               record->machine, record->step, record->time, record->peer);
+    }
+    if (!recovery->count) {
+        printf("no move is recorded in %s\n", cli_store_path(recovery->store));
+    }
+}
+
 static int recover(struct recovery *recovery, char *text, size_t size, struct haul_error *error)
 {
     const struct cli_options *options = recovery->options;
     const struct cli_record *record = NULL;
     int status = cli_store_open(&recovery->store, error);
     if (status < 0 || (status = cli_store_lock(recovery->store, error)) < 0 ||
-        (status = cli_record_list(recovery->store, &recovery->records, &recovery->count, error)) < 0 ||
-        (status = choose(recovery, &record, error)) < 0) {
+        (status = cli_record_list(recovery->store, &recovery->records, &recovery->count, error)) < 0) {
+        return status;
+    }
+    if (options->list) {
+        print_list(recovery);
+        return 0;
+    }
+    status = choose(recovery, &record, error);
+    if (status < 0) {
         return status;
     }
     if (!record) {
@@ -223,6 +242,8 @@ int cli_recover(const struct cli_options *options)
     if (status < 0) {
         return cli_complain(CLI_EXIT_FAILED, "%s", error.message);
     }
-    printf("%s\n", text);
+    if (!options->list) {
+        printf("%s\n", text);
+    }
     return 0;
 }

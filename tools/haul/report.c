@@ -109,7 +109,7 @@ void cli_report_print(const struct cli_outcome *outcome, FILE *out)
         fprintf(out, LABEL "%s\n", "Verified", "yes: the hashes of both sides' memory are equal");
     }
     if (outcome->self_check[0]) {
-        fprintf(out, LABEL "%s\n", "Self-check", outcome->self_check);
+        fprintf(out, LABEL "%s\n", "Guest", outcome->self_check);
     }
     if (outcome->summary[0]) {
         fprintf(out, LABEL "%s\n", "Machine", outcome->summary);

@@ -280,7 +280,7 @@ static int open_object(struct memory_source *self, int pid, struct haul_error *e
 
 int haul_memory_source_new(const char *path, int pid, struct haul_machine **machine, struct haul_error *error)
 {
-    struct memory_source *self;
+    struct memory_source *self = NULL;
     int result = machine_new(path, &self, error);
     if (result) {
         return result;
@@ -305,7 +305,7 @@ int haul_memory_attach_existing(const char *text, struct haul_machine **machine,
     if (*end != ' ' || !end[1] || pid < 0 || pid > INT32_MAX) {
         return haul_error_set(error, EINVAL, "'%s' does not name a memory machine", text);
     }
-    struct memory_source *self;
+    struct memory_source *self = NULL;
     int result = machine_new(end + 1, &self, error);
     if (result) {
         return result;
