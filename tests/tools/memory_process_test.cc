@@ -119,6 +119,7 @@ TEST_F(MemoryProcess, WhatSomebodyElseStoppedStaysStopped)
 {
     kill(child.pid(), SIGSTOP);
     ASSERT_TRUE(child.comes_to('T'));
+    ASSERT_TRUE(none_runs()); // its other threads too
     Process process = open_process(child.pid());
     haul_error error = {};
     EXPECT_EQ(haul_process_stop(process.get(), &error), 0) << error.message;

@@ -16,8 +16,8 @@
 /* Sent to the runner's thread, which blocks it except within KVM_RUN: no handler, nothing global. */
 #define KICK_SIGNAL SIGUSR1
 
-/* 4096 entries of 16 bytes. */
-#define RING_BYTES 65536u
+#define RING_ENTRIES 16384u
+#define RING_BYTES (RING_ENTRIES * 16u)
 
 /* Three pages that KVM on Intel wants for itself, above what the guest may have. */
 #define TSS_ADDRESS 0xfffbd000u
@@ -34,7 +34,8 @@ struct kvm_cpu {
     struct kvm_run *run; /* shared with the kernel */
     size_t run_size;
     bool asking;                  /* the guest waits for the answer to its IN */
-    struct haul_tracker *tracker; /* "kvm-ring": emptied when the ring is full; else NULL */
+    struct haul_tracker *tracker; /* "kvm-ring": emptied before the ring is full; else NULL */
+    uint32_t uncollected;         /* pages asked of the guest since then */
 };
 
 /* ---- running ------------------------------------------------------------------------------------------ */
@@ -78,9 +79,26 @@ static int handle_io(struct kvm_cpu *self, struct haul_error *error)
                           self->run->io.port);
 }
 
+/*
+ * Empties the ring before it can be full. KVM stops a vCPU for a full ring only when it enters guest mode:
+ * where it emulates the guest, which also takes an entry for each stamp rather than each page, it overruns
+ * the ring instead.
+ */
+static void make_room(struct kvm_cpu *self, uint32_t pages)
+{
+    self->uncollected += pages;
+    if (self->tracker && self->uncollected >= RING_ENTRIES / HAUL_GUEST_STAMPS / 4) {
+        /* A failure is the tracker's to report, at its next sync; the guest goes on. */
+        haul_tracker_kvm_ring_collect(self->tracker, NULL);
+        self->uncollected = pages;
+    }
+}
+
 static int kvm_cpu_run(struct haul_guest_cpu *cpu, uint32_t pages, struct haul_error *error)
 {
     struct kvm_cpu *self = (struct kvm_cpu *)cpu;
+    int result;
+    make_room(self, pages);
     answer(self, pages);
     for (;;) {
         if (ioctl(self->vcpu_fd, KVM_RUN, 0)) {
@@ -97,7 +115,7 @@ static int kvm_cpu_run(struct haul_guest_cpu *cpu, uint32_t pages, struct haul_e
             if (!self->tracker) {
                 return haul_error_set(error, EIO, "KVM's dirty ring is full and nothing collects it");
             }
-            int result = haul_tracker_kvm_ring_collect(self->tracker, error);
+            result = haul_tracker_kvm_ring_collect(self->tracker, error);
             if (result) {
                 return result;
             }
