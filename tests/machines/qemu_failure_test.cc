@@ -186,6 +186,19 @@ TEST_F(QemuFailure, ADestinationThatDoesNotWait)
     EXPECT_NE(std::string::npos, mover.output().find("-incoming defer")) << mover.output();
 }
 
+TEST_F(QemuFailure, AMachineThatQemuCannotMove)
+{
+    MachineOptions options;
+    options.boot = false;
+    options.extra = {"-object", "memory-backend-memfd,id=iv,size=1M,share=on", "-device",
+                     "ivshmem-plain,memdev=iv"};
+    Machine peer(*folder, "peer", options);
+    Mover mover({"send", peer.qmp(), "tcp:127.0.0.1:1"});
+    EXPECT_EQ(1, mover.wait());
+    EXPECT_NE(std::string::npos, mover.output().find("QEMU cannot move this machine: Migration is disabled"))
+        << mover.output();
+}
+
 TEST_F(QemuFailure, AnotherMigrationIsUnderWay)
 {
     source->command("migrate-set-parameters", "{\"max-bandwidth\":1000}");

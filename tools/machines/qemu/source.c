@@ -74,13 +74,17 @@ static int check_state(struct haul_qemu_source *source, struct haul_error *error
         return result;
     }
     const char *text = json_string_value(json_object_get(reply, "status"));
+    /* QEMU itself would refuse only at the switchover, when all the memory has gone. */
+    const char *blocker = json_string_value(json_array_get(json_object_get(reply, "blocked-reasons"), 0));
     static const char *const fresh[] = {"none", "failed", "cancelled"};
     bool known = !text;
     for (unsigned i = 0; text && i < sizeof fresh / sizeof fresh[0]; i++) {
         known = known || strcmp(text, fresh[i]) == 0;
     }
     bool moved_away = text && strcmp(text, "completed") == 0 && strcmp(status, "postmigrate") == 0;
-    if (moved_away) {
+    if (blocker) {
+        result = haul_error_set(error, ENOTSUP, "QEMU cannot move this machine: %s", blocker);
+    } else if (moved_away) {
         result =
             haul_error_set(error, EALREADY,
                            "the machine was already moved away from this QEMU; if it does not run elsewhere, "

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+// Memory that others than the machine's own vCPUs write: disks with direct I/O (trap T2), other processes
+// (trap T1).
+#include "tests/machines/move.h"
+#include "tools/machines/qemu/inspect.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+namespace
+{
+
+using namespace haul_test;
+
+class QemuIo : public ::testing::Test
+{
+  protected:
+    void SetUp() override
+    {
+        if (!missing().empty()) {
+            GTEST_SKIP() << missing();
+        }
+    }
+    Folder folder;
+};
+
+TEST_F(QemuIo, DirectIoUnderLoadLosesNothing)
+{
+    make_disk(folder / "disk", 64);
+    ASSERT_TRUE(make_file_system(folder / "fs", 64));
+    MachineOptions options;
+    options.rate_mib = 2;
+    options.disk = folder / "disk";
+    options.file_system = folder / "fs";
+    Machine first(folder, "m0", options);
+    ASSERT_TRUE(first.wait_for("lap 2", 120)) << first.console() << first.errors();
+    ASSERT_TRUE(first.wait_for("files", 60)) << first.console();
+    options.incoming = true;
+    std::vector<std::unique_ptr<Machine>> machines;
+    Machine *from = &first;
+    for (int i = 1; i <= 2; i++) {
+        machines.push_back(std::make_unique<Machine>(folder, "m" + std::to_string(i), options));
+        Machine &to = *machines.back();
+        Move move(*from, to, {{"channels=2", "downtime=1500"}});
+        ASSERT_EQ(0, move.source->wait()) << move.log() << to.errors();
+        ASSERT_EQ(0, move.destination->wait()) << move.log() << to.errors();
+        std::cerr << move.source->output();
+        EXPECT_NE(std::string::npos, move.source->output().find("SUMMARY guest stopped for")) << move.log();
+        from->kill();
+        // What direct reads brought is checked a lap later, memory in a sweep.
+        ASSERT_TRUE(to.wait_for("lap", 60)) << to.console() << to.errors();
+        EXPECT_TRUE(to.wait_for("lap", 60, to.console().size())) << to.console();
+        EXPECT_TRUE(to.wait_for("files", 60)) << to.console();
+        EXPECT_TRUE(to.wait_for("sweep", 60)) << to.console();
+        EXPECT_FALSE(to.says_bad()) << to.console();
+        from = &to;
+    }
+    from->command("stop"); // drained and flushed
+    from->kill();
+    EXPECT_EQ(
+        0, system(("e2fsck -p " + (folder / "fs") + " >/dev/null; e2fsck -fn " + (folder / "fs")).c_str()));
+}
+
+// haul dies while the guest is stopped for a scan, or close to it: it must run on.
+TEST_F(QemuIo, HaulDiesBetweenScans)
+{
+    make_disk(folder / "disk", 16);
+    ASSERT_TRUE(make_file_system(folder / "fs", 64));
+    MachineOptions options;
+    options.disk = folder / "disk";
+    options.file_system = folder / "fs";
+    Machine from(folder, "from", options);
+    ASSERT_TRUE(from.wait_for("lap 2", 120)) << from.console() << from.errors();
+    options.incoming = true;
+    for (int i = 0; i < 4; i++) {
+        Machine to(folder, "to" + std::to_string(i), options);
+        Move move(from, to, {{"downtime=0"}, {"timeout=5"}}); // never converges
+        move.source->expect("STATE round1");
+        usleep(10000 * (unsigned)i);
+        move.source->kill(SIGKILL);
+        move.source->wait();
+        EXPECT_TRUE(from.counts()) << from.status() << move.log();
+        EXPECT_EQ("running", from.status());
+        EXPECT_FALSE(from.says_bad()) << from.console();
+    }
+}
+
+TEST_F(QemuIo, AnotherProcessWritesTheMemory)
+{
+    MachineOptions options;
+    // A DIMM that the guest has not put to use: whatever is in it comes from the other process.
+    options.extra = {"-m",      "192,slots=1,maxmem=1G",
+                     "-object", "memory-backend-memfd,id=shared,size=128M,share=on",
+                     "-device", "pc-dimm,memdev=shared"};
+    Machine from(folder, "from", options);
+    options.incoming = true;
+    Machine to(folder, "to", options);
+    ASSERT_TRUE(from.wait_for("ready", 120)) << from.console() << from.errors();
+
+    haul_error error = {};
+    haul_qmp *qmp = nullptr;
+    haul_qemu_inspection seen[2] = {};
+    Machine *ends[2] = {&from, &to};
+    for (int i = 0; i < 2; i++) {
+        ASSERT_EQ(0, haul_qmp_open(ends[i]->qmp().c_str(), 5000, &qmp, &error)) << error.message;
+        ASSERT_EQ(0, haul_qemu_inspect(qmp, false, &seen[i], &error)) << error.message;
+        haul_qmp_close(qmp);
+        ASSERT_STREQ("shared", seen[i].blocks[1].name);
+    }
+    pid_t writer = fork();
+    if (writer == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        std::string path =
+            "/proc/" + std::to_string(getppid()) + "/fd/" + std::to_string(seen[0].blocks[1].fd);
+        int fd = open(path.c_str(), O_RDWR);
+        uint32_t *memory = (uint32_t *)mmap(nullptr, 4 << 20, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        for (uint32_t n = 1; access((folder / "quiet").c_str(), F_OK) < 0; n++) {
+            memory[(n * 1031u) % (1u << 20)] = n;
+            usleep(100);
+        }
+        pause();
+    }
+    usleep(100000);
+    Move move(from, to, {{"wait=round1", "channels=2"}});
+    move.source->expect("STATE round1");
+    usleep(500000);
+    // As a vhost-user process falls silent when QEMU stops the machine.
+    close(open((folder / "quiet").c_str(), O_WRONLY | O_CREAT, 0600));
+    ASSERT_EQ(0, move.source->wait()) << move.log() << to.errors();
+    std::cerr << move.source->output();
+    EXPECT_NE(std::string::npos, move.source->output().find("another process that maps the memory"))
+        << move.log();
+    EXPECT_EQ(0, memcmp(seen[0].blocks[1].host, seen[1].blocks[1].host, 128 << 20));
+    EXPECT_TRUE(to.counts());
+    kill(writer, SIGKILL);
+    waitpid(writer, nullptr, 0);
+    for (auto &inspection : seen) {
+        haul_qemu_inspection_cleanup(&inspection);
+    }
+}
+
+} // namespace
