@@ -147,7 +147,7 @@ static int watch_process(const struct haul_qemu_inspection *inspection, int pid,
     }
     int result = find_ranges(inspection, pid, ranges, capacity, &count, error);
     if (!result) {
-        result = haul_tracker_uffd_new(pid, ranges, count, tracker, error);
+        result = haul_tracker_process_new(pid, ranges, count, tracker, error);
     }
     free(ranges);
     if (result && pid != inspection->pid) {
