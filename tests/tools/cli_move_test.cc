@@ -1,0 +1,384 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Real moves by the real program over loopback, and what becomes of them when something breaks. */
+#include "tests/tools/program.h"
+
+#include <gtest/gtest.h>
+#include <jansson.h>
+
+#include <cerrno>
+#include <chrono>
+#include <csignal>
+#include <cstdlib>
+#include <cstring>
+#include <fcntl.h>
+#include <fstream>
+#include <memory>
+#include <pty.h>
+#include <sys/stat.h>
+#include <thread>
+#include <unistd.h>
+
+namespace
+{
+
+using Words = std::vector<std::string>;
+
+bool Has(const std::string &text, const std::string &part)
+{
+    return text.find(part) != std::string::npos;
+}
+
+class Move : public ::testing::Test
+{
+  protected:
+    void SetUp() override
+    {
+        source_.state_directory = MakeDirectory();
+        destination_.state_directory = MakeDirectory();
+    }
+    /* A small guest that any machine can run: no KVM, no kernel feature. */
+    static Words Guest(const Words &more)
+    {
+        Words words = {"--guest", "--guest-memory", "16M", "--guest-vcpu", "thread", "--run-for", "1"};
+        words.insert(words.end(), more.begin(), more.end());
+        return words;
+    }
+    std::unique_ptr<Program> Receive(const Words &machine)
+    {
+        Words words = {"receive", "--listen", "tcp:127.0.0.1:0", "--timeout", "10"};
+        words.insert(words.end(), machine.begin(), machine.end());
+        auto program = std::make_unique<Program>(destination_, words);
+        address_ = program->Address();
+        EXPECT_EQ(address_.rfind("tcp:127.0.0.1:", 0), 0u) << program->Err();
+        return program;
+    }
+    std::unique_ptr<Program> Send(const Words &machine)
+    {
+        Words words = {"send", address_, "--timeout", "10"};
+        words.insert(words.end(), machine.begin(), machine.end());
+        return std::make_unique<Program>(source_, words);
+    }
+    std::unique_ptr<Program> SendGuest(const Words &more)
+    {
+        Words words = Guest({"--guest-tracker", "bitmap", "--guest-dirty-rate", "2M"});
+        words.insert(words.end(), more.begin(), more.end());
+        return Send(words);
+    }
+    /* A move that is slow enough to be broken in the middle. */
+    std::unique_ptr<Program> SendSlowly()
+    {
+        auto program = SendGuest({"--max-bandwidth", "1M"});
+        EXPECT_TRUE(program->WaitFor("round 1")) << program->Err();
+        return program;
+    }
+    int Recover(const char *command, const std::string &id)
+    {
+        Program program(source_, {command, id});
+        int status = program.Wait();
+        recovery_ = program.Out() + program.Err();
+        return status;
+    }
+    static size_t Files(const std::string &directory)
+    {
+        std::string command = "test -z \"$(ls -A '" + directory + "')\"";
+        return system(command.c_str()) == 0 ? 0 : 1;
+    }
+    static void ExpectGoesOnAtSource(Program &send)
+    {
+        EXPECT_EQ(send.Wait(), 1) << send.Err();
+        EXPECT_TRUE(Has(send.Out(), "Not moved (")) << send.Out();
+        EXPECT_TRUE(Has(send.Out(), "the guest goes on here")) << send.Out();
+        EXPECT_TRUE(Has(send.Out(), "self-check passed")) << send.Out() << send.Err();
+    }
+    Program::Options source_, destination_;
+    std::string address_, recovery_;
+};
+
+/* ---- moves that succeed ---- */
+
+TEST_F(Move, GuestRunsAtTheDestinationAndBothSidesSayIt)
+{
+    auto receive = Receive(Guest({}));
+    auto send = SendGuest({"--channels", "4", "--compress", "lz4", "--verify", "--guest-content", "text"});
+    EXPECT_EQ(send->Wait(), 0) << send->Err();
+    EXPECT_EQ(receive->Wait(), 0) << receive->Err();
+    EXPECT_TRUE(Has(send->Out(), "Moved: the guest is now at " + address_)) << send->Out();
+    for (const char *part :
+         {"predicted", "actual", "Rounds", "Ratio", "Verified", "Move ID", "\n        3 "}) {
+        EXPECT_TRUE(Has(send->Out(), part)) << part << send->Out();
+    }
+    EXPECT_TRUE(Has(receive->Out(), "Received: the guest is now here.")) << receive->Out();
+    EXPECT_TRUE(Has(receive->Out(), "self-check passed")) << receive->Out();
+    EXPECT_EQ(Files(source_.state_directory), 0u) << "no record is left of a move that is certain";
+    EXPECT_EQ(Files(destination_.state_directory), 0u);
+}
+
+TEST_F(Move, JsonOfBothSidesIsComplete)
+{
+    auto receive = Receive(Guest({"--json"}));
+    auto send = SendGuest({"--channels", "2", "--json", "--verify"});
+    EXPECT_EQ(send->Wait(), 0) << send->Err();
+    EXPECT_EQ(receive->Wait(), 0) << receive->Err();
+    std::string ids[2];
+    for (Program *program : {send.get(), receive.get()}) {
+        json_t *json = json_loads(program->Out().c_str(), JSON_REJECT_DUPLICATES, nullptr);
+        ASSERT_NE(json, nullptr) << program->Out();
+        for (const char *name :
+             {"status", "side", "ownership", "migration-id", "total-time", "setup-time", "downtime",
+              "expected-downtime", "downtime-limit", "downtime-detail", "ram", "channels", "tracker",
+              "bandwidth", "threshold-size", "compression-ratio", "verified"}) {
+            EXPECT_NE(json_object_get(json, name), nullptr) << name;
+        }
+        const char *status, *ownership, *id;
+        json_int_t total;
+        ASSERT_EQ(json_unpack(json, "{s:s s:s s:s s:{s:I}}", "status", &status, "ownership", &ownership,
+                              "migration-id", &id, "ram", "total", &total),
+                  0);
+        EXPECT_STREQ(status, "completed");
+        EXPECT_STREQ(ownership, "destination");
+        EXPECT_EQ(total, 16 << 20);
+        EXPECT_EQ(json_array_size(json_object_get(json, "channels")), 2u);
+        EXPECT_EQ(json_object_get(json, "error"), nullptr);
+        bool source = program == send.get();
+        EXPECT_EQ(json_object_get(json, "self-check") != nullptr, !source);
+        ids[source] = id;
+        if (source) {
+            json_int_t transferred, rounds, pages;
+            double predicted, actual;
+            ASSERT_EQ(json_unpack(json, "{s:{s:I s:I s:I} s:{s:{s:F} s:{s:F}}}", "ram", "transferred",
+                                  &transferred, "dirty-sync-count", &rounds, "normal", &pages,
+                                  "downtime-detail", "predicted", "total", &predicted, "actual", "total",
+                                  &actual),
+                      0);
+            EXPECT_GE(transferred, pages * 4096);
+            EXPECT_GE(rounds, 1);
+            EXPECT_GT(predicted, 0);
+            EXPECT_GT(actual, 0);
+            EXPECT_TRUE(json_is_true(json_object_get(json, "verified")));
+        }
+        json_decref(json);
+    }
+    EXPECT_EQ(ids[0].size(), 32u);
+    EXPECT_EQ(ids[0], ids[1]);
+}
+
+TEST_F(Move, MemoryAtRestArrivesByteForByte)
+{
+    std::string from = "/dev/shm/haul-cli-from-" + std::to_string(getpid());
+    std::string to = "/dev/shm/haul-cli-to-" + std::to_string(getpid());
+    std::string content(4 << 20, '\0');
+    for (size_t i = 0; i < content.size(); i++) {
+        content[i] = i / 4096 % 3 ? static_cast<char>(i * 2654435761u >> 13) : '\0';
+    }
+    std::ofstream(from, std::ios::binary) << content;
+    auto receive = Receive({"--memory", to, "--memory-size", "4M"});
+    auto send = Send({"--memory", from, "--verify"});
+    EXPECT_EQ(send->Wait(), 0) << send->Err();
+    EXPECT_EQ(receive->Wait(), 0) << receive->Err();
+    EXPECT_TRUE(Has(send->Out(), "Moved: the memory is now at")) << send->Out();
+    std::ifstream file(to, std::ios::binary);
+    std::string arrived((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+    EXPECT_TRUE(arrived == content);
+    unlink(from.c_str());
+    unlink(to.c_str());
+}
+
+TEST_F(Move, TwoMovesAtOnceDoNotMeet)
+{
+    auto first = Receive(Guest({}));
+    std::string first_address = address_;
+    auto second = Receive(Guest({}));
+    EXPECT_NE(first_address, address_);
+    auto second_send = SendGuest({"--guest-seed", "2"});
+    address_ = first_address;
+    auto first_send = SendGuest({"--guest-seed", "3"});
+    for (auto *program : {first.get(), second.get(), first_send.get(), second_send.get()}) {
+        EXPECT_EQ(program->Wait(), 0) << program->Err();
+    }
+}
+
+/* ---- progress ---- */
+
+TEST_F(Move, ProgressIsLinesOutsideATerminalAndNothingWhenQuiet)
+{
+    auto receive = Receive(Guest({"--quiet"}));
+    auto send = SendGuest({"--max-bandwidth", "8M"});
+    EXPECT_EQ(send->Wait(), 0) << send->Err();
+    EXPECT_EQ(receive->Wait(), 0) << receive->Err();
+    EXPECT_TRUE(Has(send->Err(), "round 1")) << send->Err();
+    EXPECT_FALSE(Has(send->Err(), "\r")) << send->Err();
+    EXPECT_EQ(receive->Err(), "listening on " + address_ + "\n");
+    EXPECT_TRUE(Has(receive->Out(), "Received: ")) << "the report remains";
+}
+
+TEST_F(Move, ProgressOnATerminalIsOneLineWithinItsWidth)
+{
+    int terminal, program_end;
+    struct winsize window = {24, 60, 0, 0};
+    ASSERT_EQ(openpty(&terminal, &program_end, nullptr, nullptr, &window), 0);
+    fcntl(terminal, F_SETFD, FD_CLOEXEC);
+    fcntl(terminal, F_SETFL, O_NONBLOCK);
+    auto receive = Receive(Guest({}));
+    source_.error_fd = program_end;
+    auto send = SendGuest({"--max-bandwidth", "8M"});
+    std::string text;
+    auto drain = [&] {
+        char buffer[4096];
+        for (ssize_t length; (length = read(terminal, buffer, sizeof buffer)) > 0;) {
+            text.append(buffer, static_cast<size_t>(length));
+        }
+    };
+    while (!send->Ended()) {
+        drain();
+        std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    }
+    drain();
+    close(program_end);
+    close(terminal);
+    EXPECT_EQ(send->Wait(), 0) << text;
+    EXPECT_EQ(receive->Wait(), 0) << receive->Err();
+    EXPECT_TRUE(Has(text, "%  ")) << text;
+    size_t redrawn = 0;
+    for (size_t at = 0, next; (next = text.find('\r', at)) != std::string::npos; at = next + 1) {
+        EXPECT_LT(next - at, 60u + 4) << text.substr(at, next - at);
+        redrawn++;
+    }
+    EXPECT_GE(redrawn, 3u) << text;
+}
+
+/* ---- cancelling ---- */
+
+TEST_F(Move, InterruptAtTheSourceLeavesItsGuestRunning)
+{
+    for (int number : {SIGINT, SIGTERM, SIGHUP}) {
+        auto receive = Receive(Guest({}));
+        auto send = SendSlowly();
+        send->Signal(number);
+        ExpectGoesOnAtSource(*send);
+        EXPECT_TRUE(Has(send->Err(), "cancelling; the guest goes on here")) << send->Err();
+        EXPECT_TRUE(Has(send->Out(), "Not moved (cancelled)")) << send->Out();
+        EXPECT_EQ(receive->Wait(), 1);
+        EXPECT_TRUE(Has(receive->Out(), "the guest stays with the source")) << receive->Out();
+    }
+    EXPECT_EQ(Files(source_.state_directory), 0u);
+    EXPECT_EQ(Files(destination_.state_directory), 0u);
+}
+
+TEST_F(Move, InterruptAtTheDestinationLeavesTheSourcesGuestRunning)
+{
+    auto receive = Receive(Guest({}));
+    auto send = SendSlowly();
+    receive->Signal(SIGINT);
+    EXPECT_EQ(receive->Wait(), 1);
+    EXPECT_TRUE(Has(receive->Err(), "cancelling; the guest stays with the source")) << receive->Err();
+    ExpectGoesOnAtSource(*send);
+}
+
+TEST_F(Move, InterruptWhileWaitingForASourceEndsAtOnce)
+{
+    auto receive = Receive(Guest({}));
+    receive->Signal(SIGTERM);
+    EXPECT_EQ(receive->Wait(10), 1) << receive->Err();
+    EXPECT_TRUE(Has(receive->Out(), "Not received (cancelled)")) << receive->Out();
+}
+
+/* ---- breaking ---- */
+
+TEST_F(Move, KilledDestinationLeavesTheSourcesGuestRunning)
+{
+    auto receive = Receive(Guest({}));
+    auto send = SendSlowly();
+    receive->Signal(SIGKILL);
+    ExpectGoesOnAtSource(*send);
+    EXPECT_TRUE(Has(send->Out(), "Not moved (failed)")) << send->Out();
+    EXPECT_TRUE(Has(send->Err(), "haul: ")) << send->Err();
+}
+
+TEST_F(Move, KilledSourceEndsTheDestination)
+{
+    auto receive = Receive(Guest({}));
+    auto send = SendSlowly();
+    send->Signal(SIGKILL);
+    EXPECT_EQ(receive->Wait(), 1);
+    EXPECT_TRUE(Has(receive->Out(), "Not received (failed)")) << receive->Out();
+}
+
+TEST_F(Move, ARecordThatCannotBeWrittenStopsTheMoveBeforeTheHandover)
+{
+    auto receive = Receive(Guest({}));
+    auto send = SendGuest({"--max-bandwidth", "8M"});
+    ASSERT_TRUE(send->WaitFor("round 1")) << send->Err();
+    ASSERT_EQ(rmdir(source_.state_directory.c_str()), 0) << strerror(errno);
+    ExpectGoesOnAtSource(*send);
+    EXPECT_TRUE(Has(send->Err(), "no handover: the move's record")) << send->Err();
+    EXPECT_EQ(receive->Wait(), 1);
+}
+
+/* ---- uncertain ---- */
+
+class Uncertain : public Move
+{
+  protected:
+    /* The destination dies between HANDOVER and RUNNING; the source waits for orders with its guest paused.
+     */
+    void SetUp() override
+    {
+        Move::SetUp();
+        destination_.preload = Runfile("tests/tools/die_at_handover.so");
+        auto receive = Receive(Guest({}));
+        send_ = SendGuest({});
+        EXPECT_EQ(receive->Wait(), 128 + SIGKILL) << receive->Err();
+        ASSERT_TRUE(send_->WaitFor("and waits for 'haul resume")) << send_->Err();
+        id_ = WaitForRecord(source_.state_directory, ".source.json");
+        ASSERT_EQ(id_.size(), 32u);
+    }
+    std::unique_ptr<Program> send_;
+    std::string id_;
+};
+
+TEST_F(Uncertain, ResumeRunsTheSourcesGuestAgain)
+{
+    EXPECT_TRUE(Has(send_->Err(), "in the middle of the handover of move " + id_)) << send_->Err();
+    EXPECT_EQ(Recover("resume", id_), 0) << recovery_;
+    EXPECT_TRUE(Has(recovery_, "the guest runs again in process " + std::to_string(send_->pid())))
+        << recovery_;
+    ExpectGoesOnAtSource(*send_);
+    EXPECT_EQ(Files(source_.state_directory), 0u);
+}
+
+TEST_F(Uncertain, AbandonEndsTheSourceAndStaysUncertain)
+{
+    EXPECT_EQ(Recover("abandon", id_.substr(0, 8)), 0) << recovery_;
+    EXPECT_EQ(send_->Wait(), 3) << send_->Err();
+    EXPECT_TRUE(Has(send_->Out(), "this copy was given up")) << send_->Out();
+    EXPECT_EQ(Files(source_.state_directory), 0u);
+}
+
+TEST_F(Uncertain, OneInterruptWarnsAndASecondGivesTheCopyUp)
+{
+    send_->Signal(SIGINT);
+    EXPECT_TRUE(send_->WaitFor("once more gives it up")) << send_->Err();
+    EXPECT_FALSE(send_->Ended());
+    send_->Signal(SIGINT);
+    EXPECT_EQ(send_->Wait(), 3) << send_->Err();
+}
+
+TEST_F(Uncertain, TheDestinationsRecordSaysHowFarItCame)
+{
+    Program list(destination_, {"resume", "--list"});
+    EXPECT_EQ(list.Wait(), 0);
+    EXPECT_TRUE(Has(list.Out(), id_ + ".destination")) << list.Out();
+    EXPECT_TRUE(Has(list.Out(), "handover-received")) << list.Out();
+}
+
+TEST_F(Uncertain, AKilledSourceLeavesItsRecord)
+{
+    send_->Signal(SIGKILL);
+    EXPECT_EQ(send_->Wait(), 128 + SIGKILL);
+    EXPECT_EQ(Recover("resume", id_), 1);
+    EXPECT_TRUE(Has(recovery_, "only haul abandon is left")) << recovery_;
+    EXPECT_EQ(Recover("abandon", id_), 0) << recovery_;
+    EXPECT_EQ(Files(source_.state_directory), 0u);
+}
+
+} // namespace
