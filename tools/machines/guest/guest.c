@@ -114,24 +114,27 @@ static void drop_cpu(struct haul_guest *guest)
     }
 }
 
-static int use_thread(struct haul_guest *guest, struct haul_error *error)
+/* Takes over a new cpu; a source's is started, which proves it. */
+static int use_cpu(struct haul_guest *guest, struct haul_guest_cpu *cpu, struct haul_error *error)
 {
     drop_cpu(guest);
-    int result = haul_guest_thread_cpu_new(&guest->layout, guest->memory, &guest->cpu, error);
-    if (!result && guest->side == HAUL_GUEST_SOURCE) {
-        result = guest->cpu->ops->boot(guest->cpu, error);
-    }
-    return result;
+    guest->cpu = cpu;
+    return guest->side == HAUL_GUEST_SOURCE ? cpu->ops->boot(cpu, error) : 0;
+}
+
+static int use_thread(struct haul_guest *guest, struct haul_error *error)
+{
+    struct haul_guest_cpu *cpu;
+    int result = haul_guest_thread_cpu_new(&guest->layout, guest->memory, &cpu, error);
+    return result ? result : use_cpu(guest, cpu, error);
 }
 
 static int use_kvm(struct haul_guest *guest, struct haul_error *error)
 {
+    struct haul_guest_cpu *cpu;
     int result = haul_guest_kvm_cpu_new(&guest->layout, guest->memory, guest->length,
-                                        !strcmp(guest->tracker, "kvm-ring"), &guest->cpu, error);
-    if (!result && guest->side == HAUL_GUEST_SOURCE) {
-        result = guest->cpu->ops->boot(guest->cpu, error);
-    }
-    return result;
+                                        !strcmp(guest->tracker, "kvm-ring"), &cpu, error);
+    return result ? result : use_cpu(guest, cpu, error);
 }
 
 /* A destination's memory is not there yet, so that only a source proves its vCPU by running it. */

@@ -17,7 +17,7 @@
 #define KICK_SIGNAL SIGUSR1
 
 #define RING_ENTRIES 16384u
-#define RING_BYTES (RING_ENTRIES * 16u)
+#define RING_BYTES 262144u /* of 16 bytes each */
 
 /* Three pages that KVM on Intel wants for itself, above what the guest may have. */
 #define TSS_ADDRESS 0xfffbd000u
@@ -62,13 +62,12 @@ static int handle_io(struct kvm_cpu *self, struct haul_error *error)
     bool in = self->run->io.direction == KVM_EXIT_IO_IN;
     uint32_t value;
     memcpy(&value, (unsigned char *)self->run + self->run->io.data_offset, sizeof value);
-    if (self->run->io.size != sizeof value || self->run->io.count != 1) {
-        in = false;
-        value = 0;
-    } else if (in && self->run->io.port == HAUL_GUEST_PORT_ASK) {
+    bool whole = self->run->io.size == sizeof value && self->run->io.count == 1;
+    if (whole && in && self->run->io.port == HAUL_GUEST_PORT_ASK) {
         self->asking = true;
         return HAUL_GUEST_RUN_BOUNDARY;
-    } else if (!in && self->run->io.port == HAUL_GUEST_PORT_FAIL) {
+    }
+    if (whole && !in && self->run->io.port == HAUL_GUEST_PORT_FAIL) {
         return haul_error_set(error, EIO,
                               "self-check failed: the guest found page %" PRIu32
                               " lost, stale or torn: it does not hold the version before the one it writes",

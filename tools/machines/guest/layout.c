@@ -203,7 +203,7 @@ static void build_hot(const struct haul_guest_layout *layout, uint64_t page, uin
         haul_guest_content_build(layout->content, layout->seed, page, bytes);
     }
     uint32_t stamp = haul_guest_stamp(slot, version);
-    for (unsigned i = 0; i < HAUL_GUEST_STAMPS; i++) {
+    for (size_t i = 0; i < HAUL_GUEST_STAMPS; i++) {
         memcpy(bytes + i * HAUL_GUEST_STAMP_DISTANCE, &stamp, sizeof stamp);
     }
 }

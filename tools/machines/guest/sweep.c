@@ -87,7 +87,7 @@ static bool explain_stamps(uint64_t page, uint32_t version, const unsigned char 
     uint64_t slot = page - HAUL_GUEST_RESERVED_PAGES;
     uint32_t expected = haul_guest_stamp(slot, version), first = 0;
     unsigned right = 0, same = 0;
-    for (unsigned i = 0; i < HAUL_GUEST_STAMPS; i++) {
+    for (size_t i = 0; i < HAUL_GUEST_STAMPS; i++) {
         uint32_t stamp;
         memcpy(&stamp, bytes + i * HAUL_GUEST_STAMP_DISTANCE, sizeof stamp);
         first = i ? first : stamp;

@@ -30,7 +30,7 @@ static int thread_boot(struct haul_guest_cpu *cpu, struct haul_error *error)
 __attribute__((no_sanitize("thread"))) static bool rewrite(unsigned char *page, uint32_t expected,
                                                            uint32_t stamp)
 {
-    for (unsigned i = 0; i < HAUL_GUEST_STAMPS; i++) {
+    for (size_t i = 0; i < HAUL_GUEST_STAMPS; i++) {
         volatile uint32_t *here = (volatile uint32_t *)(void *)(page + i * HAUL_GUEST_STAMP_DISTANCE);
         if (*here != expected) {
             return false;
