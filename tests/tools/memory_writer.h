@@ -15,6 +15,7 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -104,6 +105,7 @@ class Child
         EXPECT_EQ(pipe2(ends, O_CLOEXEC), 0);
         pid_ = fork();
         if (pid_ == 0) {
+            prctl(PR_SET_PDEATHSIG, SIGKILL); // also when the test is killed
             body([&] { (void)!write(ends[1], "r", 1); });
             _exit(0);
         }

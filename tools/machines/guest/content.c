@@ -25,6 +25,7 @@ static void build_random(uint64_t state, unsigned char *bytes)
 }
 
 #define PHRASE_MAX 24
+#define NUMBER_LENGTH 6
 
 /* Padded to one size, so that a phrase is copied without looking at its length first. */
 static const char phrases[32][PHRASE_MAX] = {
@@ -62,18 +63,23 @@ static const char phrases[32][PHRASE_MAX] = {
     "null ",
 };
 
+/* Eight phrases, then a number that no codec can shrink, and so on. */
 static void build_text(uint64_t state, unsigned char *bytes)
 {
-    unsigned at = 0;
+    unsigned char scratch[HAUL_GUEST_PAGE_SIZE + 8 * PHRASE_MAX + NUMBER_LENGTH];
+    size_t at = 0;
     while (at < HAUL_GUEST_PAGE_SIZE) {
         uint64_t bits = next_random(&state);
-        for (unsigned i = 0; i < 8 && at < HAUL_GUEST_PAGE_SIZE; i++, bits >>= 8) {
+        for (unsigned i = 0; i < 8; i++, bits >>= 5) {
             const char *phrase = phrases[bits & 31];
-            unsigned room = HAUL_GUEST_PAGE_SIZE - at;
-            memcpy(bytes + at, phrase, room < PHRASE_MAX ? room : PHRASE_MAX);
-            at += (unsigned)strnlen(phrase, PHRASE_MAX);
+            memcpy(scratch + at, phrase, PHRASE_MAX);
+            at += strnlen(phrase, PHRASE_MAX);
+        }
+        for (unsigned i = 0; i < NUMBER_LENGTH; i++, bits >>= 4) {
+            scratch[at++] = (unsigned char)('a' + (bits & 15));
         }
     }
+    memcpy(bytes, scratch, HAUL_GUEST_PAGE_SIZE);
 }
 
 void haul_guest_content_build(uint32_t content, uint64_t seed, uint64_t page, unsigned char *bytes)
