@@ -26,8 +26,9 @@ struct haul_tracked_range {
     uint64_t length;  /* bytes, a non-zero multiple of the page size */
     /*
      * The shared object behind the range, and where in it the range starts: the range must then be a shared
-     * mapping of it, and holes that appear in the object are reported. -1: not known, any memory. The
-     * caller's; its file position moves.
+     * mapping of it, and holes that appear in the object are reported. -1: not known, any memory; a discarded
+     * page is then noticed if it was mapped to memory when tracking began, or written since. The caller's;
+     * its file position moves.
      */
     int memory_fd;
     uint64_t memory_offset;
@@ -70,7 +71,11 @@ int haul_tracker_uffd_new(int pid, const struct haul_tracked_range *ranges, unsi
  * haul_tracker_soft_dirty_new: /proc/PID/clear_refs and pagemap bit 55. -ENOSYS where the kernel is built
  * without CONFIG_MEM_SOFT_DIRTY; else errors as haul_tracker_uffd_new. The kernel cannot read and clear the
  * bits in one step, so each sync stops the threads of the tracked process with ptrace meanwhile (all but the
- * calling one if it is this process).
+ * calling one if it is this process). It cannot stop what the kernel writes outside of them (vhost, io_uring
+ * workers): with those, bracket each sync by a stop of the guest (trap T2). Nobody else may use the
+ * soft-dirty bits of that process (CRIU). A page taken out of its page table counts as written, unless it was
+ * put in, written and taken out between two syncs (which only heavy reclaim or MADV_DONTNEED does). Holes as
+ * above.
  */
 int haul_tracker_soft_dirty_new(int pid, const struct haul_tracked_range *ranges, unsigned count,
                                 struct haul_tracker **tracker, struct haul_error *error);
@@ -116,7 +121,9 @@ int haul_tracker_kvm_log_new(int vm_fd, const struct haul_kvm_slot *slots, unsig
  * to KVM_ENABLE_CAP. A vCPU thread that exits with KVM_EXIT_DIRTY_RING_FULL calls
  * haul_tracker_kvm_ring_collect, from any thread, and goes on. A write of a vCPU that is within KVM_RUN may
  * be reported one sync late (page-modification logging); once it has left, nothing is missing. -ENOTSUP: this
- * KVM has no dirty ring; -EINVAL: a ring cannot be mapped, or a bad slot; -ENOMEM.
+ * KVM has no dirty ring; -EINVAL: a vCPU has none of this size, or a bad slot; -ENOMEM. sync and collect:
+ * -EOVERFLOW when KVM overran a ring, which it does only where it emulates the guest's code; the tracker is
+ * of no use from then on.
  */
 int haul_tracker_kvm_ring_new(int vm_fd, const int *vcpu_fds, unsigned vcpus, uint32_t ring_bytes,
                               const struct haul_kvm_slot *slots, unsigned count,

@@ -82,7 +82,7 @@ int haul_tracker_bitmap_new(const uint64_t *block_pages, unsigned blocks, struct
     tracker->base = (struct haul_tracker){.ops = &bitmap_ops, .free = bitmap_free};
     for (unsigned b = 0; b < blocks; b++) {
         tracker->block[b].pages = block_pages[b];
-        tracker->block[b].bits = calloc(haul_bits_words(block_pages[b]) + 1, sizeof(uint64_t));
+        tracker->block[b].bits = calloc(haul_bits_words(block_pages[b]) + 1, sizeof *tracker->block[b].bits);
         if (!tracker->block[b].bits) {
             bitmap_free(&tracker->base);
             return haul_error_set(error, ENOMEM, "bitmap tracker: no memory for the %llu pages of block %u",

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "engine/trackers/freeze.h"
 
+#include "engine/trackers/proc_pid.h"
 #include "engine/trackers/tracee.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -93,7 +93,7 @@ static int seize_all(struct freeze_plan *plan, struct haul_error *error)
         for (long at = 0; result >= 0 && at < length;) {
             struct directory_entry *entry = (struct directory_entry *)(buffer + at);
             at += entry->length;
-            int tid = atoi(entry->name);
+            int tid = haul_proc_pid(entry->name);
             result = tid > 0 ? seize(plan, tid, error) : 0;
             seized += result > 0;
         }

@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #ifndef PTRACE_O_SUSPEND_SECCOMP
@@ -20,6 +21,7 @@
 #endif
 
 #define STOP_TIMEOUT_MS 300
+#define TRACER_NAPS 40 /* of 5 ms */
 
 /* All that the helper needs, gathered before it starts. */
 struct inject_plan {
@@ -73,9 +75,24 @@ static int find_syscall(struct inject_plan *plan, struct haul_error *error)
     return 0;
 }
 
+/* The helper of a haul that was killed a moment ago may still be at its last steps: a tracer gets a moment to
+ * go. */
+static int read_untraced(struct inject_plan *plan, struct haul_error *error)
+{
+    const struct timespec nap = {.tv_nsec = 5000000};
+    int result;
+    for (int i = 0; !(result = haul_process_info_read(plan->pid, &plan->info, error)); i++) {
+        if (!plan->info.tracer || i == TRACER_NAPS) {
+            break;
+        }
+        nanosleep(&nap, NULL);
+    }
+    return result;
+}
+
 static int gather(struct inject_plan *plan, struct haul_error *error)
 {
-    int result = haul_process_info_read(plan->pid, &plan->info, error);
+    int result = read_untraced(plan, error);
     if (result) {
         return result;
     }

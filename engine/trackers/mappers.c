@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Which processes map a memory object (trap T1). */
 #include "engine/trackers/maps.h"
+#include "engine/trackers/proc_pid.h"
 
 #include <dirent.h>
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -18,14 +18,6 @@ static int find_mapper_visit(void *opaque, const struct haul_map *map)
     struct find_mapper *find = opaque;
     find->found = haul_object_equal(&map->object, &find->object);
     return find->found;
-}
-
-/* A name under /proc that is a process; 0 for anything else. */
-static int pid_of(const char *name)
-{
-    char *end;
-    long pid = strtol(name, &end, 10);
-    return end != name && *end == '\0' && pid > 0 ? (int)pid : 0;
 }
 
 int haul_find_mappers(int memory_fd, bool skip_self, int *pids, size_t capacity, size_t *count,
@@ -45,7 +37,7 @@ int haul_find_mappers(int memory_fd, bool skip_self, int *pids, size_t capacity,
     }
     bool saw_init = false;
     for (struct dirent *entry; !result && (entry = readdir(proc));) {
-        int pid = pid_of(entry->d_name);
+        int pid = haul_proc_pid(entry->d_name);
         saw_init |= pid == 1;
         if (!pid || (skip_self && pid == getpid())) {
             continue;

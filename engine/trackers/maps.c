@@ -4,6 +4,7 @@
 
 #include "engine/trackers/tracker.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <linux/magic.h>
@@ -14,24 +15,50 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
-bool haul_map_parse(char *line, struct haul_map *map)
+/* Takes a number and the character after it off the text. */
+static bool take_number(char **text, int base, char after, uint64_t *value)
 {
-    char permissions[5];
-    unsigned major = 0, minor = 0;
-    int path_at = 0;
-    /* The inode is the last field that is always there; the path starts after padding, or is missing. */
-    if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %4s %" SCNx64 " %x:%x %" SCNu64 " %n", &map->address, &map->end,
-               permissions, &map->object_offset, &major, &minor, &map->object.inode, &path_at) != 7 ||
-        strlen(permissions) != 4 || map->end < map->address) {
+    char *end;
+    if (!isxdigit((unsigned char)**text)) {
+        return false; /* strtoull would skip blanks and take a sign */
+    }
+    errno = 0;
+    *value = strtoull(*text, &end, base);
+    if (errno || *end != after) {
         return false;
     }
-    map->object.device = (uint64_t)major << 32 | minor;
+    *text = end + 1;
+    return true;
+}
+
+bool haul_map_parse(char *line, struct haul_map *map)
+{
+    uint64_t major, minor;
+    char *text = line;
+    text[strcspn(text, "\n")] = '\0';
+    if (!take_number(&text, 16, '-', &map->address) || !take_number(&text, 16, ' ', &map->end) ||
+        map->end < map->address) {
+        return false;
+    }
+    const char *permissions = text;
+    if (strcspn(text, " ") != 4 || text[4] == '\0') {
+        return false;
+    }
+    text += 5;
+    if (!take_number(&text, 16, ' ', &map->object_offset) || !take_number(&text, 16, ':', &major) ||
+        !take_number(&text, 16, ' ', &minor) || major > UINT32_MAX || minor > UINT32_MAX) {
+        return false;
+    }
+    /* The inode is the last field that is always there; the path follows after blanks, or is missing. */
+    size_t digits = strspn(text, "0123456789");
+    if (digits == 0 || (text[digits] != ' ' && text[digits] != '\0')) {
+        return false;
+    }
+    map->object = (struct haul_object){.device = major << 32 | minor, .inode = strtoull(text, NULL, 10)};
+    map->path = text + digits + strspn(text + digits, " ");
     map->readable = permissions[0] == 'r';
     map->writable = permissions[1] == 'w';
     map->shared = permissions[3] == 's';
-    char *path = line + path_at;
-    path[strcspn(path, "\n")] = '\0';
-    map->path = path;
     return true;
 }
 
@@ -124,7 +151,15 @@ struct find_mappings {
     struct haul_mapping *mappings;
     size_t capacity;
     size_t count;
+    bool full;
 };
+
+static bool continues(const struct haul_mapping *last, const struct haul_map *map)
+{
+    return last->address + last->length == map->address &&
+           last->object_offset + last->length == map->object_offset && last->shared == map->shared &&
+           last->writable == map->writable;
+}
 
 static int find_mappings_visit(void *opaque, const struct haul_map *map)
 {
@@ -132,25 +167,23 @@ static int find_mappings_visit(void *opaque, const struct haul_map *map)
     if (!haul_object_equal(&map->object, &find->object)) {
         return 0;
     }
-    struct haul_mapping *last = find->count ? &find->mappings[find->count - 1] : NULL;
     /* The kernel splits a mapping where flags differ (MADV_*, userfaultfd); callers want it whole. */
-    if (last && last->address + last->length == map->address &&
-        last->object_offset + last->length == map->object_offset && last->shared == map->shared &&
-        last->writable == map->writable) {
-        last->length += map->end - map->address;
+    if (find->count && continues(&find->mappings[find->count - 1], map)) {
+        find->mappings[find->count - 1].length += map->end - map->address;
         return 0;
     }
-    if (find->count < find->capacity) {
-        find->mappings[find->count] = (struct haul_mapping){
-            .address = map->address,
-            .length = map->end - map->address,
-            .object_offset = map->object_offset,
-            .shared = map->shared,
-            .writable = map->writable,
-        };
+    if (find->count == find->capacity) {
+        find->full = true;
+        return 1;
     }
-    find->count++;
-    return find->count > find->capacity;
+    find->mappings[find->count++] = (struct haul_mapping){
+        .address = map->address,
+        .length = map->end - map->address,
+        .object_offset = map->object_offset,
+        .shared = map->shared,
+        .writable = map->writable,
+    };
+    return 0;
 }
 
 int haul_find_mappings(int pid, int memory_fd, struct haul_mapping *mappings, size_t capacity, size_t *count,
@@ -165,7 +198,7 @@ int haul_find_mappings(int pid, int memory_fd, struct haul_mapping *mappings, si
     if (result) {
         return result;
     }
-    if (find.count > capacity) {
+    if (find.full) {
         return haul_error_set(error, ENOSPC, "process %d maps the memory object in more than %zu places", pid,
                               capacity);
     }

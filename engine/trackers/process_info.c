@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "engine/trackers/process_info.h"
 
+#include "engine/trackers/proc_pid.h"
+
 #include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
@@ -23,9 +25,14 @@ static bool read_status(int pid, int tid, struct status *status)
     }
     *status = (struct status){.state = 'X'};
     while (fgets(line, sizeof line, file)) {
-        (void)(sscanf(line, "State: %c", &status->state) == 1 ||
-               sscanf(line, "TracerPid: %d", &status->tracer) == 1 ||
-               sscanf(line, "Seccomp: %d", &status->seccomp) == 1);
+        const char *value = line + strcspn(line, "\t ");
+        if (strncmp(line, "State:", 6) == 0) {
+            status->state = value[strspn(value, "\t ")];
+        } else if (strncmp(line, "TracerPid:", 10) == 0) {
+            status->tracer = (int)strtol(value, NULL, 10);
+        } else if (strncmp(line, "Seccomp:", 8) == 0) {
+            status->seccomp = (int)strtol(value, NULL, 10);
+        }
     }
     fclose(file);
     return status->state != 'X' && status->state != 'Z';
@@ -56,7 +63,7 @@ int haul_process_info_read(int pid, struct haul_process_info *info, struct haul_
     }
     add_thread(info, pid, pid);
     for (struct dirent *entry; (entry = readdir(tasks));) {
-        int tid = atoi(entry->d_name);
+        int tid = haul_proc_pid(entry->d_name);
         if (tid > 0 && tid != pid) {
             add_thread(info, pid, tid);
         }

@@ -90,7 +90,7 @@ TEST(Inject, RestartsASleepAtItsRemainingTime)
 {
     auto flags = Flags::create();
     Child child([&] {
-        timespec start, end, time = {.tv_sec = 0, .tv_nsec = 300000000};
+        timespec start, end, time = {.tv_sec = 0, .tv_nsec = 800000000};
         clock_gettime(CLOCK_MONOTONIC, &start);
         flags->ready = 1;
         flags->value = nanosleep(&time, nullptr) ? errno : 0;
@@ -106,7 +106,7 @@ TEST(Inject, RestartsASleepAtItsRemainingTime)
     }
     EXPECT_EQ(child.join(), 0);
     EXPECT_EQ(flags->value, 0);
-    EXPECT_GE(flags->count, 300000000u);
+    EXPECT_GE(flags->count, 800000000u);
 }
 
 TEST(Inject, RestartsABlockedRead)

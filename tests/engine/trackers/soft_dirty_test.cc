@@ -86,7 +86,9 @@ TEST_F(SoftDirty, ReportsHoles)
     ASSERT_TRUE(memory.punch(40 * kPage, kPage)); /* gone, then written */
     memory.data()[40 * kPage] = 3;
     EXPECT_EQ(sync(), Pages{40});
-    memset(memory.data(), 5, 512 * kPage); /* written, then only out of the page table */
+    memset(memory.data(), 5, 512 * kPage);
+    EXPECT_EQ(sync().size(), 512u);
+    memset(memory.data(), 6, 512 * kPage); /* written, then only out of the page table */
     ASSERT_EQ(madvise(memory.data(), 512 * kPage, MADV_DONTNEED), 0);
     EXPECT_EQ(sync().size(), 512u);
     EXPECT_EQ(sync(), Pages{});
