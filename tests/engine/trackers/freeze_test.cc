@@ -58,6 +58,9 @@ TEST(Freeze, StopsAllThreadsOfAnotherProcess)
 
 TEST(Freeze, StopsAllOtherThreadsOfThisProcess)
 {
+#ifdef __SANITIZE_THREAD__
+    GTEST_SKIP() << "the sanitizer's own locks may be held by the threads that are stopped";
+#endif
     std::atomic<uint64_t> count{0};
     std::atomic<bool> end{false};
     std::thread one([&] {
@@ -130,14 +133,7 @@ TEST(Freeze, SaysWhatKeepsItFromStoppingAThread)
                                               ": Operation not permitted (it is traced already, belongs to "
                                               "the kernel, or haul lacks CAP_SYS_PTRACE)");
 
-    Child waiting([&] {
-        int pid = vfork(); /* waits for the child's end, uninterruptibly */
-        if (pid == 0) {
-            prctl(PR_SET_PDEATHSIG, SIGKILL);
-            flags->done = 1;
-            pause();
-        }
-    });
+    Child waiting([&] { wait_uninterruptibly(&flags->done); });
     wait_for(flags->done);
     EXPECT_EQ(haul_freeze_begin(&freeze, waiting.pid(), &error), -ETIMEDOUT);
     pid = std::to_string(waiting.pid());

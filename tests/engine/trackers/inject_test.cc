@@ -263,16 +263,10 @@ TEST(Inject, UsesAnotherThreadWhenTheMainOneCannotBeStopped)
     auto flags = Flags::create();
     Child child([&] {
         std::thread([&] {
-            usleep(10000);
-            flags->ready = 1;
             wait_for(flags->stop);
             _exit(0);
         }).detach();
-        int pid = vfork(); /* the main thread waits for the child's end, uninterruptibly */
-        if (pid == 0) {
-            prctl(PR_SET_PDEATHSIG, SIGKILL);
-            pause();
-        }
+        wait_uninterruptibly(&flags->ready);
     });
     wait_for(flags->ready);
     inject(child.pid());
@@ -350,7 +344,9 @@ TEST(InjectErrors, AProcessThatHasExited)
     while (state_of(child.pid()) != 'Z') {
         usleep(100);
     }
-    EXPECT_EQ(failure(child.pid(), ESRCH), "process " + std::to_string(child.pid()) + " has exited");
+    /* A sanitizer's own thread may outlive the main one by a moment, which the message would mention. */
+    EXPECT_EQ(failure(child.pid(), ESRCH).rfind("process " + std::to_string(child.pid()) + " has exited", 0),
+              0u);
 }
 
 TEST(InjectErrors, AnotherTracer)

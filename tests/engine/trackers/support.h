@@ -19,6 +19,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
@@ -159,6 +160,19 @@ class Child
   private:
     pid_t pid_ = -1;
 };
+
+// Puts the calling thread into an uninterruptible wait, as vfork does, until it is killed; sets `flag`
+// before.
+inline void wait_uninterruptibly(std::atomic<uint32_t> *flag)
+{
+    static char stack[65536];
+    auto child = [](void *set) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        *static_cast<std::atomic<uint32_t> *>(set) = 1;
+        return pause();
+    };
+    clone(child, stack + sizeof stack, CLONE_VM | CLONE_VFORK | SIGCHLD, flag);
+}
 
 struct TrackerDeleter {
     void operator()(haul_tracker *tracker) const
