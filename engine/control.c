@@ -15,7 +15,8 @@
 #include <unistd.h>
 
 #define PING_INTERVAL_MS 1000
-#define FIRST_PINGS 4 /* sent in quick succession, so that the first prediction knows the round trip */
+#define PINGS_PER_TIMEOUT 4 /* at least, so that one that is late is not taken for silence */
+#define FIRST_PINGS 4       /* sent in quick succession, so that the first prediction knows the round trip */
 #define FIRST_PING_INTERVAL_MS 20
 #define QUEUE_LIMIT 8 /* frames; the reader waits beyond it, so that the peer cannot fill our memory */
 
@@ -77,6 +78,12 @@ static void set_failure(struct haul_control *control, const struct haul_error *e
     control->options.notify(control->options.opaque);
 }
 
+static uint32_t ping_interval_ms(const struct haul_control *control)
+{
+    uint32_t most = control->options.silence_timeout_ms / PINGS_PER_TIMEOUT;
+    return most < PING_INTERVAL_MS ? most : PING_INTERVAL_MS;
+}
+
 static int send_ping(struct haul_control *control, struct haul_error *error)
 {
     unsigned char payload[8];
@@ -116,7 +123,7 @@ static int wait_for_room(struct haul_control *control, struct haul_error *error)
     int rc = 0;
     pthread_mutex_lock(&control->lock);
     while (control->queued >= QUEUE_LIMIT && !control->closing && rc == 0) {
-        struct timespec deadline = haul_deadline(PING_INTERVAL_MS);
+        struct timespec deadline = haul_deadline((int)ping_interval_ms(control));
         if (pthread_cond_timedwait(&control->changed, &control->lock, &deadline) == ETIMEDOUT) {
             pthread_mutex_unlock(&control->lock);
             rc = send_ping(control, error);
@@ -199,7 +206,7 @@ static int serve(struct haul_control *control, unsigned char *buffer, struct hau
         if (now >= next_ping) {
             rc = send_ping(control, error);
             rc = only_gone(rc) ? 0 : rc;
-            uint64_t interval = ++pings < FIRST_PINGS ? FIRST_PING_INTERVAL_MS : PING_INTERVAL_MS;
+            uint64_t interval = ++pings < FIRST_PINGS ? FIRST_PING_INTERVAL_MS : ping_interval_ms(control);
             next_ping = now + interval * 1000000;
             continue;
         }

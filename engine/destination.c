@@ -79,14 +79,15 @@ static int explain(struct haul_migration *migration, int rc, struct haul_error *
     }
     uint64_t until = haul_now_ns() + (uint64_t)PEER_REASON_MS * 1000000;
     struct haul_error reason = {0};
-    while (haul_now_ns() < until) {
-        rc = haul_control_status(migration->control, &reason);
-        if (rc < 0 && rc != -ECONNRESET && rc != -EPIPE) {
-            *error = reason;
-            return rc;
-        }
+    rc = haul_control_status(migration->control, &reason);
+    while (rc == 0 && haul_now_ns() < until) {
         struct timespec pause = {.tv_nsec = 5000000};
         nanosleep(&pause, NULL);
+        rc = haul_control_status(migration->control, &reason);
+    }
+    if (rc < 0 && rc != -ECONNRESET && rc != -EPIPE) {
+        *error = reason;
+        return rc;
     }
     *error = receiver_error;
     return -error->code;

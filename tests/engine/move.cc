@@ -232,6 +232,7 @@ void Guest::Attach(haul_migration *migration, bool source)
 
 void Guest::Write(unsigned block, uint64_t page, uint64_t value)
 {
+    std::lock_guard<std::mutex> hold(write_lock_);
     unsigned char *at = blocks[block]->data() + page * kPage;
     uint64_t words[2] = {value, ~value};
     // The last words of a page, so that a reader that tears it is seen.

@@ -96,6 +96,7 @@ class Guest
 
   private:
     void Loop(unsigned pages_per_burst, unsigned pause_us);
+    std::mutex write_lock_; // the guest has one vCPU, whoever plays it
     haul_tracker *tracker_ = nullptr;
     std::thread thread_;
     std::atomic<bool> running_{false};
