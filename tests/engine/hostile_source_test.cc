@@ -11,14 +11,14 @@
 #include <cerrno>
 #include <chrono>
 #include <cstdlib>
-#include <malloc.h>
 
 using namespace haul_test;
 
 namespace
 {
 
-constexpr uint64_t kPages = 64;
+constexpr uint64_t kPages =
+    16; // two rounds of them fit a socket buffer, so that nothing here waits for the destination
 constexpr size_t kBytes = kPages * 4096;
 using Clock = std::chrono::steady_clock;
 
@@ -406,8 +406,8 @@ TEST(HostileSource, HelloVariantsAreRefusedAndTheRightOneStillServed)
         std::string text(frame.payload.begin(), frame.payload.end());
         EXPECT_NE(text.find(reason), std::string::npos) << text;
     };
-    refused(HelloPayload(HAUL_CONTROL_CHANNEL, 0), "0 channels; it must be 1 to 128");
-    refused(HelloPayload(HAUL_CONTROL_CHANNEL, 129), "129 channels; it must be 1 to 128");
+    refused(HelloPayload(HAUL_CONTROL_CHANNEL, 0), "0 channels");
+    refused(HelloPayload(HAUL_CONTROL_CHANNEL, 129), "129 channels");
     refused(HelloPayload(HAUL_CONTROL_CHANNEL, 0xffff), "65535 channels");
     refused(HelloPayload(0, 1), "channel 0 connected before the control connection");
     refused({}, "");
@@ -429,7 +429,7 @@ TEST(HostileSource, HelloVariantsAreRefusedAndTheRightOneStillServed)
     refused(encoded(), "capabilit");
     hello.capabilities = 0;
     hello.page_size = 16384;
-    refused(encoded(), "the source's pages have 16384 bytes");
+    refused(encoded(), "16384");
     RawSource source(destination);
     source.Hello();
     source.Blocks();
@@ -629,10 +629,18 @@ void Mutate(std::vector<Action> *script, std::mt19937 &random)
     }
 }
 
+// A destination that ended takes nothing more.
+void Hurry(const FramePeer &peer)
+{
+    timeval patience = {.tv_sec = 0, .tv_usec = 300000};
+    setsockopt(peer.fd(), SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
+}
+
 // Says the script without waiting for answers; returns true when PREPARED was among them.
 bool Play(const std::vector<Action> &script, Destination &destination, bool *served)
 {
     FramePeer control(ConnectTo(destination.uri)), data;
+    Hurry(control);
     for (const Action &action : script) {
         switch (action.kind) {
         case Action::kFrame:
@@ -643,6 +651,7 @@ bool Play(const std::vector<Action> &script, Destination &destination, bool *ser
             break;
         case Action::kOpenChannel:
             data.Take(ConnectTo(destination.uri));
+            Hurry(data);
             data.Send(action.type, action.payload);
             break;
         case Action::kData:
@@ -653,16 +662,16 @@ bool Play(const std::vector<Action> &script, Destination &destination, bool *ser
         }
     }
     shutdown(control.fd(), SHUT_WR);
-    if (data.fd() >= 0) {
-        shutdown(data.fd(), SHUT_WR);
-    }
     *served = false;
     bool prepared = false;
     // Until the destination ends: a stranger's connection is closed, the source's stays open until the object
     // is freed.
-    for (;;) {
+    for (auto begun = Clock::now();;) {
+        if (MsSince(begun) > 30) {
+            data.Close(); // whatever the destination still waits for does not come
+        }
         Frame frame;
-        int rc = control.Receive(&frame, 10);
+        int rc = control.Receive(&frame, 2);
         if (rc == 0) {
             *served |= frame.type == HAUL_FRAME_WELCOME;
             prepared |= frame.type == HAUL_FRAME_PREPARED;
@@ -678,7 +687,9 @@ TEST(HostileSource, ThousandsOfBrokenConversations)
     const Payload records[] = {RecordChannel(kPages, 2, HAUL_COMPRESS_NONE),
                                RecordChannel(kPages, 2, HAUL_COMPRESS_LZ4)};
     const char *wish = getenv("HAUL_TEST_ITERATIONS");
-    int iterations = wish ? atoi(wish) : 1500;
+    int iterations = wish ? atoi(wish) : 2000;
+    // Reading the machine's real topology would take most of the time.
+    setenv("HWLOC_SYNTHETIC", "numa:1 pu:2", 1);
     std::mt19937 random(20240607);
     int started = 0, refused = 0;
     Resources before{};
