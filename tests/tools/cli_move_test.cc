@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Real moves by the real program over loopback, and what becomes of them when something breaks. */
-#include "tests/tools/program.h"
+#include "tests/tools/loopback.h"
 
-#include <gtest/gtest.h>
 #include <jansson.h>
 
 #include <cerrno>
@@ -12,7 +11,6 @@
 #include <cstring>
 #include <fcntl.h>
 #include <fstream>
-#include <memory>
 #include <pty.h>
 #include <sys/stat.h>
 #include <thread>
@@ -20,79 +18,6 @@
 
 namespace
 {
-
-using Words = std::vector<std::string>;
-
-bool Has(const std::string &text, const std::string &part)
-{
-    return text.find(part) != std::string::npos;
-}
-
-class Move : public ::testing::Test
-{
-  protected:
-    void SetUp() override
-    {
-        source_.state_directory = MakeDirectory();
-        destination_.state_directory = MakeDirectory();
-    }
-    /* A small guest that any machine can run: no KVM, no kernel feature. */
-    static Words Guest(const Words &more)
-    {
-        Words words = {"--guest", "--guest-memory", "16M", "--guest-vcpu", "thread", "--run-for", "1"};
-        words.insert(words.end(), more.begin(), more.end());
-        return words;
-    }
-    std::unique_ptr<Program> Receive(const Words &machine)
-    {
-        Words words = {"receive", "--listen", "tcp:127.0.0.1:0", "--timeout", "10"};
-        words.insert(words.end(), machine.begin(), machine.end());
-        auto program = std::make_unique<Program>(destination_, words);
-        address_ = program->Address();
-        EXPECT_EQ(address_.rfind("tcp:127.0.0.1:", 0), 0u) << program->Err();
-        return program;
-    }
-    std::unique_ptr<Program> Send(const Words &machine)
-    {
-        Words words = {"send", address_, "--timeout", "10"};
-        words.insert(words.end(), machine.begin(), machine.end());
-        return std::make_unique<Program>(source_, words);
-    }
-    std::unique_ptr<Program> SendGuest(const Words &more)
-    {
-        Words words = Guest({"--guest-tracker", "bitmap", "--guest-dirty-rate", "2M"});
-        words.insert(words.end(), more.begin(), more.end());
-        return Send(words);
-    }
-    /* A move that is slow enough to be broken in the middle. */
-    std::unique_ptr<Program> SendSlowly()
-    {
-        auto program = SendGuest({"--max-bandwidth", "1M"});
-        EXPECT_TRUE(program->WaitFor("round 1")) << program->Err();
-        return program;
-    }
-    int Recover(const char *command, const std::string &id)
-    {
-        Program program(source_, {command, id});
-        int status = program.Wait();
-        recovery_ = program.Out() + program.Err();
-        return status;
-    }
-    static size_t Files(const std::string &directory)
-    {
-        std::string command = "test -z \"$(ls -A '" + directory + "')\"";
-        return system(command.c_str()) == 0 ? 0 : 1;
-    }
-    static void ExpectGoesOnAtSource(Program &send)
-    {
-        EXPECT_EQ(send.Wait(), 1) << send.Err();
-        EXPECT_TRUE(Has(send.Out(), "Not moved (")) << send.Out();
-        EXPECT_TRUE(Has(send.Out(), "the guest goes on here")) << send.Out();
-        EXPECT_TRUE(Has(send.Out(), "self-check passed")) << send.Out() << send.Err();
-    }
-    Program::Options source_, destination_;
-    std::string address_, recovery_;
-};
 
 /* ---- moves that succeed ---- */
 
@@ -312,73 +237,6 @@ TEST_F(Move, ARecordThatCannotBeWrittenStopsTheMoveBeforeTheHandover)
     ExpectGoesOnAtSource(*send);
     EXPECT_TRUE(Has(send->Err(), "no handover: the move's record")) << send->Err();
     EXPECT_EQ(receive->Wait(), 1);
-}
-
-/* ---- uncertain ---- */
-
-class Uncertain : public Move
-{
-  protected:
-    /* The destination dies between HANDOVER and RUNNING; the source waits for orders with its guest paused.
-     */
-    void SetUp() override
-    {
-        Move::SetUp();
-        destination_.preload = Runfile("tests/tools/die_at_handover.so");
-        auto receive = Receive(Guest({}));
-        send_ = SendGuest({});
-        EXPECT_EQ(receive->Wait(), 128 + SIGKILL) << receive->Err();
-        ASSERT_TRUE(send_->WaitFor("and waits for 'haul resume")) << send_->Err();
-        id_ = WaitForRecord(source_.state_directory, ".source.json");
-        ASSERT_EQ(id_.size(), 32u);
-    }
-    std::unique_ptr<Program> send_;
-    std::string id_;
-};
-
-TEST_F(Uncertain, ResumeRunsTheSourcesGuestAgain)
-{
-    EXPECT_TRUE(Has(send_->Err(), "in the middle of the handover of move " + id_)) << send_->Err();
-    EXPECT_EQ(Recover("resume", id_), 0) << recovery_;
-    EXPECT_TRUE(Has(recovery_, "the guest runs again in process " + std::to_string(send_->pid())))
-        << recovery_;
-    ExpectGoesOnAtSource(*send_);
-    EXPECT_EQ(Files(source_.state_directory), 0u);
-}
-
-TEST_F(Uncertain, AbandonEndsTheSourceAndStaysUncertain)
-{
-    EXPECT_EQ(Recover("abandon", id_.substr(0, 8)), 0) << recovery_;
-    EXPECT_EQ(send_->Wait(), 3) << send_->Err();
-    EXPECT_TRUE(Has(send_->Out(), "this copy was given up")) << send_->Out();
-    EXPECT_EQ(Files(source_.state_directory), 0u);
-}
-
-TEST_F(Uncertain, OneInterruptWarnsAndASecondGivesTheCopyUp)
-{
-    send_->Signal(SIGINT);
-    EXPECT_TRUE(send_->WaitFor("once more gives it up")) << send_->Err();
-    EXPECT_FALSE(send_->Ended());
-    send_->Signal(SIGINT);
-    EXPECT_EQ(send_->Wait(), 3) << send_->Err();
-}
-
-TEST_F(Uncertain, TheDestinationsRecordSaysHowFarItCame)
-{
-    Program list(destination_, {"resume", "--list"});
-    EXPECT_EQ(list.Wait(), 0);
-    EXPECT_TRUE(Has(list.Out(), id_ + ".destination")) << list.Out();
-    EXPECT_TRUE(Has(list.Out(), "handover-received")) << list.Out();
-}
-
-TEST_F(Uncertain, AKilledSourceLeavesItsRecord)
-{
-    send_->Signal(SIGKILL);
-    EXPECT_EQ(send_->Wait(), 128 + SIGKILL);
-    EXPECT_EQ(Recover("resume", id_), 1);
-    EXPECT_TRUE(Has(recovery_, "only haul abandon is left")) << recovery_;
-    EXPECT_EQ(Recover("abandon", id_), 0) << recovery_;
-    EXPECT_EQ(Files(source_.state_directory), 0u);
 }
 
 } // namespace

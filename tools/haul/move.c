@@ -18,7 +18,7 @@ int cli_move_record(struct cli_move *move, const char *step, struct haul_error *
     const struct haul_machine_ops *ops = move->machine->ops;
     haul_id(move->migration, record.id);
     snprintf(record.step, sizeof record.step, "%s", step);
-    snprintf(record.peer, sizeof record.peer, "%s", move->outcome.uri);
+    snprintf(record.peer, sizeof record.peer, "%s", move->options->uri);
     snprintf(record.machine, sizeof record.machine, "%s", ops->kind);
     snprintf(record.locator, sizeof record.locator, "%s", ops->locator ? ops->locator(move->machine) : "");
     record.haul_start = cli_process_start(record.haul_pid);

@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A destination that dies between HANDOVER and RUNNING, and what the operator can do then (rule R1). */
+#include "tests/tools/loopback.h"
+
+#include <csignal>
+
+namespace
+{
+
+class Uncertain : public Move
+{
+  protected:
+    /* The destination dies between HANDOVER and RUNNING; the source waits for orders with its guest paused.
+     */
+    void SetUp() override
+    {
+        Move::SetUp();
+        destination_.preload = Runfile("tests/tools/die_at_handover.so");
+        auto receive = Receive(Guest({}));
+        send_ = SendGuest({});
+        EXPECT_EQ(receive->Wait(), 128 + SIGKILL) << receive->Err();
+        ASSERT_TRUE(send_->WaitFor("and waits for 'haul resume")) << send_->Err();
+        id_ = WaitForRecord(source_.state_directory, ".source.json");
+        ASSERT_EQ(id_.size(), 32u);
+    }
+    std::unique_ptr<Program> send_;
+    std::string id_;
+};
+
+TEST_F(Uncertain, ResumeRunsTheSourcesGuestAgain)
+{
+    EXPECT_TRUE(Has(send_->Err(), "in the middle of the handover of move " + id_)) << send_->Err();
+    EXPECT_EQ(Recover("resume", id_), 0) << recovery_;
+    EXPECT_TRUE(Has(recovery_, "the guest runs again in process " + std::to_string(send_->pid())))
+        << recovery_;
+    ExpectGoesOnAtSource(*send_);
+    EXPECT_EQ(Files(source_.state_directory), 0u);
+}
+
+TEST_F(Uncertain, AbandonEndsTheSourceAndStaysUncertain)
+{
+    EXPECT_EQ(Recover("abandon", id_.substr(0, 8)), 0) << recovery_;
+    EXPECT_EQ(send_->Wait(), 3) << send_->Err();
+    EXPECT_TRUE(Has(send_->Out(), "this copy was given up")) << send_->Out();
+    EXPECT_EQ(Files(source_.state_directory), 0u);
+}
+
+TEST_F(Uncertain, OneInterruptWarnsAndASecondGivesTheCopyUp)
+{
+    send_->Signal(SIGINT);
+    EXPECT_TRUE(send_->WaitFor("once more gives it up")) << send_->Err();
+    EXPECT_FALSE(send_->Ended());
+    send_->Signal(SIGINT);
+    EXPECT_EQ(send_->Wait(), 3) << send_->Err();
+}
+
+TEST_F(Uncertain, TheDestinationsRecordSaysHowFarItCame)
+{
+    Program list(destination_, {"resume", "--list"});
+    EXPECT_EQ(list.Wait(), 0);
+    EXPECT_TRUE(Has(list.Out(), id_ + ".destination")) << list.Out();
+    EXPECT_TRUE(Has(list.Out(), "handover-received")) << list.Out();
+}
+
+TEST_F(Uncertain, AKilledSourceLeavesItsRecord)
+{
+    send_->Signal(SIGKILL);
+    EXPECT_EQ(send_->Wait(), 128 + SIGKILL);
+    EXPECT_EQ(Recover("resume", id_), 1);
+    EXPECT_TRUE(Has(recovery_, "only haul abandon is left")) << recovery_;
+    EXPECT_EQ(Recover("abandon", id_), 0) << recovery_;
+    EXPECT_EQ(Files(source_.state_directory), 0u);
+}
+
+} // namespace
