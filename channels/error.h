@@ -28,7 +28,8 @@ int haul_error_set(struct haul_error *error, int code, const char *format, ...)
  * haul_error_prefix puts the formatted text before the message already in `error` ("channel 3: ..."), keeps
  * its code, and returns -code. `error` may be NULL, then the result is -EIO.
  */
-int haul_error_prefix(struct haul_error *error, const char *format, ...) __attribute__((format(printf, 2, 3)));
+int haul_error_prefix(struct haul_error *error, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
 
 #ifdef __cplusplus
 }

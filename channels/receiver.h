@@ -4,7 +4,8 @@
 
 /*
  * A receiver is one multifd thread with its own socket and scratch. It trusts nothing that it reads (rule
- * R4) and writes only page ranges inside the block table, raw pages straight from the socket into guest memory.
+ * R4) and writes only page ranges inside the block table, raw pages straight from the socket into guest
+ * memory.
  */
 
 #include "channels/batch.h"
@@ -20,7 +21,7 @@ struct haul_receiver; /* opaque */
 
 struct haul_receiver_options {
     unsigned index;
-    int fd; /* connected, hello already exchanged; the receiver's from now on */
+    int fd;                               /* connected, hello already exchanged; the receiver's from now on */
     const struct haul_topology *topology; /* may be NULL */
     struct haul_placement_slot slot;
     const struct haul_block_view *blocks; /* outlives the receiver */
@@ -28,7 +29,8 @@ struct haul_receiver_options {
     void *opaque;
     /*
      * Called on the receiver's thread when it reads the mark of `round`; returns when every channel has
-     * reached it (the barrier of rule R2), or a negative errno to end the receiver. Marks count up by one from 1.
+     * reached it (the barrier of rule R2), or a negative errno to end the receiver. Marks count up by one
+     * from 1.
      */
     int (*round)(void *opaque, unsigned index, uint32_t round, struct haul_error *error);
     /*
@@ -42,10 +44,10 @@ struct haul_receiver_options {
 int haul_receiver_new(const struct haul_receiver_options *options, struct haul_receiver **receiver,
                       struct haul_error *error);
 
-/* haul_receiver_counters reads the counters (bytes_written: bytes read; bytes_delivered: the same). Any thread. */
+/* haul_receiver_counters reads the counters; what was written and delivered is what was read. Any thread. */
 void haul_receiver_counters(const struct haul_receiver *receiver, struct haul_channel_counters *counters);
 
-/* haul_receiver_abort shuts the socket down so that a blocked read returns at once. Any thread, idempotent. */
+/* haul_receiver_abort shuts the socket down, so that a blocked read returns. Any thread, idempotent. */
 void haul_receiver_abort(struct haul_receiver *receiver);
 
 /* haul_receiver_free aborts, joins the thread, closes the socket. NULL is accepted. */

@@ -30,7 +30,7 @@ struct haul_ring {
 
 static_assert((HAUL_RING_CAPACITY & (HAUL_RING_CAPACITY - 1)) == 0, "capacity is a power of two");
 static_assert(offsetof(struct haul_ring, head) == HAUL_CACHE_LINE, "indices are on lines of their own");
-static_assert(offsetof(struct haul_ring, slots) == 2 * HAUL_CACHE_LINE, "slots follow the indices' lines");
+static_assert(offsetof(struct haul_ring, slots) / 2 == HAUL_CACHE_LINE, "slots follow the indices' lines");
 static_assert(sizeof(struct haul_ring) % HAUL_CACHE_LINE == 0, "no neighbour shares a line with the ring");
 
 /* haul_ring_init empties the ring; before either thread uses it. */

@@ -64,7 +64,7 @@ int haul_sender_new(const struct haul_sender_options *options, struct haul_sende
 struct haul_batch *haul_sender_acquire(struct haul_sender *sender);
 void haul_sender_submit(struct haul_sender *sender, struct haul_batch *batch);
 
-/* haul_sender_in_flight returns the batches submitted and not yet completed: 0 means that everything was written. */
+/* haul_sender_in_flight returns the batches submitted and not yet completed: at 0 everything was written. */
 unsigned haul_sender_in_flight(struct haul_sender *sender);
 
 /* haul_sender_node returns the NUMA node that the sender prefers batches from. */
@@ -80,7 +80,8 @@ int haul_sender_error(const struct haul_sender *sender, struct haul_error *error
 /* haul_sender_abort shuts the socket down so that a blocked send returns at once. Any thread, idempotent. */
 void haul_sender_abort(struct haul_sender *sender);
 
-/* haul_sender_free sends what is in flight (unless aborted), joins the thread, closes the socket. NULL is accepted. */
+/* haul_sender_free sends what is in flight (unless aborted), joins the thread, closes the socket. NULL is
+ * accepted. */
 void haul_sender_free(struct haul_sender *sender);
 
 #ifdef __cplusplus

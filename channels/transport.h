@@ -25,9 +25,9 @@ struct haul_transport_limits {
 };
 
 /*
- * haul_listener_open binds and listens at `uri`. tcp port 0 takes a free port. A unix path that exists is replaced
- * only when it is a socket on which nobody listens. -EINVAL: bad URI (the message shows the right form);
- * -EADDRINUSE, -EACCES, -ENOENT: as the message says.
+ * haul_listener_open binds and listens at `uri`. tcp port 0 takes a free port. A unix path that exists is
+ * replaced only when it is a socket on which nobody listens. -EINVAL: bad URI (the message shows the right
+ * form); -EADDRINUSE, -EACCES, -ENOENT: as the message says.
  */
 int haul_listener_open(const char *uri, struct haul_listener **listener, struct haul_error *error);
 

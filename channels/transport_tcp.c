@@ -29,7 +29,7 @@ static int bad_uri(const char *uri, struct haul_error *error)
 static bool is_port(const char *text)
 {
     size_t digits = strspn(text, "0123456789");
-    return digits >= 1 && digits < PORT_MAX && text[digits] == 0 && atoi(text) <= 65535;
+    return digits >= 1 && digits < PORT_MAX && text[digits] == 0 && strtoul(text, NULL, 10) <= 65535;
 }
 
 /* Splits HOST:PORT; false when it has another form. */
@@ -114,13 +114,16 @@ static int listen_at(const struct addrinfo *at)
 /* Writes the URI with the port that the kernel chose, host as the user wrote it. */
 static int local_uri(int fd, const char *address, char *uri, size_t size)
 {
-    struct sockaddr_storage bound;
+    union {
+        struct sockaddr any;
+        struct sockaddr_in v4;
+        struct sockaddr_in6 v6;
+    } bound = {.v6 = {.sin6_family = AF_UNSPEC}};
     socklen_t length = sizeof bound;
-    if (getsockname(fd, (struct sockaddr *)&bound, &length) < 0) {
+    if (getsockname(fd, &bound.any, &length) < 0) {
         return -errno;
     }
-    /* The port is at the same place in both families. */
-    unsigned port = ntohs(((const struct sockaddr_in *)&bound)->sin_port);
+    unsigned port = ntohs(bound.any.sa_family == AF_INET6 ? bound.v6.sin6_port : bound.v4.sin_port);
     snprintf(uri, size, "tcp:%.*s:%u", (int)(strrchr(address, ':') - address), address, port);
     return 0;
 }

@@ -10,7 +10,10 @@
 #include "channels/sender.h"
 #include "channels/transport.h"
 
+#include <errno.h>
 #include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -251,6 +254,16 @@ static int send_process(const struct options *options, const char *uri, int read
     return status != 0;
 }
 
+/* A decimal number from 1 to `most`. */
+static bool parse_number(const char *text, size_t most, size_t *value)
+{
+    char *end;
+    errno = 0;
+    unsigned long number = strtoul(text, &end, 10);
+    *value = number;
+    return *text >= '0' && *text <= '9' && *end == '\0' && errno == 0 && number >= 1 && number <= most;
+}
+
 static int usage(void)
 {
     fprintf(stderr, "usage: data_path [-n CHANNELS] [-s MIB] [-d present|fresh] [-z none|lz4|auto] "
@@ -265,13 +278,20 @@ int main(int argc, char **argv)
                               .destination = "present",
                               .content = "random",
                               .uri = "tcp:127.0.0.1:0"};
+    size_t number;
     for (int option; (option = getopt(argc, argv, "n:s:d:z:c:u:")) != -1;) {
         switch (option) {
         case 'n':
-            options.channels = (unsigned)atoi(optarg);
+            if (!parse_number(optarg, HAUL_CHANNELS_MAX, &number)) {
+                return usage();
+            }
+            options.channels = (unsigned)number;
             break;
         case 's':
-            options.bytes = (size_t)atol(optarg) << 20;
+            if (!parse_number(optarg, SIZE_MAX >> 20, &number)) {
+                return usage();
+            }
+            options.bytes = number << 20;
             break;
         case 'd':
             options.destination = optarg;
@@ -290,9 +310,6 @@ int main(int argc, char **argv)
         default:
             return usage();
         }
-    }
-    if (options.channels < 1 || options.channels > HAUL_CHANNELS_MAX || options.bytes == 0) {
-        return usage();
     }
     struct haul_error error;
     struct haul_listener *listener;

@@ -6,6 +6,7 @@
  */
 #include <arpa/inet.h>
 #include <err.h>
+#include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
@@ -104,16 +105,28 @@ static void receiver(int listener, struct lane *lanes, unsigned channels, size_t
            channels, present ? "present" : "fresh", seconds, (double)size / seconds);
 }
 
+/* A decimal number from 1 to `most`. */
+static bool parse_number(const char *text, size_t most, size_t *value)
+{
+    char *end;
+    errno = 0;
+    unsigned long number = strtoul(text, &end, 10);
+    *value = number;
+    return *text >= '0' && *text <= '9' && *end == '\0' && errno == 0 && number >= 1 && number <= most;
+}
+
 int main(int argc, char **argv)
 {
     if (argc != 4 || (strcmp(argv[3], "present") != 0 && strcmp(argv[3], "fresh") != 0)) {
         errx(2, "usage: loopback_limit CHANNELS MIB present|fresh");
     }
-    unsigned channels = (unsigned)atoi(argv[1]);
-    size_t size = (size_t)atol(argv[2]) << 20;
-    if (channels < 1 || channels > CHANNELS_MAX || size == 0) {
+    size_t channel_count, mib;
+    if (!parse_number(argv[1], CHANNELS_MAX, &channel_count) ||
+        !parse_number(argv[2], SIZE_MAX >> 20, &mib)) {
         errx(2, "1 to %d channels and at least 1 MiB", CHANNELS_MAX);
     }
+    unsigned channels = (unsigned)channel_count;
+    size_t size = mib << 20;
     struct lane lanes[CHANNELS_MAX];
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t length = sizeof address;

@@ -116,9 +116,10 @@ static void *read_disk(void *opaque)
     (void)opaque;
     int fd = open("/dev/vda", O_RDONLY | O_DIRECT);
     off_t size = lseek(fd, 0, SEEK_END);
-    uint8_t *memory = mmap(NULL, SLOTS * SLOT, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    uint8_t *memory =
+        mmap(NULL, (size_t)SLOTS * SLOT, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     for (uint64_t n = 0;; n++) {
-        unsigned slot = n % SLOTS;
+        size_t slot = n % SLOTS;
         uint64_t block = mix(n) % ((uint64_t)size / SLOT);
         if (n >= SLOTS) {
             check_slot((uint64_t *)(memory + slot * SLOT), block_of[slot]);

@@ -13,6 +13,9 @@
 namespace haul_test
 {
 
+// How long a guest may take to boot: emulated, on a machine that does much else.
+constexpr double kBootSeconds = 300;
+
 // Why machines cannot be booted here ("" when they can): for GTEST_SKIP.
 std::string missing();
 

@@ -21,7 +21,7 @@ class QemuFailure : public ::testing::Test
         if (missing().empty()) {
             folder = new Folder;
             source = new Machine(*folder, "from", MachineOptions());
-            source->wait_for("sweep 1 ok", 120);
+            source->wait_for("sweep 1 ok", kBootSeconds);
         }
     }
     static void TearDownTestSuite()

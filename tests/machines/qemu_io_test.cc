@@ -38,7 +38,7 @@ TEST_F(QemuIo, DirectIoUnderLoadLosesNothing)
     options.disk = folder / "disk";
     options.file_system = folder / "fs";
     Machine first(folder, "m0", options);
-    ASSERT_TRUE(first.wait_for("lap 2", 120)) << first.console() << first.errors();
+    ASSERT_TRUE(first.wait_for("lap 2", kBootSeconds)) << first.console() << first.errors();
     ASSERT_TRUE(first.wait_for("files", 60)) << first.console();
     options.incoming = true;
     std::vector<std::unique_ptr<Machine>> machines;
@@ -75,7 +75,7 @@ TEST_F(QemuIo, HaulDiesBetweenScans)
     options.disk = folder / "disk";
     options.file_system = folder / "fs";
     Machine from(folder, "from", options);
-    ASSERT_TRUE(from.wait_for("lap 2", 120)) << from.console() << from.errors();
+    ASSERT_TRUE(from.wait_for("lap 2", kBootSeconds)) << from.console() << from.errors();
     options.incoming = true;
     for (int i = 0; i < 4; i++) {
         Machine to(folder, "to" + std::to_string(i), options);
@@ -100,7 +100,7 @@ TEST_F(QemuIo, AnotherProcessWritesTheMemory)
     Machine from(folder, "from", options);
     options.incoming = true;
     Machine to(folder, "to", options);
-    ASSERT_TRUE(from.wait_for("ready", 120)) << from.console() << from.errors();
+    ASSERT_TRUE(from.wait_for("ready", kBootSeconds)) << from.console() << from.errors();
 
     haul_error error = {};
     haul_qmp *qmp = nullptr;

@@ -60,7 +60,7 @@ TEST_P(QemuMove, GoesOnAtTheDestination)
     options.incoming = true;
     options.paused = that.paused_destination;
     Machine to(folder, "to", options);
-    ASSERT_TRUE(from.wait_for("sweep 1 ok", 120)) << from.console() << from.errors();
+    ASSERT_TRUE(from.wait_for("sweep 1 ok", kBootSeconds)) << from.console() << from.errors();
     long before = from.last_ok();
     MoveOptions how;
     how.source = {std::string("channels=") + that.channels, std::string("compress=") + that.compress};

@@ -109,8 +109,10 @@ TEST(Mappers, CountsProcessesThatItMayNotRead)
 TEST(Mappers, CopesWithProcessesThatVanish)
 {
     SharedMemory memory(kPage);
-    size_t before = 0; /* some machines hide even from root */
-    mappers(memory.fd(), true, &before);
+    /* Processes that are hidden from this user come and go too: the count says something only without any. */
+    size_t hidden = 0;
+    mappers(memory.fd(), true, &hidden);
+    bool sees_all = geteuid() == 0 && hidden == 0; /* some machines hide even from root */
     auto flags = Flags::create();
     Child breeder([&] {
         while (!flags->stop) {
@@ -125,7 +127,9 @@ TEST(Mappers, CopesWithProcessesThatVanish)
         size_t unreadable = 0;
         std::vector<int> found = mappers(memory.fd(), true, &unreadable);
         EXPECT_NE(std::find(found.begin(), found.end(), breeder.pid()), found.end());
-        EXPECT_EQ(unreadable, before);
+        if (sees_all) {
+            EXPECT_EQ(unreadable, 0u);
+        }
     }
     flags->stop = 1;
     breeder.join();

@@ -156,23 +156,49 @@ static bool names_backend(const char *region, size_t length, const char *id)
            (length == id_length || region[length - id_length - 1] == '/');
 }
 
+/* Takes a hexadecimal number and what must follow it off the text; leaves both alone if they are not there.
+ */
+static bool take_hex(const char **text, const char *after, uint64_t *value)
+{
+    char *end;
+    errno = 0;
+    unsigned long long number = strtoull(*text, &end, 16);
+    if (end == *text || errno || strncmp(end, after, strlen(after)) != 0) {
+        return false;
+    }
+    *text = end + strlen(after);
+    *value = number;
+    return true;
+}
+
+/* "  ADDRESS-END (prio N, TYPE): REGION": returns REGION, or NULL for any other line and for I/O. */
+static const char *memory_region(const char *line, uint64_t *address)
+{
+    const char *at = line;
+    uint64_t end;
+    if (!take_hex(&at, "-", address) || !take_hex(&at, " (prio ", &end)) {
+        return NULL;
+    }
+    at += strcspn(at, ",\n");
+    if (strncmp(at, ", ", 2) != 0 || strncmp(at, ", i/o)", 6) == 0) {
+        return NULL;
+    }
+    at += strcspn(at, ")\n");
+    return strncmp(at, "): ", 3) == 0 ? at + 3 : NULL;
+}
+
 bool haul_qemu_flat_view_find(const char *text, const char *id, uint64_t *guest_address, uint64_t *offset)
 {
     for (const char *line = text; *line; line += strcspn(line, "\n"), line += *line == '\n') {
-        uint64_t end;
-        int priority;
-        char type[16];
-        int at = 0;
-        if (sscanf(line, " %" SCNx64 "-%" SCNx64 " (prio %d, %15[^)]): %n", guest_address, &end, &priority,
-                   type, &at) < 4 ||
-            at == 0 || strcmp(type, "i/o") == 0) {
+        const char *region = memory_region(line, guest_address);
+        if (!region) {
             continue;
         }
-        const char *region = line + at;
         size_t length = strcspn(region, "\r\n");
         *offset = 0;
         for (const char *mark = region; (mark = strstr(mark, " @")) && mark < region + length; mark++) {
-            if (sscanf(mark, " @%" SCNx64, offset) == 1) {
+            const char *number = mark + 2;
+            if (take_hex(&number, "", offset)) {
                 length = (size_t)(mark - region);
                 break;
             }
@@ -204,7 +230,8 @@ static int query_address(struct search *search, const struct haul_qemu_block *bl
         return result;
     }
     const char *is = strstr(text, ") is 0x");
-    if (is && sscanf(is, ") is %" SCNx64, address) == 1) {
+    const char *number = is ? is + strlen(") is ") : "";
+    if (take_hex(&number, "", address)) {
         *address -= offset;
     }
     free(text);
@@ -316,6 +343,31 @@ static bool is_backend(const struct haul_qemu_inspection *found, const char *nam
     return false;
 }
 
+/* Returns where the line's word of the number (from 0) begins, NULL when it has fewer. */
+static const char *find_word(const char *line, unsigned number)
+{
+    for (;; number--) {
+        line += strspn(line, " \t");
+        size_t length = strcspn(line, " \t\r\n");
+        if (length == 0 || number == 0) {
+            return length ? line : NULL;
+        }
+        line += length;
+    }
+}
+
+/* "NAME 4 KiB OFFSET USED TOTAL ..." of "info ramblock"; false for its heading. */
+static bool parse_ram_block(const char *line, char *name, size_t size, uint64_t *total)
+{
+    const char *first = find_word(line, 0);
+    const char *sixth = find_word(line, 5);
+    if (!sixth || !take_hex(&sixth, "", total)) {
+        return false;
+    }
+    snprintf(name, size, "%.*s", (int)strcspn(first, " \t\r\n"), first);
+    return true;
+}
+
 /* T10: a RAM block outside every backend whose memory is shared all the same (ivshmem with a server) would be
  * carried by nobody. */
 static int refuse_orphans(struct search *search, struct haul_error *error)
@@ -328,8 +380,7 @@ static int refuse_orphans(struct search *search, struct haul_error *error)
     for (char *line = text; *line && !result; line += strcspn(line, "\n"), line += *line == '\n') {
         char name[256];
         uint64_t total;
-        if (sscanf(line, " %255s %*u %*s %*x %*x %" SCNx64, name, &total) != 2 ||
-            is_backend(search->found, name)) {
+        if (!parse_ram_block(line, name, sizeof name, &total) || is_backend(search->found, name)) {
             continue;
         }
         for (unsigned i = 0; i < search->mapping_count && !result; i++) {

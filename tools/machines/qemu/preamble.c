@@ -29,7 +29,7 @@ static void copy_text(char *to, size_t size, const uint8_t *from)
 {
     size_t i = 0;
     for (; i < size - 1 && from[i]; i++) {
-        to[i] = from[i] > ' ' && from[i] < 0x7f ? (char)from[i] : '?';
+        to[i] = (char)(from[i] > ' ' && from[i] < 0x7f ? from[i] : '?');
     }
     to[i] = '\0';
 }

@@ -30,6 +30,7 @@ static bool parse_line(const char *line, struct haul_shared_mapping *mapping)
     char permissions[5];
     int name_at = 0;
     memset(mapping, 0, sizeof *mapping);
+    /* The kernel's own text; the count says whether all was there. NOLINTNEXTLINE(cert-err34-c) */
     if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %4s %" SCNx64 " %x:%x %" SCNu64 " %n", &mapping->address, &end,
                permissions, &mapping->offset, &mapping->device_major, &mapping->device_minor, &mapping->inode,
                &name_at) < 7 ||

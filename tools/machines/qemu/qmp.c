@@ -323,7 +323,8 @@ static int connect_to(struct haul_qmp *qmp, struct haul_error *error)
         }
         poll(NULL, 0, 10);
     }
-    struct timeval timeout = {.tv_sec = qmp->timeout_ms / 1000, .tv_usec = qmp->timeout_ms % 1000 * 1000};
+    struct timeval timeout = {.tv_sec = qmp->timeout_ms / 1000,
+                              .tv_usec = (suseconds_t)(qmp->timeout_ms % 1000) * 1000};
     if (fcntl(qmp->fd, F_SETFL, 0) < 0 ||
         setsockopt(qmp->fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof timeout) < 0) {
         return haul_error_set(error, errno, "cannot set up the connection to QEMU's monitor %s: %s",
