@@ -240,7 +240,7 @@ static int accept_channels(struct haul_migration *migration, struct haul_error *
     unsigned connected = 0;
     while (connected < destination->channels) {
         int fd;
-        bool taken;
+        bool taken = false;
         /* Short waits: a source that died shows on the control connection. */
         rc = haul_listener_accept(destination->listener, &migration->limits, 100, migration->cancel_fd, &fd,
                                   error);

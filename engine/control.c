@@ -344,7 +344,7 @@ int haul_control_expect(struct haul_control *control, enum haul_frame_type type,
                         struct haul_frame **frame, struct haul_error *error)
 {
     int rc = haul_control_next(control, timeout_ms, frame, error);
-    if (rc == 0 && (*frame)->type != type) {
+    if (*frame && (*frame)->type != type) {
         rc = haul_error_set(error, EPROTO, "control connection to %s: %s came where %s was due",
                             control->peer, haul_frame_name((*frame)->type), haul_frame_name(type));
         free(*frame);

@@ -500,7 +500,7 @@ void haul_id(const struct haul_migration *migration, char text[33])
 {
     struct haul_migration *own = (struct haul_migration *)migration;
     pthread_mutex_lock(&own->lock);
-    for (unsigned i = 0; i < HAUL_MIGRATION_ID_SIZE; i++) {
+    for (size_t i = 0; i < HAUL_MIGRATION_ID_SIZE; i++) {
         snprintf(text + 2 * i, 3, "%02x", migration->id[i]);
     }
     pthread_mutex_unlock(&own->lock);

@@ -17,7 +17,7 @@ static const unsigned transitions[HAUL_STATE_COUNT] = {
 };
 
 static const char *const names[HAUL_STATE_COUNT] = {
-#define X(name, text) [HAUL_STATE_##name] = text,
+#define X(name, text) [HAUL_STATE_##name] = (text),
     HAUL_STATES(X)
 #undef X
 };

@@ -87,7 +87,8 @@ static int verify(struct haul_migration *migration, struct haul_error *error)
         rc = haul_error_set(error, EPROTO, "HASHES has %zu bytes where %zu are due", frame->length, size);
     }
     for (uint32_t i = 0; rc == 0 && i < migration->block_count; i++) {
-        if (memcmp(hashes + i * HAUL_HASH_SIZE, frame->payload + i * HAUL_HASH_SIZE, HAUL_HASH_SIZE) != 0) {
+        size_t at = (size_t)i * HAUL_HASH_SIZE;
+        if (memcmp(hashes + at, frame->payload + at, HAUL_HASH_SIZE) != 0) {
             rc = haul_error_set(
                 error, EBADMSG,
                 "verify: RAM block %s differs at the destination; the move is given up before the "
