@@ -39,11 +39,11 @@ extern "C" {
     X(11, HANDOVER)   /* S: the destination owns the guest from here (rule R1) */                            \
     X(12, RUNNING)    /* D: the guest runs here */                                                           \
     X(13, PING)       /* both: silence test and round trip; answered by PONG */                              \
-    X(14, PONG)                                                                                              \
-    X(15, FAILED)   /* both: errno and text; the sender of it gives up */                                    \
-    X(16, PREPARE)  /* S: all is sent; can you take over? */                                                 \
-    X(17, PREPARED) /* D: everything loaded; waits for HANDOVER */                                           \
-    X(18, PRESENT)  /* S: which 2 MiB chunks of a block will come with content, for populating */
+    X(14, PONG)       /* both: answers PING */                                                               \
+    X(15, FAILED)     /* both: errno and text; the sender of it gives up */                                  \
+    X(16, PREPARE)    /* S: all is sent; can you take over? */                                               \
+    X(17, PREPARED)   /* D: everything loaded; waits for HANDOVER */                                         \
+    X(18, PRESENT)    /* S: which 2 MiB chunks of a block will come with content, for populating */
 
 enum haul_frame_type {
 #define X(number, name) HAUL_FRAME_##name = (number),
