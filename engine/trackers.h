@@ -32,6 +32,11 @@ struct haul_tracked_range {
      */
     int memory_fd;
     uint64_t memory_offset;
+    /*
+     * Where this process maps the same memory, or NULL: a page that is mapped to memory here was not
+     * discarded, which spares most looks into the object.
+     */
+    const void *own_mapping;
     uint32_t block;        /* which RAM block, in the order of haul_add_ram */
     uint64_t block_offset; /* bytes into the block at which the range starts; page-aligned */
 };

@@ -31,6 +31,7 @@ struct uffd_tracker {
     int pid; /* 0: this process */
     int uffd;
     struct haul_scan scan;
+    struct haul_scan own_scan; /* of this process; HAUL_SCAN_NONE unless a range has an own_mapping */
     unsigned count;
     struct haul_populated ranges[];
 };
@@ -157,6 +158,41 @@ static void sync_written(void *opaque, const struct page_region *region)
     sync->pages += haul_populated_add(sync->range, region->start, region->end, sync->bitmap);
 }
 
+/* Pages of one range that are absent both from the tracked process and, where it maps them, from this one. */
+struct discarded {
+    struct uffd_sync *sync;
+    uint64_t shift; /* from addresses here to addresses there */
+    uint64_t pages;
+};
+
+static void drop_discarded(void *opaque, const struct page_region *region)
+{
+    struct discarded *discarded = opaque;
+    struct uffd_sync *sync = discarded->sync;
+    uint64_t pages = 0;
+    if (!sync->result) {
+        sync->result = haul_populated_drop(sync->range, region->start + discarded->shift,
+                                           region->end + discarded->shift, sync->bitmap, &pages, sync->error);
+    }
+    discarded->pages += pages;
+}
+
+/* Reports those of the absent pages [start, end) that lost their content; returns how many. */
+static uint64_t sync_discarded(struct uffd_sync *sync, uint64_t start, uint64_t end)
+{
+    struct discarded discarded = {.sync = sync};
+    const void *own = sync->range->range.own_mapping;
+    if (!own || sync->tracker->own_scan.pagemap < 0) {
+        drop_discarded(&discarded, &(struct page_region){.start = start, .end = end});
+        return discarded.pages;
+    }
+    discarded.shift = sync->range->range.address - (uint64_t)(uintptr_t)own;
+    int result = haul_scan_absent(&sync->tracker->own_scan, start - discarded.shift, end - discarded.shift,
+                                  drop_discarded, &discarded, sync->error);
+    sync->result = sync->result ? sync->result : result;
+    return discarded.pages;
+}
+
 /*
  * Absent pages. An armed one has a marker in the page table (shown as swapped): it was not written, but its
  * content may be gone (T8). One without any trace lost its page table or its huge page entry, perhaps after a
@@ -172,11 +208,7 @@ static void sync_absent(void *opaque, const struct page_region *region)
         sync->result = protect(sync->tracker, region->start, region->end, sync->error);
         sync->pages += haul_populated_add(sync->range, region->start, region->end, sync->bitmap);
     }
-    uint64_t dropped = 0;
-    if (!sync->result) {
-        sync->result =
-            haul_populated_drop(sync->range, region->start, region->end, sync->bitmap, &dropped, sync->error);
-    }
+    uint64_t dropped = sync->result ? 0 : sync_discarded(sync, region->start, region->end);
     if (region->categories & PAGE_IS_SWAPPED) {
         sync->pages += dropped; /* else counted above */
     }
@@ -233,6 +265,7 @@ static void uffd_free(struct haul_tracker *base)
 {
     struct uffd_tracker *tracker = (struct uffd_tracker *)base;
     uffd_stop(tracker);
+    haul_scan_cleanup(&tracker->own_scan);
     haul_scan_cleanup(&tracker->scan);
     for (unsigned i = 0; i < tracker->count; i++) {
         haul_populated_cleanup(&tracker->ranges[i]);
@@ -255,6 +288,10 @@ static int prepare(struct uffd_tracker *tracker, const struct haul_tracked_range
         if (!result) {
             tracker->count = i + 1;
             result = haul_populated_init(&tracker->ranges[i], &ranges[i], error);
+        }
+        bool wanted = tracker->pid && ranges[i].own_mapping && tracker->own_scan.pagemap < 0;
+        if (!result && wanted) {
+            result = haul_scan_init(&tracker->own_scan, 0, error);
         }
     }
     return result;
@@ -288,6 +325,7 @@ int haul_tracker_uffd_new(int pid, const struct haul_tracked_range *ranges, unsi
     tracker->pid = pid == getpid() ? 0 : pid;
     tracker->uffd = -1;
     tracker->scan = HAUL_SCAN_NONE;
+    tracker->own_scan = HAUL_SCAN_NONE;
     int result = prepare(tracker, ranges, count, error);
     if (!result) {
         result = attach(tracker, error);

@@ -32,6 +32,7 @@ int haul_memory_find_ranges(const struct haul_memory_object *object, const char 
             .length = mapping->length < room ? mapping->length : room,
             .memory_fd = object->fd,
             .memory_offset = mapping->object_offset,
+            .own_mapping = object->host ? (const char *)object->host + mapping->object_offset : NULL,
             .block_offset = mapping->object_offset,
         };
     }

@@ -25,6 +25,7 @@ static bool overlap(const struct haul_qemu_block *block, const struct haul_mappi
         .length = end - start,
         .memory_fd = block->fd,
         .memory_offset = start,
+        .own_mapping = (const char *)block->host + (start - block->fd_offset),
         .block_offset = start - block->fd_offset,
     };
     return true;
