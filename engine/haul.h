@@ -110,6 +110,12 @@ struct haul_tracker_ops {
      * sync. */
     int (*start)(void *opaque, struct haul_error *error);
     /*
+     * Optional, called once after start: clears in `bitmaps` pages that were never touched and so read as
+     * zero. A tracker that knows them spares the engine a look into every block's file. NULL: the engine
+     * looks.
+     */
+    void (*clear_holes)(void *opaque, uint64_t *const *bitmaps);
+    /*
      * Sets (never clears) in `bitmaps` every page written since start or the last sync, and re-arms those
      * pages. A page that became a hole (balloon, discard: trap T8) counts as written. *pages gets the number
      * of pages reported.

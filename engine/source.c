@@ -242,15 +242,33 @@ static int send_present(struct haul_migration *migration, uint32_t block, struct
     return rc;
 }
 
-/* Round 1 sends every page that may hold content; the tracker already sees what is written meanwhile. */
-static int find_present(struct haul_migration *migration, struct haul_error *error)
+/* Sets in source->present every page that may hold content. The tracker already sees what is written
+ * meanwhile. */
+static void find_present(struct haul_migration *migration)
 {
     struct haul_source *source = migration->source;
+    for (uint32_t i = 0; i < migration->block_count; i++) {
+        if (migration->tracker->clear_holes) {
+            haul_bitmap_set(source->present[i], 0, migration->views[i].pages);
+        } else {
+            haul_holes_present(&migration->blocks[i], source->present[i]);
+        }
+    }
+    if (migration->tracker->clear_holes) {
+        migration->tracker->clear_holes(migration->tracker_opaque, source->present);
+    }
+}
+
+/* Round 1 sends every page that may hold content. */
+static int plan_first_round(struct haul_migration *migration, struct haul_error *error)
+{
+    struct haul_source *source = migration->source;
+    find_present(migration);
     source->dirty_pages = 0;
     for (uint32_t i = 0; i < migration->block_count; i++) {
-        source->dirty_pages += haul_holes_present(&migration->blocks[i], source->present[i]);
-        memcpy(source->bitmaps[i], source->present[i],
-               haul_bitmap_words(migration->views[i].pages) * sizeof(uint64_t));
+        uint64_t pages = migration->views[i].pages;
+        memcpy(source->bitmaps[i], source->present[i], haul_bitmap_words(pages) * sizeof(uint64_t));
+        source->dirty_pages += haul_bitmap_count(source->bitmaps[i], pages);
         int rc = send_present(migration, i, error);
         if (rc < 0) {
             return rc;
@@ -312,7 +330,7 @@ static int setup(struct haul_migration *migration, struct haul_error *error)
         rc = start_tracker(migration, error);
     }
     if (rc == 0) {
-        rc = find_present(migration, error);
+        rc = plan_first_round(migration, error);
     }
     if (rc == 0) {
         rc = open_channels(migration, error);

@@ -70,13 +70,16 @@ static int next_stretch(int fd, int from, int to, uint64_t *start, uint64_t *sto
     return 0;
 }
 
-int haul_populated_load(struct haul_populated *populated, struct haul_error *error)
+int haul_populated_load(struct haul_populated *populated, uint64_t start, uint64_t end,
+                        struct haul_error *error)
 {
     if (!populated->seekable) {
         return 0;
     }
-    uint64_t start = populated->range.memory_offset;
-    uint64_t end = start + populated->range.length, stop = 0;
+    uint64_t delta = populated->range.memory_offset - populated->range.address;
+    uint64_t stop = 0;
+    start += delta;
+    end += delta;
     int result;
     while (!(result =
                  next_stretch(populated->range.memory_fd, SEEK_DATA, SEEK_HOLE, &start, &stop, end, error))) {
@@ -97,6 +100,15 @@ uint64_t haul_populated_add(struct haul_populated *populated, uint64_t start, ui
         haul_bits_set(bitmap, first, count);
     }
     return count;
+}
+
+void haul_populated_clear_holes(const struct haul_populated *populated, uint64_t *bitmap)
+{
+    uint64_t first = populated->first_page;
+    uint64_t end = first + populated->range.length / HAUL_TRACKER_PAGE_SIZE;
+    for (uint64_t word = first / 64; word * 64 < end; word++) {
+        bitmap[word] &= populated->bits[word - populated->first_word] | ~haul_bits_mask(word, first, end);
+    }
 }
 
 /* Moves the bits of pages [first, end) of the block from `populated` to `bitmap`. */

@@ -22,12 +22,19 @@ int haul_populated_init(struct haul_populated *populated, const struct haul_trac
                         struct haul_error *error);
 void haul_populated_cleanup(struct haul_populated *populated);
 
-/* haul_populated_load takes the pages with content from the object; nothing where it cannot tell. */
-int haul_populated_load(struct haul_populated *populated, struct haul_error *error);
+/*
+ * haul_populated_load takes from the object which pages at addresses [start, end) have content; nothing where
+ * it cannot tell. The kernel visits each page with content for this: some 20 ms for each GiB.
+ */
+int haul_populated_load(struct haul_populated *populated, uint64_t start, uint64_t end,
+                        struct haul_error *error);
 
 /* haul_populated_add: the pages at addresses [start, end) have content; where `bitmap` is given, they are
  * reported too. Returns how many pages. */
 uint64_t haul_populated_add(struct haul_populated *populated, uint64_t start, uint64_t end, uint64_t *bitmap);
+
+/* haul_populated_clear_holes clears in the block's `bitmap` the range's pages that have no content. */
+void haul_populated_clear_holes(const struct haul_populated *populated, uint64_t *bitmap);
 
 /*
  * haul_populated_drop: the pages at addresses [start, end) are absent now. Those that had content and became

@@ -136,7 +136,9 @@ static int soft_dirty_start(void *opaque, struct haul_error *error)
     for (unsigned i = 0; !result && i < tracker->count; i++) {
         result = read_range(tracker, &tracker->ranges[i], NULL, &pages, error);
         if (!result) {
-            result = haul_populated_load(&tracker->ranges[i].content, error);
+            result = haul_populated_load(
+                &tracker->ranges[i].content, tracker->ranges[i].content.range.address,
+                tracker->ranges[i].content.range.address + tracker->ranges[i].content.range.length, error);
         }
     }
     return result;

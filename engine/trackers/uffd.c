@@ -124,23 +124,58 @@ static void add_populated(void *opaque, const struct page_region *region)
     haul_populated_add(opaque, region->start, region->end, NULL);
 }
 
+struct uffd_load {
+    struct haul_populated *range;
+    int result;
+    struct haul_error *error;
+};
+
+static void load_absent(void *opaque, const struct page_region *region)
+{
+    struct uffd_load *load = opaque;
+    if (!load->result) {
+        load->result = haul_populated_load(load->range, region->start, region->end, load->error);
+    }
+}
+
+/* Finds the pages with content: those in the page table, and of the others those in the object. */
+static int find_populated(struct uffd_tracker *tracker, struct haul_populated *range,
+                          struct haul_error *error)
+{
+    uint64_t start = range->range.address, end = start + range->range.length;
+    struct uffd_load load = {.range = range, .error = error};
+    int result = haul_scan_present(&tracker->scan, start, end, add_populated, range, error);
+    if (!result) {
+        result = haul_scan_absent(&tracker->scan, start, end, load_absent, &load, error);
+    }
+    return result ? result : load.result;
+}
+
 static int uffd_start(void *opaque, struct haul_error *error)
 {
     struct uffd_tracker *tracker = opaque;
     for (unsigned i = 0; i < tracker->count; i++) {
         struct haul_populated *range = &tracker->ranges[i];
-        uint64_t start = range->range.address, end = start + range->range.length;
-        int result = protect(tracker, start, end, error);
+        uint64_t start = range->range.address;
+        int result = protect(tracker, start, start + range->range.length, error);
         if (!result) {
-            result = range->seekable
-                         ? haul_populated_load(range, error)
-                         : haul_scan_present(&tracker->scan, start, end, add_populated, range, error);
+            result = find_populated(tracker, range, error);
         }
         if (result) {
             return result;
         }
     }
     return 0;
+}
+
+static void uffd_clear_holes(void *opaque, uint64_t *const *bitmaps)
+{
+    struct uffd_tracker *tracker = opaque;
+    for (unsigned i = 0; i < tracker->count; i++) {
+        if (tracker->ranges[i].seekable) {
+            haul_populated_clear_holes(&tracker->ranges[i], bitmaps[tracker->ranges[i].range.block]);
+        }
+    }
 }
 
 struct uffd_sync {
@@ -257,6 +292,7 @@ static void uffd_stop(void *opaque)
 static const struct haul_tracker_ops uffd_ops = {
     .name = "uffd-wp",
     .start = uffd_start,
+    .clear_holes = uffd_clear_holes,
     .sync = uffd_sync,
     .stop = uffd_stop,
 };

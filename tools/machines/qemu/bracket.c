@@ -91,6 +91,12 @@ static int bracket_sync(void *opaque, uint64_t *const *bitmaps, uint64_t *pages,
     return bracketed(opaque, inner_sync, &arguments, error);
 }
 
+static void bracket_clear_holes(void *opaque, uint64_t *const *bitmaps)
+{
+    struct haul_qemu_source *source = opaque;
+    haul_tracker_get_ops(source->tracker)->clear_holes(haul_tracker_get_opaque(source->tracker), bitmaps);
+}
+
 static void bracket_stop(void *opaque)
 {
     struct haul_qemu_source *source = opaque;
@@ -99,9 +105,11 @@ static void bracket_stop(void *opaque)
 
 void haul_qemu_bracket_tracker_init(struct haul_qemu_source *source)
 {
+    const struct haul_tracker_ops *inner = haul_tracker_get_ops(source->tracker);
     source->tracker_ops = (struct haul_tracker_ops){
-        .name = haul_tracker_get_ops(source->tracker)->name,
+        .name = inner->name,
         .start = bracket_start,
+        .clear_holes = inner->clear_holes ? bracket_clear_holes : NULL,
         .sync = bracket_sync,
         .stop = bracket_stop,
     };
