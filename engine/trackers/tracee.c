@@ -153,7 +153,6 @@ int haul_tracee_call(struct haul_tracee *tracee, uint64_t address, long number, 
     if (ptrace(PTRACE_SETSIGMASK, tracee->tid, sizeof all, &all)) {
         return -errno;
     }
-    tracee->changed = true;
     if (ptrace(PTRACE_SETREGS, tracee->tid, 0L, &registers)) {
         return -errno;
     }
@@ -173,20 +172,10 @@ int haul_tracee_call(struct haul_tracee *tracee, uint64_t address, long number, 
 
 int haul_tracee_return(struct haul_tracee *tracee)
 {
-    if (tracee->changed) {
-        /*
-         * The kernel restarts an interrupted call only on its way out of signal handling, which is where this
-         * stop is. Restored at the exit of the injected call, the thread would see the kernel's internal
-         * -ERESTARTSYS.
-         */
-        if (ptrace(PTRACE_INTERRUPT, tracee->tid, 0L, 0L) || ptrace(PTRACE_CONT, tracee->tid, 0L, 0L)) {
-            return -errno;
-        }
-        int result = haul_tracee_wait(tracee->tid, CALL_TIMEOUT_MS);
-        if (result) {
-            return result;
-        }
-    }
+    /*
+     * A call that the first stop interrupted is restarted by the kernel on its way through signal handling,
+     * if the registers say so. Detaching a stopped thread sends it that way.
+     */
     if (ptrace(PTRACE_SETREGS, tracee->tid, 0L, &tracee->saved) ||
         ptrace(PTRACE_SETSIGMASK, tracee->tid, sizeof tracee->saved_signals, &tracee->saved_signals) ||
         ptrace(PTRACE_DETACH, tracee->tid, 0L, 0L)) {

@@ -6,7 +6,6 @@
  * calls from one thread, in the helper process; a thread that was seized is let go when that process ends.
  * x86-64. */
 
-#include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 #include <sys/user.h>
@@ -15,7 +14,6 @@ struct haul_tracee {
     int tid;
     struct user_regs_struct saved;
     uint64_t saved_signals; /* blocked mask */
-    bool changed;           /* registers are not its own now */
 };
 
 /*

@@ -77,4 +77,32 @@ TEST(Bitmap, LosesNoWriteOfAnotherThread)
     });
 }
 
+// Each page is marked once, so that no later mark of the same page can hide a lost one.
+TEST(Bitmap, LosesNoMark)
+{
+    constexpr size_t kPages = 1 << 20;
+    Tracker tracker = bitmap({kPages});
+    ASSERT_EQ(start(tracker, nullptr), 0);
+    std::atomic<int> writers{2};
+    auto mark = [&](size_t first) {
+        for (size_t page = first; page < kPages; page += 2) {
+            haul_tracker_mark(tracker.get(), 0, page, 1);
+        }
+        writers--;
+    };
+    std::thread even(mark, 0), odd(mark, 1);
+    Dirty dirty({kPages});
+    size_t reported = 0;
+    bool last = false;
+    do {
+        last = writers == 0;
+        ASSERT_EQ(dirty.sync(tracker, nullptr), 0);
+        EXPECT_EQ(dirty.count(), dirty.reported);
+        reported += dirty.reported;
+    } while (!last);
+    even.join();
+    odd.join();
+    EXPECT_EQ(reported, kPages);
+}
+
 } // namespace

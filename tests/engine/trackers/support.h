@@ -41,8 +41,8 @@ class SharedMemory
     }
     ~SharedMemory()
     {
-        if (mapped()) {
-            munmap(data_, bytes_);
+        if (area_ != MAP_FAILED) {
+            munmap(area_, bytes_ + (2 << 20));
         }
         close(fd_);
     }
@@ -80,13 +80,20 @@ class SharedMemory
     }
 
   private:
+    // At a multiple of 2 MiB, so that whole page tables belong to it.
     void map(int fd)
     {
+        constexpr size_t align = 2 << 20;
         fd_ = fd;
-        if (fd_ >= 0 && ftruncate(fd_, static_cast<off_t>(bytes_)) == 0) {
-            data_ = static_cast<char *>(mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_SHARED, fd_, 0));
+        if (fd_ < 0 || ftruncate(fd_, static_cast<off_t>(bytes_))) {
+            return;
         }
+        area_ = mmap(nullptr, bytes_ + align, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        auto at = (reinterpret_cast<uintptr_t>(area_) + align - 1) & ~(align - 1);
+        data_ = static_cast<char *>(mmap(reinterpret_cast<void *>(at), bytes_, PROT_READ | PROT_WRITE,
+                                         MAP_SHARED | MAP_FIXED, fd_, 0));
     }
+    void *area_ = MAP_FAILED; // address space around the mapping
     size_t bytes_;
     int fd_ = -1;
     char *data_ = static_cast<char *>(MAP_FAILED);

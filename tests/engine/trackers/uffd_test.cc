@@ -222,6 +222,16 @@ TEST_F(Uffd, ReportsHugetlbPagesWhole)
     memory.data()[4 << 20] = 9; /* and again: it must have been armed */
     ASSERT_EQ(dirty.sync(tracker, nullptr), 0);
     EXPECT_EQ(dirty.count(), 512u);
+    ASSERT_EQ(madvise(memory.data(), 8 << 20, MADV_DONTNEED),
+              0); /* all out of the page table; the content stays */
+    ASSERT_EQ(dirty.sync(tracker, nullptr), 0);
+    memory.data()[1 << 20] = 5; /* written, then out of it again */
+    ASSERT_EQ(madvise(memory.data(), 2 << 20, MADV_DONTNEED), 0);
+    ASSERT_EQ(dirty.sync(tracker, nullptr), 0);
+    EXPECT_EQ(dirty.count(), 512u);
+    EXPECT_TRUE(dirty.test(0));
+    ASSERT_EQ(dirty.sync(tracker, nullptr), 0);
+    EXPECT_EQ(dirty.count(), 0u);
     haul_error error = {};
     haul_tracked_range cut = memory.range();
     cut.length -= 4096;
