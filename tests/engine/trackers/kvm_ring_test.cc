@@ -76,6 +76,31 @@ TEST(KvmRing, LosesNoWriteOfRunningVcpusThoughTheRingsFillUp)
     EXPECT_GT(vm.ring_fulls, 0);
 }
 
+TEST(KvmRing, LosesNoWriteThoughSignalsInterruptIt)
+{
+    Vm vm(kPages, 2, kRing);
+    NEED_KVM(vm);
+    Tracker tracker;
+    haul_error error = {};
+    ASSERT_EQ(make(vm, kRing, &tracker, &error), 0) << error.message;
+    struct sigaction action = {}, before = {};
+    action.sa_handler = [](int) {};
+    sigaction(SIGUSR2, &action, &before);
+    std::atomic<bool> end{false};
+    std::thread disturber([&, self = pthread_self()] {
+        while (!end) {
+            pthread_kill(self, SIGUSR2);
+            usleep(20);
+        }
+    });
+    vm.run([&] { return haul_tracker_kvm_ring_collect(tracker.get(), nullptr); });
+    copy_while_written(tracker, vm.memory.data(), kPages, 100, [&] { vm.end(); });
+    end = true;
+    disturber.join();
+    sigaction(SIGUSR2, &before, nullptr);
+    EXPECT_EQ(vm.failures, 0);
+}
+
 TEST(KvmRing, SaysWhenItWasNotEnabledOrHasAnotherSize)
 {
     for (uint32_t enabled : {0u, kRing / 2, kRing * 2}) {
