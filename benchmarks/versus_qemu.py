@@ -64,15 +64,18 @@ class Qmp:
 
 
 class Machine:
-    """One QEMU process that never runs: `-S` at the source, `-incoming defer` at the destination."""
+    """One QEMU process that never runs: `-S` at the source, `-incoming defer` at the destination.
 
-    def __init__(self, work, name, options, memory, incoming):
+    With `prealloc` QEMU maps all of its memory, as it does memory that a guest has used; what is in the file stays.
+    """
+
+    def __init__(self, work, name, options, memory, incoming, prealloc):
         self.qmp_path = os.path.join(work, name + ".qmp")
         size = options.size << 20
         command = [
             options.qemu, "-accel", "tcg", "-machine", "q35,memory-backend=ram", "-m", f"{options.size}M",
             "-object", f"memory-backend-file,id=ram,size={size},mem-path={memory},share=on"
-            + (",prealloc=on" if incoming == "prealloc" else ""),
+            + (",prealloc=on" if prealloc else ""),
             "-nodefaults", "-display", "none", "-qmp", f"unix:{self.qmp_path},server=on,wait=off", "-S",
         ]
         if incoming:
@@ -147,8 +150,10 @@ def haul_move(options, case, channels, source, destination, memory):
     send = subprocess.Popen([options.haul, "send", uri, "--qemu", source.qmp_path, "--channels", str(channels),
                              "--json", "--quiet"], stdout=subprocess.PIPE, text=True)
     peak = PeakMemory([send.pid, receive.pid])
-    report, _ = send.communicate()
+    report = send.stdout.readline()  # printed when the move is complete, before memory is unmapped
     seconds = time.monotonic() - begun
+    report += send.stdout.read()
+    send.wait()
     receive.wait()
     if send.returncode != 0:
         raise RuntimeError(f"haul send failed: {report}")
@@ -192,8 +197,8 @@ def one_move(options, work, by, case, channels):
         fill(source_memory, options.size)
     source = destination = None
     try:
-        source = Machine(work, "source", options, source_memory, None)
-        destination = Machine(work, "destination", options, memory, "prealloc" if case == "present" else "fresh")
+        source = Machine(work, "source", options, source_memory, False, case != "untouched")
+        destination = Machine(work, "destination", options, memory, True, case == "present")
         Qmp(source.qmp_path).close()
         Qmp(destination.qmp_path).close()
         if by == "haul":

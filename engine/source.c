@@ -466,6 +466,10 @@ int haul_source_start(struct haul_migration *migration, const char *uri, struct 
     if (!migration->tracker) {
         return haul_error_set(error, EINVAL, "the source has no dirty tracker; call haul_set_tracker first");
     }
+    if (migration->options.auto_converge && !migration->guest.throttle) {
+        return haul_error_set(error, ENOTSUP,
+                              "this kind of guest cannot be slowed down: leave auto-converge out");
+    }
     strncpy(migration->stats.tracker, migration->tracker->name, sizeof migration->stats.tracker - 1);
     int rc = pthread_create(&migration->thread, NULL, migration_thread, migration);
     return rc == 0 ? 0 : haul_error_set(error, rc, "cannot start the migration thread: %s", strerror(rc));

@@ -277,3 +277,19 @@ TEST(Options, OutOfRangeIsNamed)
     EXPECT_EQ(haul_destination_new(&options, &migration, &error), -EINVAL);
     EXPECT_EQ(migration, nullptr);
 }
+
+TEST(Options, AutoConvergeNeedsAGuestThatCanBeSlowedDown)
+{
+    Guest from({kMiB}, true);
+    haul_options options = Options();
+    options.auto_converge = true;
+    haul_migration *source = nullptr;
+    haul_error error{};
+    ASSERT_EQ(haul_source_new(&options, &source, &error), 0);
+    from.Attach(source, true);
+    const haul_guest_ops unthrottled{};
+    ASSERT_EQ(haul_set_guest(source, &unthrottled, nullptr, &error), 0);
+    EXPECT_EQ(haul_start(source, "unix:/nonexistent/haul.sock", &error), -ENOTSUP);
+    EXPECT_STREQ(error.message, "this kind of guest cannot be slowed down: leave auto-converge out");
+    haul_free(source);
+}
