@@ -160,9 +160,10 @@ static void advise(struct haul_migration *migration, uint64_t predicted_ns)
     haul_migration_say(
         migration,
         "does not converge: the guest dirties memory at %.0f MB/s on the wire, the channels carry %.0f "
-        "MB/s, and stopping now would take %llu ms (limit %u ms); a longer --downtime-limit, "
-        "--auto-converge or more bandwidth would help",
-        dirty, bandwidth, (unsigned long long)(predicted_ns / 1000000), migration->options.downtime_limit_ms);
+        "MB/s, and stopping now would take %llu ms (limit %u ms); a longer downtime "
+        "limit, %sor more bandwidth would help",
+        dirty, bandwidth, (unsigned long long)(predicted_ns / 1000000), migration->options.downtime_limit_ms,
+        migration->guest.throttle && !migration->options.auto_converge ? "auto-converge " : "");
     source->advised = true;
 }
 

@@ -45,7 +45,7 @@ const struct cli_option cli_option_table[] = {
              "does."},
     {"auto-converge", NULL, SEND, CLI_OPTION_SET, FIELD(haul.auto_converge),
      .help =
-         "Slow the guest down, where that is possible, when the move would not come to an end otherwise."},
+         "Slow the guest down when the move would not come to an end otherwise; refused for a QEMU machine."},
     {"verify", NULL, SEND, CLI_OPTION_SET, FIELD(haul.verify),
      .help = "Hash both sides' memory while the guest is stopped; a difference fails the move and the guest "
              "goes on "
