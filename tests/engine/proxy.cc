@@ -61,7 +61,7 @@ void Proxy::Accept()
         Link &link = links_.emplace_back();
         link.ends[0] = near;
         link.ends[1] = far;
-        link.pumps[0] = std::thread([=] { Pump(number, near, far); });
+        link.pumps[0] = std::thread([=] { Carry(number, near, far); });
         link.pumps[1] = std::thread([=] { Pump(number, far, near); });
     }
 }
@@ -113,6 +113,17 @@ void Proxy::Pump(unsigned connection, int from, int to)
     }
 }
 
+void Proxy::Carry(unsigned connection, int from, int to)
+{
+    if (!carrier_) {
+        Pump(connection, from, to);
+        return;
+    }
+    carrier_(from, to);
+    shutdown(from, SHUT_RD); // a source that is still sending must not wait for a carrier that gave up
+    shutdown(to, SHUT_WR);
+}
+
 void Proxy::Delay(unsigned connection, unsigned ms_per_piece)
 {
     orders_[connection].delay_ms = ms_per_piece;
@@ -149,6 +160,9 @@ Proxy::~Proxy()
         acceptor_.join();
     }
     for (Link &link : links_) {
+        for (int end : link.ends) {
+            shutdown(end, SHUT_RDWR); // wakes a carrier that waits
+        }
         for (auto &pump : link.pumps) {
             pump.join();
         }

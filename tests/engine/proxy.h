@@ -6,10 +6,12 @@
 // it, cut it. Connections are numbered as they come: 0 is the control connection, then channel by channel.
 
 #include <atomic>
+#include <functional>
 #include <list>
 #include <mutex>
 #include <string>
 #include <thread>
+#include <utility>
 
 namespace haul_test
 {
@@ -26,6 +28,15 @@ class Proxy
     Proxy() = default;
     ~Proxy();
     Proxy(const Proxy &) = delete;
+
+    // Carries what the source sends on one connection, from `from` to `to`, until either end is closed (which
+    // the proxy's own end does too). Called on that connection's thread.
+    using Carrier = std::function<void(int from, int to)>;
+    // Before Open: replaces the byte-wise forwarding from the source, and what may be ordered below with it.
+    void CarryWith(Carrier carrier)
+    {
+        carrier_ = std::move(carrier);
+    }
 
     // Starts to listen, forwarding to `uri` ("tcp:127.0.0.1:PORT"); returns the proxy's own URI.
     std::string Open(const std::string &uri);
@@ -50,6 +61,7 @@ class Proxy
     };
     void Accept();
     void Pump(unsigned connection, int from, int to);
+    void Carry(unsigned connection, int from, int to);
 
     struct Orders {
         std::atomic<unsigned> delay_ms{0};
@@ -57,6 +69,7 @@ class Proxy
         std::atomic<bool> cut{false};
     };
     Orders orders_[kMost];
+    Carrier carrier_;
     int listener_ = -1;
     int target_port_ = 0;
     std::atomic<bool> closing_{false};

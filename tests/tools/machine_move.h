@@ -9,6 +9,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -37,17 +38,25 @@ inline haul_options move_options()
 class MachineMove
 {
   public:
-    MachineMove(const Machine &from, const Machine &to, const haul_options &options = move_options())
+    // What the source connects to, made of the destination's URI: something between the two.
+    using Detour = std::function<std::string(const std::string &)>;
+    MachineMove(const Machine &from, const Machine &to, const haul_options &options = move_options(),
+                const Detour &through = nullptr)
     {
         static std::atomic<unsigned> number{0};
-        std::string uri =
-            "unix:/tmp/haul-machine-" + std::to_string(getpid()) + "-" + std::to_string(number++);
+        std::string uri = "tcp:127.0.0.1:0";
+        if (!through) {
+            uri = "unix:/tmp/haul-machine-" + std::to_string(getpid()) + "-" + std::to_string(number++);
+        }
         haul_error error = {};
         EXPECT_EQ(haul_destination_new(&options, &destination_, &error), 0) << error.message;
         EXPECT_EQ(haul_source_new(&options, &source_, &error), 0) << error.message;
         EXPECT_EQ(to->ops->attach(to.get(), destination_, &error), 0) << error.message;
         EXPECT_EQ(from->ops->attach(from.get(), source_, &error), 0) << error.message;
         EXPECT_EQ(haul_start(destination_, uri.c_str(), &error), 0) << error.message;
+        if (through) {
+            uri = through(haul_local_uri(destination_));
+        }
         EXPECT_EQ(haul_start(source_, uri.c_str(), &error), 0) << error.message;
     }
     ~MachineMove()
