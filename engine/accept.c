@@ -35,12 +35,7 @@ static int read_hello(struct haul_migration *migration, int fd, struct haul_hell
 
 static void refuse(int fd, const struct haul_error *why)
 {
-    unsigned char payload[600];
-    struct haul_writer writer;
-    haul_writer_init(&writer, payload, sizeof payload);
-    haul_writer_u32(&writer, (uint32_t)why->code);
-    haul_writer_string(&writer, why->message);
-    haul_frame_send(fd, HAUL_FRAME_FAILED, payload, haul_writer_length(&writer), NULL);
+    haul_control_fail_fd(fd, why);
     close(fd);
 }
 
@@ -266,11 +261,21 @@ static int accept_channels(struct haul_migration *migration, struct haul_error *
     return 0;
 }
 
+void haul_destination_close_listener(struct haul_migration *migration)
+{
+    haul_listener_close(migration->destination->listener);
+    migration->destination->listener = NULL;
+}
+
 int haul_destination_accept(struct haul_migration *migration, struct haul_error *error)
 {
     int rc = accept_control(migration, error);
     if (rc == 0) {
         rc = agree_on_blocks(migration, error);
     }
-    return rc < 0 ? rc : accept_channels(migration, error);
+    if (rc == 0) {
+        rc = accept_channels(migration, error);
+    }
+    haul_destination_close_listener(migration);
+    return rc;
 }

@@ -18,6 +18,8 @@
 #define PINGS_PER_TIMEOUT 4 /* at least, so that one that is late is not taken for silence */
 #define FIRST_PINGS 4       /* sent in quick succession, so that the first prediction knows the round trip */
 #define FIRST_PING_INTERVAL_MS 20
+#define FAILURE_MAX (sizeof(struct haul_error) + 16) /* payload of FAILED */
+#define REASON_MS 300 /* how long who met a broken channel waits for the peer to say why */
 #define QUEUE_LIMIT 8 /* frames; the reader waits beyond it, so that the peer cannot fill our memory */
 
 struct haul_control {
@@ -56,14 +58,27 @@ int haul_control_send(struct haul_control *control, enum haul_frame_type type, c
     return rc;
 }
 
-void haul_control_fail(struct haul_control *control, const struct haul_error *error)
+static size_t encode_failure(const struct haul_error *error, unsigned char *payload, size_t capacity)
 {
-    unsigned char payload[600];
     struct haul_writer writer;
-    haul_writer_init(&writer, payload, sizeof payload);
+    haul_writer_init(&writer, payload, capacity);
     haul_writer_u32(&writer, (uint32_t)error->code);
     haul_writer_string(&writer, error->message);
-    haul_control_send(control, HAUL_FRAME_FAILED, payload, haul_writer_length(&writer), NULL);
+    return haul_writer_length(&writer);
+}
+
+void haul_control_fail(struct haul_control *control, const struct haul_error *error)
+{
+    unsigned char payload[FAILURE_MAX];
+    size_t length = encode_failure(error, payload, sizeof payload);
+    haul_control_send(control, HAUL_FRAME_FAILED, payload, length, NULL);
+}
+
+void haul_control_fail_fd(int fd, const struct haul_error *error)
+{
+    unsigned char payload[FAILURE_MAX];
+    size_t length = encode_failure(error, payload, sizeof payload);
+    haul_frame_send(fd, HAUL_FRAME_FAILED, payload, length, NULL);
 }
 
 static void set_failure(struct haul_control *control, const struct haul_error *error)
@@ -360,6 +375,22 @@ int haul_control_status(struct haul_control *control, struct haul_error *error)
     int rc = control->reason.code ? -control->reason.code : control->failure;
     if (rc < 0 && error) {
         *error = *why;
+    }
+    pthread_mutex_unlock(&control->lock);
+    return rc;
+}
+
+int haul_control_reason(struct haul_control *control, struct haul_error *error)
+{
+    struct timespec deadline = haul_deadline(REASON_MS);
+    int rc = 0;
+    pthread_mutex_lock(&control->lock);
+    while (control->reason.code == 0 && control->failure == 0 && rc == 0) {
+        rc = pthread_cond_timedwait(&control->changed, &control->lock, &deadline);
+    }
+    rc = -control->reason.code;
+    if (rc < 0) {
+        *error = control->reason;
     }
     pthread_mutex_unlock(&control->lock);
     return rc;

@@ -43,6 +43,10 @@ int haul_control_send(struct haul_control *control, enum haul_frame_type type, c
 /* haul_control_fail sends FAILED with `error`'s code and text, as well as it can be sent. */
 void haul_control_fail(struct haul_control *control, const struct haul_error *error);
 
+/* haul_control_fail_fd is the same on a connection that has no control object (yet); `fd` stays the caller's.
+ */
+void haul_control_fail_fd(int fd, const struct haul_error *error);
+
 /* One frame off the queue; the owner frees it with free(). */
 struct haul_frame {
     struct haul_frame *next;
@@ -67,6 +71,13 @@ int haul_control_expect(struct haul_control *control, enum haul_frame_type type,
 /* haul_control_status returns 0 while the connection stands, else the failure, but a FAILED frame of the peer
  * first, on the queue or taken off it before; never waits. */
 int haul_control_status(struct haul_control *control, struct haul_error *error);
+
+/*
+ * haul_control_reason asks why the peer gives up, when something else broke: it waits for a FAILED frame for
+ * a moment, no longer than the connection stands. 0: no reason came and `error` is unchanged; else the peer's
+ * errno and text. Does not end by haul_control_wake.
+ */
+int haul_control_reason(struct haul_control *control, struct haul_error *error);
 
 /* haul_control_wake makes every present and later haul_control_next return -ECANCELED. Any thread. */
 void haul_control_wake(struct haul_control *control);

@@ -14,9 +14,6 @@
 #include <sys/stat.h>
 #include <sys/vfs.h>
 
-#define PEER_REASON_MS                                                                                       \
-    300 /* how long a broken channel waits for the source to say why on the control connection */
-
 /* ---- memory ---- */
 
 /* A tmpfs with too little room would kill the receiving process half way: say it at the start. */
@@ -77,20 +74,9 @@ static int explain(struct haul_migration *migration, int rc, struct haul_error *
     if (!failed) {
         return rc;
     }
-    uint64_t until = haul_now_ns() + (uint64_t)PEER_REASON_MS * 1000000;
-    struct haul_error reason = {0};
-    rc = haul_control_status(migration->control, &reason);
-    while (rc == 0 && haul_now_ns() < until) {
-        struct timespec pause = {.tv_nsec = 5000000};
-        nanosleep(&pause, NULL);
-        rc = haul_control_status(migration->control, &reason);
-    }
-    if (rc < 0 && rc != -ECONNRESET && rc != -EPIPE) {
-        *error = reason;
-        return rc;
-    }
     *error = receiver_error;
-    return -error->code;
+    rc = haul_control_reason(migration->control, error);
+    return rc < 0 ? rc : -error->code;
 }
 
 static int load_state(struct haul_migration *migration, const struct haul_frame *begin,
@@ -269,6 +255,10 @@ static void *loader_thread(void *argument)
     struct haul_destination *destination = migration->destination;
     pthread_setname_np(pthread_self(), "loader");
     int rc = load(migration, &migration->error);
+    if (rc == -ECANCELED && destination->handed_over) {
+        rc = -EIO; /* whatever the start hook says, after HANDOVER nothing is cancelled any more */
+        migration->error.code = EIO;
+    }
     migration->result = rc;
     if (rc < 0 && migration->control) {
         haul_control_fail(migration->control, &migration->error);
@@ -320,6 +310,10 @@ int haul_destination_start(struct haul_migration *migration, const char *uri, st
     if (rc == 0) {
         rc = haul_listener_open(uri, &destination->listener, error);
     }
+    if (rc == 0) {
+        destination->uri = strdup(haul_listener_uri(destination->listener));
+        rc = destination->uri ? 0 : haul_error_set(error, ENOMEM, "no memory for the destination's address");
+    }
     if (rc == 0 && migration->options.populate) {
         rc = haul_populate_start(migration, threads, &destination->populate, error);
     }
@@ -330,8 +324,9 @@ int haul_destination_start(struct haul_migration *migration, const char *uri, st
     if (rc < 0) {
         haul_populate_stop(destination->populate);
         destination->populate = NULL;
-        haul_listener_close(destination->listener);
-        destination->listener = NULL;
+        haul_destination_close_listener(migration);
+        free(destination->uri);
+        destination->uri = NULL;
         free_present(migration);
     }
     return rc;
@@ -339,7 +334,7 @@ int haul_destination_start(struct haul_migration *migration, const char *uri, st
 
 const char *haul_destination_uri(const struct haul_migration *migration)
 {
-    return migration->destination->listener ? haul_listener_uri(migration->destination->listener) : NULL;
+    return migration->destination->uri;
 }
 
 /* Adds up the channels' counters; under migration->lock. */
@@ -388,7 +383,8 @@ void haul_destination_cleanup(struct haul_migration *migration)
         haul_barrier_destroy(&destination->barrier);
     }
     free_present(migration);
-    haul_listener_close(destination->listener);
+    haul_destination_close_listener(migration);
+    free(destination->uri);
     free(destination->source_views);
     free(destination);
 }

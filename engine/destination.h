@@ -11,7 +11,8 @@
 
 struct haul_destination {
     /* ---- written before the receivers start ---- */
-    struct haul_listener *listener;
+    struct haul_listener *listener;       /* the loader's; closed when nobody is to come any more */
+    char *uri;                            /* with the real port */
     uint32_t order[HAUL_BLOCKS_MAX];      /* the source's block i is our block order[i] */
     struct haul_block_view *source_views; /* our memory in the source's order, for the receivers */
     unsigned channels;
@@ -37,5 +38,9 @@ struct haul_destination {
  * disturb.
  */
 int haul_destination_accept(struct haul_migration *migration, struct haul_error *error);
+
+/* haul_destination_close_listener turns away whoever waits to be let in, and everybody after. Loader thread.
+ */
+void haul_destination_close_listener(struct haul_migration *migration);
 
 #endif

@@ -8,32 +8,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PEER_REASON_MS                                                                                       \
-    300 /* how long a broken channel waits for the peer to say why on the control connection */
 #define LONGEST_SLEEP_NS 100000000u
 #define BURST_NS 50000000u /* what max-bandwidth may send at once after idling */
 
 /* ---- failures ---- */
-
-/* A channel broke: the peer's own reason, if it comes in time, says more than "broken pipe". */
-static int channel_failure(struct haul_migration *migration, struct haul_error *error)
-{
-    int64_t until = (int64_t)haul_now_ns() + (int64_t)PEER_REASON_MS * 1000000;
-    for (int64_t left = PEER_REASON_MS; left > 0; left = (until - (int64_t)haul_now_ns()) / 1000000) {
-        struct haul_frame *frame = NULL;
-        struct haul_error reason;
-        int rc = haul_control_next(migration->control, (int)left, &frame, &reason);
-        free(frame);
-        if (rc == -ETIMEDOUT || rc == -ECONNRESET || rc == -EPIPE) {
-            break;
-        }
-        if (rc < 0) {
-            *error = reason;
-            return rc;
-        }
-    }
-    return -error->code;
-}
 
 static int take_frame(struct haul_migration *migration, struct haul_frame *frame, struct haul_error *error)
 {
@@ -59,7 +37,9 @@ int haul_source_check(struct haul_migration *migration, struct haul_error *error
     }
     for (unsigned i = 0; i < source->sender_count; i++) {
         if (haul_sender_error(source->senders[i], error) < 0) {
-            return channel_failure(migration, error);
+            /* "Broken pipe" says less than the destination's own reason, if there is one. */
+            int reason = haul_control_reason(migration->control, error);
+            return reason < 0 ? reason : -error->code;
         }
     }
     for (;;) {

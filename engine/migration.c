@@ -317,7 +317,7 @@ int haul_cancel(struct haul_migration *migration)
         haul_control_wake(migration->control);
     }
     if (migration->greeting_fd >= 0) {
-        shutdown(migration->greeting_fd, SHUT_RDWR);
+        shutdown(migration->greeting_fd, SHUT_RD); /* what is to be said can still be said */
     }
     pthread_mutex_unlock(&migration->lock);
     if (migration->source) {
@@ -431,7 +431,7 @@ void haul_migration_greet(struct haul_migration *migration, int fd)
     pthread_mutex_lock(&migration->lock);
     migration->greeting_fd = fd;
     if (fd >= 0 && haul_migration_cancelled(migration)) {
-        shutdown(fd, SHUT_RDWR); /* the cancel came before there was anything to shut down */
+        shutdown(fd, SHUT_RD); /* the cancel came before there was anything to shut down */
     }
     pthread_mutex_unlock(&migration->lock);
 }

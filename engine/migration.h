@@ -77,7 +77,8 @@ struct haul_migration {
     pthread_mutex_t lock;
     struct haul_stats stats;      /* all but what haul_get_stats computes from the channels */
     struct haul_control *control; /* NULL before it connected; freed by haul_free only */
-    int greeting_fd; /* a connection whose handshake is under way, or -1; haul_cancel shuts it down */
+    int greeting_fd; /* a connection whose handshake is under way, or -1; haul_cancel ends its incoming half
+                      */
     uint64_t started_ns;
     uint64_t ended_ns;
     unsigned char id[HAUL_MIGRATION_ID_SIZE];

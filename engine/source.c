@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <net/if.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -16,12 +17,33 @@
 
 #define NODE_SAMPLES 256 /* pages per block that are asked for their NUMA node */
 #define NODES_MAX 64
+#define ANSWER_POLL_MS 50 /* how often a handshake looks at the control connection */
 
 /* ---- connecting ---- */
 
 static int timeout_ms(const struct haul_migration *migration)
 {
     return (int)migration->limits.connect_timeout_ms;
+}
+
+/*
+ * Waits until there is something to read on `fd`. A destination that has given up accepts no more channels:
+ * the control connection, when it is there already, says so long before the timeout.
+ */
+static int await_answer(struct haul_migration *migration, int fd, struct haul_error *error)
+{
+    uint64_t deadline = haul_now_ns() + (uint64_t)timeout_ms(migration) * 1000000;
+    while (haul_now_ns() < deadline) {
+        struct pollfd poller = {.fd = fd, .events = POLLIN};
+        if (poll(&poller, 1, ANSWER_POLL_MS) > 0) {
+            return 0;
+        }
+        int rc = migration->control ? haul_control_status(migration->control, error) : 0;
+        if (rc < 0) {
+            return rc;
+        }
+    }
+    return haul_error_set(error, ETIMEDOUT, "no answer within %d ms", timeout_ms(migration));
 }
 
 /* HELLO out, WELCOME (or the reason against it) back, on a fresh connection. */
@@ -42,7 +64,10 @@ static int greet(struct haul_migration *migration, int fd, uint16_t channel, str
         return rc;
     }
     enum haul_frame_type type;
-    rc = haul_frame_recv(fd, &type, payload, sizeof payload, &length, timeout_ms(migration), error);
+    rc = await_answer(migration, fd, error);
+    if (rc == 0) {
+        rc = haul_frame_recv(fd, &type, payload, sizeof payload, &length, timeout_ms(migration), error);
+    }
     if (rc == 0 && type == HAUL_FRAME_FAILED) {
         return haul_control_read_failure(payload, length, "the destination", error);
     }
@@ -63,6 +88,10 @@ static int open_connection(struct haul_migration *migration, uint16_t channel, i
     rc = greet(migration, *fd, channel, error);
     haul_migration_greet(migration, -1);
     if (rc < 0) {
+        if (haul_migration_cancelled(migration)) {
+            rc = haul_error_set(error, ECANCELED, "cancelled"); /* which looked like a closed connection */
+            haul_control_fail_fd(*fd, error);
+        }
         close(*fd);
         *fd = -1;
         return haul_error_prefix(error, "handshake with %s: ", migration->uri);
@@ -160,7 +189,8 @@ static int open_channels(struct haul_migration *migration, struct haul_error *er
         int fd;
         rc = open_connection(migration, (uint16_t)i, &fd, error);
         if (rc < 0) {
-            return haul_error_prefix(error, "channel %u: ", i);
+            int reason = haul_control_reason(migration->control, error);
+            return reason < 0 ? reason : haul_error_prefix(error, "channel %u: ", i);
         }
         struct haul_sender_options options = {
             .index = i,
@@ -431,6 +461,10 @@ static void *migration_thread(void *argument)
         /* A cancel looks like many a failure: a handshake whose socket was shut down, a channel that broke.
          */
         rc = haul_error_set(&migration->error, ECANCELED, "cancelled");
+    }
+    if (rc == -ECANCELED && uncertain) {
+        rc = -EIO; /* the destination's cancel came too late to be one */
+        migration->error.code = EIO;
     }
     finish(migration, rc, uncertain);
     return NULL;

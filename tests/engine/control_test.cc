@@ -276,6 +276,33 @@ TEST_F(Control, StatusShowsAFailedThatWaitsBehindOtherFrames)
     EXPECT_TRUE(Says("reports: no")) << error_.message;
 }
 
+TEST_F(Control, ReasonWaitsAMomentForFailed)
+{
+    Open();
+    haul_error_set(&error_, EPIPE, "broken");
+    EXPECT_EQ(haul_control_reason(control_, &error_), 0) << "nothing came";
+    EXPECT_STREQ(error_.message, "broken");
+    haul_control_wake(control_); // does not matter
+    std::thread late([this] {
+        std::this_thread::sleep_for(std::chrono::milliseconds(20));
+        peer_.Send(HAUL_FRAME_FAILED, Bytes().u32(ENOSPC).text("the disk is full").data);
+    });
+    EXPECT_EQ(haul_control_reason(control_, &error_), -ENOSPC);
+    EXPECT_TRUE(Says("reports: the disk is full")) << error_.message;
+    late.join();
+}
+
+TEST_F(Control, ReasonDoesNotWaitForAClosedConnection)
+{
+    Open();
+    peer_.Close();
+    haul_error_set(&error_, EPIPE, "broken");
+    auto begun = Clock::now();
+    EXPECT_EQ(haul_control_reason(control_, &error_), 0);
+    EXPECT_LT(MsSince(begun), 250);
+    EXPECT_STREQ(error_.message, "broken");
+}
+
 // The text goes to a terminal: no byte of it may command one.
 TEST_F(Control, FailedTextIsHarmless)
 {
