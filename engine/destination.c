@@ -71,12 +71,13 @@ static int explain(struct haul_migration *migration, int rc, struct haul_error *
     bool failed = destination->receiver_failed;
     struct haul_error receiver_error = destination->receiver_error;
     pthread_mutex_unlock(&migration->lock);
-    if (!failed) {
-        return rc;
+    if (failed) {
+        *error = receiver_error;
+        rc = -error->code;
     }
-    *error = receiver_error;
-    rc = haul_control_reason(migration->control, error);
-    return rc < 0 ? rc : -error->code;
+    bool gone = failed || rc == -EPIPE || rc == -ECONNRESET;
+    int reason = gone && migration->control ? haul_control_reason(migration->control, error) : 0;
+    return reason < 0 ? reason : rc;
 }
 
 static int load_state(struct haul_migration *migration, const struct haul_frame *begin,

@@ -457,6 +457,10 @@ static void *migration_thread(void *argument)
     pthread_setname_np(pthread_self(), "migration");
     bool uncertain = false;
     int rc = migrate(migration, &uncertain, &migration->error);
+    if ((rc == -EPIPE || rc == -ECONNRESET) && migration->control) {
+        int reason = haul_control_reason(migration->control, &migration->error);
+        rc = reason < 0 ? reason : rc;
+    }
     if (rc < 0 && rc != -ECANCELED && !uncertain && haul_migration_cancelled(migration)) {
         /* A cancel looks like many a failure: a handshake whose socket was shut down, a channel that broke.
          */

@@ -670,13 +670,13 @@ bool Play(const std::vector<Action> &script, Destination &destination, bool *ser
         if (MsSince(begun) > 30) {
             data.Close(); // whatever the destination still waits for does not come
         }
+        bool ended = haul_get_state(destination.migration) >= HAUL_STATE_COMPLETED; // all was said before
         Frame frame;
         int rc = control.Receive(&frame, 2);
         if (rc == 0) {
             *served |= frame.type == HAUL_FRAME_WELCOME;
             prepared |= frame.type == HAUL_FRAME_PREPARED;
-        } else if ((rc != -ETIMEDOUT && !*served) ||
-                   haul_get_state(destination.migration) >= HAUL_STATE_COMPLETED) {
+        } else if ((rc != -ETIMEDOUT && !*served) || ended) {
             return prepared;
         }
     }
