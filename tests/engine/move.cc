@@ -242,6 +242,19 @@ void Guest::Write(unsigned block, uint64_t page, uint64_t value)
     writes++;
 }
 
+void Guest::Fill(unsigned block, uint64_t page, unsigned char value)
+{
+    std::lock_guard<std::mutex> hold(write_lock_);
+    memset(blocks[block]->data() + page * kPage, value, kPage);
+    haul_tracker_mark(tracker_, block, page, 1);
+    writes++;
+}
+
+void Guest::Mark(unsigned block, uint64_t first, uint64_t count)
+{
+    haul_tracker_mark(tracker_, block, first, count);
+}
+
 void Guest::Loop(unsigned pages_per_burst, unsigned pause_us)
 {
     std::mt19937_64 random(writes + 1);

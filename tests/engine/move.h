@@ -88,6 +88,9 @@ class Guest
     std::mutex lock;
     // Between one write and its mark the guest cannot be stopped.
     void Write(unsigned block, uint64_t page, uint64_t value);
+    void Fill(unsigned block, uint64_t page, unsigned char value);
+    // Only says that pages were written.
+    void Mark(unsigned block, uint64_t first, uint64_t count);
     void Throttle(unsigned percent)
     {
         throttle_ = percent;
