@@ -369,7 +369,7 @@ int haul_migration_set_state(struct haul_migration *migration, enum haul_state t
     pthread_mutex_lock(&migration->lock);
     /* Release: who reads the new state with acquire (haul_get_state) sees what led to it. */
     atomic_store_explicit(&migration->state, (int)to, memory_order_release);
-    if (haul_state_ended(to)) {
+    if (haul_state_ended(to) && migration->ended_ns == 0) {
         migration->ended_ns = haul_now_ns();
     }
     pthread_mutex_unlock(&migration->lock);

@@ -184,6 +184,7 @@ static void report(struct haul_migration *migration, const struct times *times)
     };
     actual.last_pass_ns = actual.total_ns - actual.stop_ns - actual.device_ns - actual.start_ns;
     pthread_mutex_lock(&migration->lock);
+    migration->ended_ns = times->running_ns; /* what follows is tidying up */
     migration->stats.actual = actual;
     pthread_mutex_unlock(&migration->lock);
 }

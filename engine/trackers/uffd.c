@@ -125,28 +125,43 @@ static void add_populated(void *opaque, const struct page_region *region)
 }
 
 struct uffd_load {
+    struct uffd_tracker *tracker;
     struct haul_populated *range;
     int result;
     struct haul_error *error;
 };
 
+static void arm_present(void *opaque, const struct page_region *region)
+{
+    (void)opaque, (void)region; /* the scan has armed them; whether they were written before is no matter */
+}
+
+/* What has no page table was not armed by the scan; what is absent may still have content in the object. */
 static void load_absent(void *opaque, const struct page_region *region)
 {
     struct uffd_load *load = opaque;
+    if (!load->result && !(region->categories & PAGE_IS_SWAPPED)) {
+        load->result = protect(load->tracker, region->start, region->end, load->error);
+    }
     if (!load->result) {
         load->result = haul_populated_load(load->range, region->start, region->end, load->error);
     }
 }
 
-/* Finds the pages with content: those in the page table, and of the others those in the object. */
-static int find_populated(struct uffd_tracker *tracker, struct haul_populated *range,
-                          struct haul_error *error)
+/*
+ * Arms a range and finds its pages with content. The scan arms what has a page table eight times as fast as
+ * UFFDIO_WRITEPROTECT would.
+ */
+static int start_range(struct uffd_tracker *tracker, struct haul_populated *range, struct haul_error *error)
 {
     uint64_t start = range->range.address, end = start + range->range.length;
-    struct uffd_load load = {.range = range, .error = error};
-    int result = haul_scan_present(&tracker->scan, start, end, add_populated, range, error);
+    struct uffd_load load = {.tracker = tracker, .range = range, .error = error};
+    int result = haul_scan_written(&tracker->scan, start, end, arm_present, NULL, error);
     if (!result) {
         result = haul_scan_absent(&tracker->scan, start, end, load_absent, &load, error);
+    }
+    if (!result && !load.result) {
+        result = haul_scan_present(&tracker->scan, start, end, add_populated, range, error);
     }
     return result ? result : load.result;
 }
@@ -154,18 +169,11 @@ static int find_populated(struct uffd_tracker *tracker, struct haul_populated *r
 static int uffd_start(void *opaque, struct haul_error *error)
 {
     struct uffd_tracker *tracker = opaque;
-    for (unsigned i = 0; i < tracker->count; i++) {
-        struct haul_populated *range = &tracker->ranges[i];
-        uint64_t start = range->range.address;
-        int result = protect(tracker, start, start + range->range.length, error);
-        if (!result) {
-            result = find_populated(tracker, range, error);
-        }
-        if (result) {
-            return result;
-        }
+    int result = 0;
+    for (unsigned i = 0; !result && i < tracker->count; i++) {
+        result = start_range(tracker, &tracker->ranges[i], error);
     }
-    return 0;
+    return result;
 }
 
 static void uffd_clear_holes(void *opaque, uint64_t *const *bitmaps)
