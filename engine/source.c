@@ -89,7 +89,7 @@ static int open_connection(struct haul_migration *migration, uint16_t channel, i
     haul_migration_greet(migration, -1);
     if (rc < 0) {
         if (haul_migration_cancelled(migration)) {
-            rc = haul_error_set(error, ECANCELED, "cancelled"); /* which looked like a closed connection */
+            haul_error_set(error, ECANCELED, "cancelled"); /* which looked like a closed connection */
             haul_control_fail_fd(*fd, error);
         }
         close(*fd);
