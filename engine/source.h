@@ -26,7 +26,7 @@ struct haul_source {
     /* ---- the migration_thread's own ---- */
     struct haul_doorbell bell; /* rung by senders, the control reader and haul_cancel */
     uint64_t **bitmaps;        /* dirty pages, one bitmap per block */
-    uint64_t **present;        /* pages that may hold content, for round 1; freed after it */
+    uint64_t **present;        /* pages that may hold content when round 1 is planned */
     uint64_t dirty_pages;      /* set bits over all bitmaps */
     bool several_nodes;        /* ask where memory lies only when it matters */
     unsigned next_channel;     /* where the next tie between equally loaded channels is broken */
