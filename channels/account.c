@@ -2,7 +2,6 @@
 #include "channels/account.h"
 
 #include "channels/socket_io.h"
-#include "channels/transport.h"
 
 #include <sched.h>
 #include <string.h>
@@ -76,15 +75,16 @@ static uint64_t raise_to(haul_counter *reported, uint64_t value)
     return most;
 }
 
-void haul_account_read(struct haul_account *account, int fd, struct haul_channel_counters *counters)
+void haul_account_read(struct haul_account *account, struct haul_carrier *carrier,
+                       struct haul_channel_counters *counters)
 {
     memset(counters, 0, sizeof *counters);
     /* In this order: bytes that are counted meanwhile can only make the result too small. */
     uint64_t bytes = atomic_load_explicit(&account->bytes, memory_order_acquire);
-    uint64_t unacknowledged = fd < 0 ? 0 : haul_unacknowledged_bytes(fd);
+    uint64_t undelivered = carrier && carrier->ops->undelivered ? carrier->ops->undelivered(carrier) : 0;
     counters->bytes_written = bytes;
     counters->bytes_delivered =
-        raise_to(&account->delivered_reported, bytes > unacknowledged ? bytes - unacknowledged : 0);
+        raise_to(&account->delivered_reported, bytes > undelivered ? bytes - undelivered : 0);
     if (counters->bytes_written < counters->bytes_delivered) {
         counters->bytes_written = counters->bytes_delivered; /* another reader was ahead */
     }

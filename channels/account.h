@@ -57,10 +57,11 @@ static inline void haul_account_add(haul_counter *counter, uint64_t value)
 void haul_account_turn(struct haul_account *account, bool busy, uint64_t now_ns);
 
 /*
- * haul_account_read fills `counters`. `fd` (-1: none) is the socket that the bytes were written to: those
- * that its peer has not acknowledged are not delivered. What is reported as delivered never goes back,
+ * haul_account_read fills `counters`. `carrier` (NULL: none) is what the bytes were given to: those that it
+ * says are under way are not delivered. What is reported as delivered never goes back,
  * although the kernel's queue may be seen to grow before the byte counter does. Any thread.
  */
-void haul_account_read(struct haul_account *account, int fd, struct haul_channel_counters *counters);
+void haul_account_read(struct haul_account *account, struct haul_carrier *carrier,
+                       struct haul_channel_counters *counters);
 
 #endif

@@ -174,7 +174,7 @@ close_socket:
 void haul_receiver_counters(const struct haul_receiver *receiver, struct haul_channel_counters *counters)
 {
     /* Counting is no change that a caller can see, but the account notes the most it ever reported. */
-    haul_account_read(&((struct haul_receiver *)receiver)->account, -1, counters);
+    haul_account_read(&((struct haul_receiver *)receiver)->account, NULL, counters);
     counters->node = haul_channel_scratch_node(receiver->options.topology, &receiver->options.slot);
 }
 

@@ -3,25 +3,20 @@
 
 #include "channels/account.h"
 #include "channels/channel_thread.h"
-#include "channels/live_read.h"
 #include "channels/pack.h"
 #include "channels/ring.h"
 #include "channels/socket_io.h"
-#include "channels/transport.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 _Static_assert(HAUL_SENDER_DEPTH <= HAUL_RING_CAPACITY, "a ring holds every batch of the channel");
 
 struct haul_sender {
     /* Written once, before the thread starts. */
     struct haul_sender_options options;
-    char peer[128];
     pthread_t thread;
 
     /* The migration_thread's alone. */
@@ -57,31 +52,28 @@ static void fail(struct haul_sender *sender, const struct haul_error *cause)
 {
     if (is_aborted(sender)) {
         haul_error_set(&sender->error, ECANCELED, "channel %u to %s: aborted", sender->options.index,
-                       sender->peer);
+                       sender->options.carrier->peer);
     } else {
         sender->error = *cause;
-        haul_error_prefix(&sender->error, "channel %u to %s: ", sender->options.index, sender->peer);
+        haul_error_prefix(&sender->error, "channel %u to %s: ", sender->options.index,
+                          sender->options.carrier->peer);
     }
     /* Release, pairs with the acquire in haul_sender_error: `error` is complete. */
     atomic_store_explicit(&sender->failed, sender->error.code, memory_order_release);
 }
 
-/* Puts the packed parts on the wire and counts them. */
-static int send_parts(struct haul_sender *sender, const struct haul_batch *batch, struct haul_error *error)
+/* Has the pack carried and counts it. */
+static int carry(struct haul_sender *sender, const struct haul_block_view *block, struct haul_error *error)
 {
+    struct haul_carrier *carrier = sender->options.carrier;
     struct haul_pack *pack = &sender->pack;
-    HAUL_LIVE_READ_BEGIN();
-    int result = haul_io_send(sender->options.fd, pack->parts, pack->part_count);
-    HAUL_LIVE_READ_END();
-    if (result == -ETIMEDOUT) {
-        return haul_error_set(error, ETIMEDOUT, "sending round %u: the peer took nothing for too long",
-                              batch->round);
-    }
+    uint64_t written = 0;
+    int result = carrier->ops->send(carrier, pack, block, &written, error);
     if (result < 0) {
-        return haul_error_set(error, -result, "sending round %u: %s", batch->round, strerror(-result));
+        return result;
     }
     struct haul_account *account = &sender->account;
-    haul_account_add(&account->bytes, pack->total_bytes);
+    haul_account_add(&account->bytes, written);
     haul_account_add(&account->zero_pages, pack->packet.zero_pages);
     haul_account_add(&account->raw_pages, pack->packet.data_pages - pack->compressed_pages);
     haul_account_add(&account->compressed_pages, pack->compressed_pages);
@@ -108,7 +100,7 @@ static int send_pages(struct haul_sender *sender, const struct haul_batch *batch
     haul_pack_encode(pack, block, codec);
     uint64_t encoded_ns = haul_io_now_ns();
     haul_account_add(&sender->account.encode_ns, encoded_ns - started_ns);
-    result = send_parts(sender, batch, error);
+    result = carry(sender, block, error);
     if (result == 0 && has_data) {
         haul_choice_learn(&sender->choice, codec, pack->packet.data_pages * HAUL_PAGE_SIZE,
                           pack->packet.payload_bytes, encoded_ns - sorted_ns, haul_io_now_ns() - encoded_ns);
@@ -124,7 +116,7 @@ static int send_batch(struct haul_sender *sender, const struct haul_batch *batch
     }
     haul_pack_round(&sender->pack, batch->round);
     haul_pack_encode(&sender->pack, NULL, haul_codec_by_id(HAUL_CODEC_RAW));
-    return send_parts(sender, batch, error);
+    return carry(sender, NULL, error);
 }
 
 static void handle_batch(struct haul_sender *sender, struct haul_batch *batch)
@@ -177,10 +169,9 @@ int haul_sender_new(const struct haul_sender_options *options, struct haul_sende
     int result = -ENOMEM;
     struct haul_sender *made = haul_placement_alloc(sizeof *made, node);
     if (!made) {
-        goto close_socket;
+        goto close_carrier;
     }
     made->options = *options;
-    haul_peer_name(options->fd, made->peer, sizeof made->peer);
     haul_ring_init(&made->out);
     haul_ring_init(&made->back);
     haul_doorbell_init(&made->bell);
@@ -204,8 +195,8 @@ free_pack:
     haul_pack_cleanup(&made->pack);
 free_sender:
     haul_placement_free(made, sizeof *made);
-close_socket:
-    close(options->fd);
+close_carrier:
+    options->carrier->ops->close(options->carrier);
     return haul_error_set(error, -result, "channel %u: starting its sender: %s", options->index,
                           strerror(-result));
 }
@@ -248,7 +239,7 @@ void haul_sender_counters(const struct haul_sender *sender, struct haul_channel_
 {
     /* Counting is no change that a caller can see, but the account notes the most it ever reported. */
     struct haul_account *account = &((struct haul_sender *)sender)->account;
-    haul_account_read(account, sender->options.fd, counters);
+    haul_account_read(account, sender->options.carrier, counters);
     counters->node = haul_sender_node(sender);
 }
 
@@ -264,10 +255,10 @@ int haul_sender_error(const struct haul_sender *sender, struct haul_error *error
 
 void haul_sender_abort(struct haul_sender *sender)
 {
-    /* Release, pairs with the acquire in is_aborted; before the shutdown, so that its error counts as ours.
-     */
+    /* Release, pairs with the acquire in is_aborted; before the carrier's, so that its error counts as
+     * ours. */
     atomic_store_explicit(&sender->aborted, true, memory_order_release);
-    shutdown(sender->options.fd, SHUT_RDWR);
+    sender->options.carrier->ops->abort(sender->options.carrier);
     haul_doorbell_ring(&sender->bell);
 }
 
@@ -280,7 +271,7 @@ void haul_sender_free(struct haul_sender *sender)
     atomic_store_explicit(&sender->stop, true, memory_order_release);
     haul_doorbell_ring(&sender->bell);
     pthread_join(sender->thread, NULL);
-    close(sender->options.fd);
+    sender->options.carrier->ops->close(sender->options.carrier);
     haul_pack_cleanup(&sender->pack);
     haul_placement_free(sender, sizeof *sender);
 }

@@ -3,12 +3,13 @@
 #define HAUL_CHANNELS_SENDER_H
 
 /*
- * A sender is one multifd thread with its own socket, its own codec scratch and two SPSC rings: batches out
+ * A sender is one multifd thread with its own carrier, its own codec scratch and two SPSC rings: batches out
  * (migration_thread -> sender) and completions back. Functions are called by the migration_thread (the one
  * producer) unless they say otherwise.
  */
 
 #include "channels/batch.h"
+#include "channels/carrier.h"
 #include "channels/doorbell.h"
 #include "channels/error.h"
 #include "channels/placement.h"
@@ -23,8 +24,8 @@ extern "C" {
 struct haul_sender; /* opaque */
 
 struct haul_sender_options {
-    unsigned index; /* channel number, 0-based */
-    int fd;         /* connected, hello already exchanged; the sender's from now on */
+    unsigned index;               /* channel number, 0-based */
+    struct haul_carrier *carrier; /* ready to send (hellos are exchanged); the sender's from now on */
     enum haul_compress_mode compress;
     const struct haul_topology *topology; /* may be NULL: no placement */
     struct haul_placement_slot slot;
@@ -35,7 +36,7 @@ struct haul_sender_options {
 
 /* Counters of one channel since it started; read from any thread at any time. */
 struct haul_channel_counters {
-    uint64_t bytes_written;   /* into the socket, headers included */
+    uint64_t bytes_written;   /* by the carrier, headers included */
     uint64_t bytes_delivered; /* of these, acknowledged (rule R7) */
     uint64_t pages;           /* all pages handled: zero + raw + compressed */
     uint64_t zero_pages;
@@ -43,7 +44,7 @@ struct haul_channel_counters {
     uint64_t compressed_pages;
     uint64_t compressed_bytes; /* wire bytes of the compressed pages */
     uint64_t batches;
-    uint64_t busy_ns;    /* had work: encoding or in the socket call */
+    uint64_t busy_ns;    /* had work: encoding or in the carrier */
     uint64_t encode_ns;  /* of busy_ns, zero detection and codec */
     uint64_t stalled_ns; /* waited for work: the coordinator had nothing ready */
     int cpu;             /* where the thread last ran */
@@ -51,7 +52,8 @@ struct haul_channel_counters {
     int tid;             /* kernel thread id, 0 before it runs */
 };
 
-/* haul_sender_new starts the thread (named "multifdsend_N"). On failure `fd` is closed. -ENOMEM, -EAGAIN. */
+/* haul_sender_new starts the thread (named "multifdsend_N"). On failure the carrier is closed. -ENOMEM,
+ * -EAGAIN. */
 int haul_sender_new(const struct haul_sender_options *options, struct haul_sender **sender,
                     struct haul_error *error);
 
@@ -77,11 +79,11 @@ void haul_sender_counters(const struct haul_sender *sender, struct haul_channel_
  * submitted batches are completed unsent. Any thread. */
 int haul_sender_error(const struct haul_sender *sender, struct haul_error *error);
 
-/* haul_sender_abort shuts the socket down so that a blocked send returns at once. Any thread, idempotent. */
+/* haul_sender_abort aborts the carrier so that a blocked send returns at once. Any thread, idempotent. */
 void haul_sender_abort(struct haul_sender *sender);
 
-/* haul_sender_free sends what is in flight (unless aborted), joins the thread, closes the socket. NULL is
- * accepted. */
+/* haul_sender_free sends what is in flight (unless aborted), joins the thread, closes the carrier. NULL
+ * is accepted. */
 void haul_sender_free(struct haul_sender *sender);
 
 #ifdef __cplusplus

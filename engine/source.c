@@ -180,21 +180,33 @@ static int plan_placement(struct haul_migration *migration, struct haul_placemen
     return haul_placement_plan(migration->topology, &request, slots, error);
 }
 
+/* Connects channel `index`: what its sender will send through. */
+static int open_carrier(struct haul_migration *migration, unsigned index, struct haul_carrier **carrier,
+                        struct haul_error *error)
+{
+    int fd;
+    int rc = open_connection(migration, (uint16_t)index, &fd, error);
+    if (rc < 0) {
+        int reason = haul_control_reason(migration->control, error);
+        return reason < 0 ? reason : haul_error_prefix(error, "channel %u: ", index);
+    }
+    return haul_carrier_stream_new(fd, carrier, error);
+}
+
 static int open_channels(struct haul_migration *migration, struct haul_error *error)
 {
     struct haul_source *source = migration->source;
     struct haul_placement_slot slots[HAUL_CHANNELS_MAX];
     int rc = plan_placement(migration, slots, error);
     for (unsigned i = 0; rc == 0 && i < migration->options.channels; i++) {
-        int fd;
-        rc = open_connection(migration, (uint16_t)i, &fd, error);
+        struct haul_carrier *carrier;
+        rc = open_carrier(migration, i, &carrier, error);
         if (rc < 0) {
-            int reason = haul_control_reason(migration->control, error);
-            return reason < 0 ? reason : haul_error_prefix(error, "channel %u: ", i);
+            return rc;
         }
         struct haul_sender_options options = {
             .index = i,
-            .fd = fd,
+            .carrier = carrier,
             .compress = migration->compress,
             .topology = migration->topology,
             .slot = slots[i],

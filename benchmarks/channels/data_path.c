@@ -129,7 +129,6 @@ static void receive_all(const struct options *options, struct haul_listener *lis
     double start = seconds(), start_cpu = cpu_seconds();
     for (unsigned i = 0; i < options->channels; i++) {
         struct haul_receiver_options receiver = {.index = i,
-                                                 .fd = sockets[i],
                                                  .blocks = &block,
                                                  .block_count = 1,
                                                  .opaque = &barrier,
@@ -221,12 +220,12 @@ static int send_process(const struct options *options, const char *uri, int read
     double start_cpu = cpu_seconds();
     for (unsigned i = 0; i < options->channels; i++) {
         struct haul_sender_options sender = {.index = i,
-                                             .fd = sockets[i],
                                              .compress = options->compress,
                                              .blocks = &block,
                                              .block_count = 1,
                                              .completion_bell = &bell};
-        if (haul_sender_new(&sender, &senders[i], &error) < 0) {
+        if (haul_carrier_stream_new(sockets[i], &sender.carrier, &error) < 0 ||
+            haul_sender_new(&sender, &senders[i], &error) < 0) {
             give_up(&error);
         }
     }

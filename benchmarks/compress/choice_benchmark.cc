@@ -144,14 +144,15 @@ Result move(Memory *source, Memory *destination, haul_compress_mode mode, Pair p
     haul_doorbell bell;
     haul_doorbell_init(&bell);
     haul_sender_options out = {};
-    out.fd = pair.from;
     out.compress = mode;
     out.slot = in.slot;
     out.blocks = source->view();
     out.block_count = 1;
     out.completion_bell = &bell;
     haul_sender *sender = nullptr;
-    if (haul_receiver_new(&in, &receiver, &error) != 0 || haul_sender_new(&out, &sender, &error) != 0) {
+    if (haul_receiver_new(&in, &receiver, &error) != 0 ||
+        haul_carrier_stream_new(pair.from, &out.carrier, &error) != 0 ||
+        haul_sender_new(&out, &sender, &error) != 0) {
         fprintf(stderr, "%s\n", error.message);
         exit(1);
     }

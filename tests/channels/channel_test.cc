@@ -155,7 +155,7 @@ class Link
         haul_error error{};
         haul_sender_options options{};
         options.index = index;
-        options.fd = fd;
+        ASSERT_EQ(0, haul_carrier_stream_new(fd, &options.carrier, &error)) << error.message;
         options.compress = mode;
         options.blocks = &source.view;
         options.block_count = 1;

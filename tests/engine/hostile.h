@@ -114,13 +114,13 @@ inline Payload RecordChannel(uint64_t pages, unsigned rounds, enum haul_compress
     view.host = memory.data;
     view.pages = pages;
     haul_sender_options options{};
-    options.fd = ends[0];
+    haul_error error{};
+    EXPECT_EQ(haul_carrier_stream_new(ends[0], &options.carrier, &error), 0) << error.message;
     options.compress = compress;
     options.blocks = &view;
     options.block_count = 1;
     options.completion_bell = &bell;
     haul_sender *sender = nullptr;
-    haul_error error{};
     EXPECT_EQ(haul_sender_new(&options, &sender, &error), 0) << error.message;
     for (unsigned round = 1; round <= rounds; round++) {
         haul_batch *batch = haul_sender_acquire(sender);

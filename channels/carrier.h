@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef HAUL_CHANNELS_CARRIER_H
+#define HAUL_CHANNELS_CARRIER_H
+
+/*
+ * A carrier takes packed batches where they belong: into a socket (haul_carrier_stream_new), into a file, or
+ * into the destination's memory. Each sender has one; the sender keeps threads, rings and counters. An
+ * implementation embeds struct haul_carrier as its first member.
+ */
+
+#include "channels/batch.h"
+#include "channels/error.h"
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct haul_pack;
+struct haul_carrier;
+
+struct haul_carrier_ops {
+    /*
+     * Sender's thread, one call at a time, never again after one failed. Carries pack->packet: its type
+     * (pages or the round mark), its zero runs, its data runs, whose content is pack->parts[1..] (guest
+     * memory itself when the codec is raw, scratch of the pack otherwise), ready for a stream with the
+     * header and table in pack->parts[0]. The parts may be used up. `block` is what packet.block stands for,
+     * NULL for a mark. Guest memory may be written by the guest meanwhile (trap T4): what is hashed has to be
+     * what is carried, so hash only a copy; reads are bracketed as channels/live_read.h says.
+     *
+     * On return everything in `pack` may be reused. Pages may still be on their way, but never past a mark
+     * (rule R2): the mark must not be seen by the other end, nor be returned from where there is none, before
+     * every page that this carrier took before it is in place.
+     *
+     * *written gets the bytes that the call put on their way, headers included. 0, or a negative errno with a
+     * message that starts with the step ("sending round 3: ..."); the sender prefixes channel and peer.
+     * -ETIMEDOUT when the peer took nothing for its silence timeout. Must return soon after abort.
+     */
+    int (*send)(struct haul_carrier *carrier, struct haul_pack *pack, const struct haul_block_view *block,
+                uint64_t *written, struct haul_error *error);
+    /*
+     * Any thread, at any time until close: of all bytes that send reported as written, those that did not
+     * leave this host yet (not acknowledged; rule R7). NULL: none.
+     */
+    uint64_t (*undelivered)(struct haul_carrier *carrier);
+    /* Any thread, at any time until close, also twice and during send: makes send fail soon. Never blocks. */
+    void (*abort)(struct haul_carrier *carrier);
+    /* After the sender's thread ended: frees the carrier and what it holds. Called once. */
+    void (*close)(struct haul_carrier *carrier);
+};
+
+struct haul_carrier {
+    const struct haul_carrier_ops *ops;
+    char peer[128]; /* for messages: "channel 3 to PEER: ..."; set before the sender is made */
+};
+
+/* haul_carrier_stream_new makes the carrier of a connected stream socket, which is the carrier's from now on.
+ * -ENOMEM; then `fd` is closed. */
+int haul_carrier_stream_new(int fd, struct haul_carrier **carrier, struct haul_error *error);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

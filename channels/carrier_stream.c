@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The carrier of a stream socket: packets as docs/protocol.md has them, raw pages straight from memory. */
+#include "channels/carrier.h"
+
+#include "channels/live_read.h"
+#include "channels/pack.h"
+#include "channels/socket_io.h"
+#include "channels/transport.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+struct stream {
+    struct haul_carrier carrier;
+    int fd;
+};
+
+static int stream_send(struct haul_carrier *carrier, struct haul_pack *pack,
+                       const struct haul_block_view *block, uint64_t *written, struct haul_error *error)
+{
+    (void)block; /* the parts say it all */
+    HAUL_LIVE_READ_BEGIN();
+    int result = haul_io_send(((struct stream *)carrier)->fd, pack->parts, pack->part_count);
+    HAUL_LIVE_READ_END();
+    if (result == -ETIMEDOUT) {
+        return haul_error_set(error, ETIMEDOUT, "sending round %u: the peer took nothing for too long",
+                              pack->packet.round);
+    }
+    if (result < 0) {
+        return haul_error_set(error, -result, "sending round %u: %s", pack->packet.round, strerror(-result));
+    }
+    *written = pack->total_bytes;
+    return 0;
+}
+
+static uint64_t stream_undelivered(struct haul_carrier *carrier)
+{
+    return haul_unacknowledged_bytes(((struct stream *)carrier)->fd);
+}
+
+static void stream_abort(struct haul_carrier *carrier)
+{
+    shutdown(((struct stream *)carrier)->fd, SHUT_RDWR);
+}
+
+static void stream_close(struct haul_carrier *carrier)
+{
+    close(((struct stream *)carrier)->fd);
+    free(carrier);
+}
+
+static const struct haul_carrier_ops stream_ops = {
+    .send = stream_send, .undelivered = stream_undelivered, .abort = stream_abort, .close = stream_close};
+
+int haul_carrier_stream_new(int fd, struct haul_carrier **carrier, struct haul_error *error)
+{
+    struct stream *made = calloc(1, sizeof *made);
+    if (!made) {
+        close(fd);
+        return haul_error_set(error, ENOMEM, "no memory for a channel");
+    }
+    made->carrier.ops = &stream_ops;
+    made->fd = fd;
+    haul_peer_name(fd, made->carrier.peer, sizeof made->carrier.peer);
+    *carrier = &made->carrier;
+    return 0;
+}
