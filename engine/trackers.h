@@ -46,6 +46,13 @@ void *haul_tracker_get_opaque(struct haul_tracker *tracker);
 void haul_tracker_free(struct haul_tracker *tracker);
 
 /*
+ * haul_tracker_arm, before start: from its return on no write is missed. For a caller who must hold the guest
+ * still for that moment (trap T2): start does the same where it was not called, and then looks for content,
+ * which takes far longer and during which the guest may run.
+ */
+int haul_tracker_arm(struct haul_tracker *tracker, struct haul_error *error);
+
+/*
  * haul_tracker_bitmap_new: an explicit bitmap for writers that say what they write. haul_tracker_mark may be
  * called from any thread: pages [first, first + count) of `block` were written (call it after the write).
  * What lies outside of the block is ignored. -ENOMEM.

@@ -15,6 +15,16 @@ struct group_tracker {
     struct haul_tracker *members[];
 };
 
+static int group_arm(struct haul_tracker *base, struct haul_error *error)
+{
+    struct group_tracker *group = (struct group_tracker *)base;
+    int result = 0;
+    for (unsigned i = 0; !result && i < group->count; i++) {
+        result = haul_tracker_arm(group->members[i], error);
+    }
+    return result;
+}
+
 static int group_start(void *opaque, struct haul_error *error)
 {
     struct group_tracker *group = opaque;
@@ -86,7 +96,7 @@ int haul_tracker_group_new(struct haul_tracker *const *members, unsigned count, 
         failure = haul_error_set(error, ENOMEM, "tracker group: no memory for %u members", count);
         goto free_members;
     }
-    group->base = (struct haul_tracker){.ops = &group->ops, .free = group_free};
+    group->base = (struct haul_tracker){.ops = &group->ops, .free = group_free, .arm = group_arm};
     memcpy(group->members, members, count * sizeof members[0]);
     group->count = count;
     group_set_name(group);

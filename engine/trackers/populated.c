@@ -45,14 +45,10 @@ static uint64_t page_at_offset(const struct haul_populated *populated, uint64_t 
     return populated->first_page + (offset - populated->range.memory_offset) / HAUL_TRACKER_PAGE_SIZE;
 }
 
-/*
- * Finds the next stretch of data (or of holes) in [*start, end) of the object and moves both ends to it. 0:
- * found, -ENODATA: none.
- */
-static int next_stretch(int fd, int from, int to, uint64_t *start, uint64_t *stop, uint64_t end,
-                        struct haul_error *error)
+/* Finds the next hole in [*start, end) of the object and moves both ends to it. 0: found, -ENODATA: none. */
+static int next_hole(int fd, uint64_t *start, uint64_t *stop, uint64_t end, struct haul_error *error)
 {
-    off_t first = lseek(fd, (off_t)*start, from);
+    off_t first = lseek(fd, (off_t)*start, SEEK_HOLE);
     if (first < 0 && errno != ENXIO) {
         return haul_error_set(error, errno, "cannot find the holes of the memory object: %s",
                               strerror(errno));
@@ -60,13 +56,43 @@ static int next_stretch(int fd, int from, int to, uint64_t *start, uint64_t *sto
     if (first < 0 || (uint64_t)first >= end) {
         return -ENODATA;
     }
-    off_t last = lseek(fd, first, to);
+    off_t last = lseek(fd, first, SEEK_DATA);
     if (last < 0 && errno != ENXIO) {
         return haul_error_set(error, errno, "cannot find the holes of the memory object: %s",
                               strerror(errno));
     }
     *start = (uint64_t)first;
     *stop = last < 0 || (uint64_t)last > end ? end : (uint64_t)last;
+    return 0;
+}
+
+static bool in_known_data(const struct haul_populated *populated, uint64_t offset)
+{
+    return offset >= populated->data_start && offset < populated->data_stop;
+}
+
+/* Moves *start to the next data and knows the whole stretch that it belongs to. -ENODATA: none before `end`.
+ */
+static int find_data(struct haul_populated *populated, uint64_t *start, uint64_t end,
+                     struct haul_error *error)
+{
+    if (in_known_data(populated, *start)) {
+        return 0;
+    }
+    off_t data = lseek(populated->range.memory_fd, (off_t)*start, SEEK_DATA);
+    if (data < 0 && errno != ENXIO) {
+        return haul_error_set(error, errno, "cannot find the data of the memory object: %s", strerror(errno));
+    }
+    if (data < 0 || (uint64_t)data >= end) {
+        return -ENODATA;
+    }
+    *start = (uint64_t)data;
+    if (!in_known_data(populated, *start)) {
+        uint64_t whole = populated->range.memory_offset + populated->range.length;
+        off_t hole = lseek(populated->range.memory_fd, data, SEEK_HOLE);
+        populated->data_start = *start;
+        populated->data_stop = hole < 0 || (uint64_t)hole > whole ? whole : (uint64_t)hole;
+    }
     return 0;
 }
 
@@ -77,12 +103,11 @@ int haul_populated_load(struct haul_populated *populated, uint64_t start, uint64
         return 0;
     }
     uint64_t delta = populated->range.memory_offset - populated->range.address;
-    uint64_t stop = 0;
     start += delta;
     end += delta;
-    int result;
-    while (!(result =
-                 next_stretch(populated->range.memory_fd, SEEK_DATA, SEEK_HOLE, &start, &stop, end, error))) {
+    int result = 0;
+    while (start < end && !(result = find_data(populated, &start, end, error))) {
+        uint64_t stop = populated->data_stop < end ? populated->data_stop : end;
         uint64_t first = page_at_offset(populated, start);
         haul_bits_set(populated->bits, first - populated->first_word * 64,
                       page_at_offset(populated, stop + HAUL_TRACKER_PAGE_SIZE - 1) - first);
@@ -141,8 +166,7 @@ int haul_populated_drop(struct haul_populated *populated, uint64_t start, uint64
     uint64_t delta = populated->range.memory_offset - populated->range.address;
     uint64_t from = start + delta, to = end + delta, stop = 0;
     int result;
-    while (
-        !(result = next_stretch(populated->range.memory_fd, SEEK_HOLE, SEEK_DATA, &from, &stop, to, error))) {
+    while (!(result = next_hole(populated->range.memory_fd, &from, &stop, to, error))) {
         *pages +=
             move_bits(populated, page_at_offset(populated, from), page_at_offset(populated, stop), bitmap);
         from = stop;

@@ -16,6 +16,8 @@ struct haul_populated {
     uint64_t first_word; /* of the block's bitmap that `bits` starts at, so that both line up */
     uint64_t *bits;      /* bit p: page first_word * 64 + p of the block had content */
     bool seekable;       /* the object can tell its holes (tmpfs, memfd) */
+    /* The stretch of data that load found last: how far it goes costs a visit to each of its pages. */
+    uint64_t data_start, data_stop; /* offsets in the object */
 };
 
 int haul_populated_init(struct haul_populated *populated, const struct haul_tracked_range *range,

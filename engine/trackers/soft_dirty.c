@@ -35,6 +35,7 @@ struct soft_dirty_tracker {
     int pid; /* 0: this process */
     int pagemap;
     int clear_refs;
+    bool armed;
     uint64_t *entries;
     unsigned count;
     struct soft_dirty_range ranges[];
@@ -128,11 +129,19 @@ static int clear(struct soft_dirty_tracker *tracker, struct haul_error *error)
 
 /* ---- callbacks ---------------------------------------------------------------------------------------- */
 
+static int soft_dirty_arm(struct haul_tracker *base, struct haul_error *error)
+{
+    struct soft_dirty_tracker *tracker = (struct soft_dirty_tracker *)base;
+    int result = clear(tracker, error);
+    tracker->armed = !result;
+    return result;
+}
+
 static int soft_dirty_start(void *opaque, struct haul_error *error)
 {
     struct soft_dirty_tracker *tracker = opaque;
     uint64_t pages = 0;
-    int result = clear(tracker, error);
+    int result = tracker->armed ? 0 : soft_dirty_arm(&tracker->base, error);
     for (unsigned i = 0; !result && i < tracker->count; i++) {
         result = read_range(tracker, &tracker->ranges[i], NULL, &pages, error);
         if (!result) {
@@ -268,7 +277,8 @@ int haul_tracker_soft_dirty_new(int pid, const struct haul_tracked_range *ranges
         free(entries);
         return haul_error_set(error, ENOMEM, "soft-dirty tracker: no memory for %u ranges", count);
     }
-    tracker->base = (struct haul_tracker){.ops = &soft_dirty_ops, .free = soft_dirty_free};
+    tracker->base =
+        (struct haul_tracker){.ops = &soft_dirty_ops, .free = soft_dirty_free, .arm = soft_dirty_arm};
     tracker->pid = pid == getpid() ? 0 : pid;
     tracker->entries = entries;
     tracker->pagemap = tracker->clear_refs = -1;

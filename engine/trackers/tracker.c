@@ -11,6 +11,11 @@ void *haul_tracker_get_opaque(struct haul_tracker *tracker)
     return tracker;
 }
 
+int haul_tracker_arm(struct haul_tracker *tracker, struct haul_error *error)
+{
+    return tracker->arm ? tracker->arm(tracker, error) : 0;
+}
+
 void haul_tracker_free(struct haul_tracker *tracker)
 {
     if (tracker) {

@@ -11,6 +11,8 @@
 struct haul_tracker {
     const struct haul_tracker_ops *ops;
     void (*free)(struct haul_tracker *tracker); /* stops first; frees the object itself */
+    /* See haul_tracker_arm; NULL: nothing to do before start. */
+    int (*arm)(struct haul_tracker *tracker, struct haul_error *error);
 };
 
 /* haul_bits_words returns how many 64-bit words hold `bits` bits. */

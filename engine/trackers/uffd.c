@@ -30,6 +30,7 @@ struct uffd_tracker {
     struct haul_tracker base;
     int pid; /* 0: this process */
     int uffd;
+    bool armed;
     struct haul_scan scan;
     struct haul_scan own_scan; /* of this process; HAUL_SCAN_NONE unless a range has an own_mapping */
     unsigned count;
@@ -124,7 +125,8 @@ static void add_populated(void *opaque, const struct page_region *region)
     haul_populated_add(opaque, region->start, region->end, NULL);
 }
 
-struct uffd_load {
+/* A step of arm or start over a range. */
+struct uffd_visit {
     struct uffd_tracker *tracker;
     struct haul_populated *range;
     int result;
@@ -136,42 +138,67 @@ static void arm_present(void *opaque, const struct page_region *region)
     (void)opaque, (void)region; /* the scan has armed them; whether they were written before is no matter */
 }
 
-/* What has no page table was not armed by the scan; what is absent may still have content in the object. */
-static void load_absent(void *opaque, const struct page_region *region)
+static void arm_absent(void *opaque, const struct page_region *region)
 {
-    struct uffd_load *load = opaque;
-    if (!load->result && !(region->categories & PAGE_IS_SWAPPED)) {
-        load->result = protect(load->tracker, region->start, region->end, load->error);
-    }
-    if (!load->result) {
-        load->result = haul_populated_load(load->range, region->start, region->end, load->error);
+    struct uffd_visit *visit = opaque;
+    if (!visit->result && !(region->categories & PAGE_IS_SWAPPED)) {
+        visit->result = protect(visit->tracker, region->start, region->end, visit->error);
     }
 }
 
 /*
- * Arms a range and finds its pages with content. The scan arms what has a page table eight times as fast as
- * UFFDIO_WRITEPROTECT would.
+ * The scan arms what has a page table eight times as fast as UFFDIO_WRITEPROTECT would; what has none, it
+ * does not.
  */
-static int start_range(struct uffd_tracker *tracker, struct haul_populated *range, struct haul_error *error)
+static int arm_range(struct uffd_tracker *tracker, struct haul_populated *range, struct haul_error *error)
 {
     uint64_t start = range->range.address, end = start + range->range.length;
-    struct uffd_load load = {.tracker = tracker, .range = range, .error = error};
+    struct uffd_visit visit = {.tracker = tracker, .range = range, .error = error};
     int result = haul_scan_written(&tracker->scan, start, end, arm_present, NULL, error);
     if (!result) {
-        result = haul_scan_absent(&tracker->scan, start, end, load_absent, &load, error);
+        result = haul_scan_absent(&tracker->scan, start, end, arm_absent, &visit, error);
     }
-    if (!result && !load.result) {
+    return result ? result : visit.result;
+}
+
+static int uffd_arm(struct haul_tracker *base, struct haul_error *error)
+{
+    struct uffd_tracker *tracker = (struct uffd_tracker *)base;
+    int result = 0;
+    for (unsigned i = 0; !result && i < tracker->count; i++) {
+        result = arm_range(tracker, &tracker->ranges[i], error);
+    }
+    tracker->armed = !result;
+    return result;
+}
+
+/* What is absent may still have content in the object. */
+static void load_absent(void *opaque, const struct page_region *region)
+{
+    struct uffd_visit *visit = opaque;
+    if (!visit->result) {
+        visit->result = haul_populated_load(visit->range, region->start, region->end, visit->error);
+    }
+}
+
+/* Finds the pages with content of an armed range. */
+static int load_range(struct uffd_tracker *tracker, struct haul_populated *range, struct haul_error *error)
+{
+    uint64_t start = range->range.address, end = start + range->range.length;
+    struct uffd_visit visit = {.tracker = tracker, .range = range, .error = error};
+    int result = haul_scan_absent(&tracker->scan, start, end, load_absent, &visit, error);
+    if (!result && !visit.result) {
         result = haul_scan_present(&tracker->scan, start, end, add_populated, range, error);
     }
-    return result ? result : load.result;
+    return result ? result : visit.result;
 }
 
 static int uffd_start(void *opaque, struct haul_error *error)
 {
     struct uffd_tracker *tracker = opaque;
-    int result = 0;
+    int result = tracker->armed ? 0 : uffd_arm(&tracker->base, error);
     for (unsigned i = 0; !result && i < tracker->count; i++) {
-        result = start_range(tracker, &tracker->ranges[i], error);
+        result = load_range(tracker, &tracker->ranges[i], error);
     }
     return result;
 }
@@ -365,7 +392,7 @@ int haul_tracker_uffd_new(int pid, const struct haul_tracked_range *ranges, unsi
     if (!tracker) {
         return haul_error_set(error, ENOMEM, "userfaultfd tracker: no memory for %u ranges", count);
     }
-    tracker->base = (struct haul_tracker){.ops = &uffd_ops, .free = uffd_free};
+    tracker->base = (struct haul_tracker){.ops = &uffd_ops, .free = uffd_free, .arm = uffd_arm};
     tracker->pid = pid == getpid() ? 0 : pid;
     tracker->uffd = -1;
     tracker->scan = HAUL_SCAN_NONE;

@@ -62,15 +62,19 @@ static int bracketed(struct haul_qemu_source *source, scan_function *scan, void 
     return result ? result : closed;
 }
 
-static int inner_start(struct haul_qemu_source *source, void *context, struct haul_error *error)
+static int inner_arm(struct haul_qemu_source *source, void *context, struct haul_error *error)
 {
     (void)context;
-    return haul_tracker_get_ops(source->tracker)->start(haul_tracker_get_opaque(source->tracker), error);
+    return haul_tracker_arm(source->tracker, error);
 }
 
 static int bracket_start(void *opaque, struct haul_error *error)
 {
-    return bracketed(opaque, inner_start, NULL, error);
+    struct haul_qemu_source *source = opaque;
+    int result = bracketed(source, inner_arm, NULL, error);
+    return result ? result
+                  : haul_tracker_get_ops(source->tracker)
+                        ->start(haul_tracker_get_opaque(source->tracker), error);
 }
 
 struct sync_arguments {
