@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "channels/transport.h"
 
-#include "channels/socket_io.h"
 #include "channels/transport_ops.h"
 
 #include <arpa/inet.h>
@@ -9,7 +8,7 @@
 #include <fcntl.h>
 #include <linux/sockios.h>
 #include <netinet/in.h>
-#include <poll.h>
+#include <netinet/tcp.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,253 +17,138 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#define DEFAULT_TIMEOUT_MS 30000
-
 static const struct haul_transport *const transports[] = {&haul_transport_tcp, &haul_transport_unix};
+#define TRANSPORT_COUNT (sizeof transports / sizeof *transports)
 
-/* Finds the transport of `uri` and checks the rest, which *address points to afterwards. */
-static int parse_uri(const char *uri, const struct haul_transport **transport, const char **address,
-                     struct haul_error *error)
+/* ---- URIs ---- */
+
+/* "tcp:HOST:PORT, unix:PATH or ...": the forms that `role` can use. */
+static void list_forms(enum haul_uri_role role, char *text, size_t size)
 {
-    for (size_t i = 0; i < sizeof transports / sizeof *transports; i++) {
-        size_t length = strlen(transports[i]->scheme);
-        if (strncmp(uri, transports[i]->scheme, length) == 0 && uri[length] == ':') {
-            *transport = transports[i];
-            *address = uri + length + 1;
-            return transports[i]->check(uri, *address, error);
+    const char *forms[TRANSPORT_COUNT];
+    size_t count = 0;
+    for (size_t i = 0; i < TRANSPORT_COUNT; i++) {
+        if (role == HAUL_URI_CONNECT ? (bool)transports[i]->connect : (bool)transports[i]->listen) {
+            forms[count++] = transports[i]->form;
         }
     }
-    return haul_error_set(error, EINVAL,
-                          "\"%.100s\" is not an address: use tcp:HOST:PORT, tcp:[V6]:PORT or unix:PATH", uri);
+    size_t used = 0;
+    for (size_t i = 0; i < count && used < size; i++) {
+        const char *between = i == 0 ? "" : i + 1 < count ? ", " : " or ";
+        used += (size_t)snprintf(text + used, size - used, "%s%s", between, forms[i]);
+    }
 }
 
-int haul_uri_check(const char *uri, struct haul_error *error)
+/* Finds the transport of `uri` and checks the rest, which *address points to afterwards. */
+static int parse_uri(const char *uri, enum haul_uri_role role, const struct haul_transport **transport,
+                     const char **address, struct haul_error *error)
+{
+    char forms[256];
+    list_forms(role, forms, sizeof forms);
+    for (size_t i = 0; i < TRANSPORT_COUNT; i++) {
+        size_t length = strlen(transports[i]->scheme);
+        if (strncmp(uri, transports[i]->scheme, length) != 0 || uri[length] != ':') {
+            continue;
+        }
+        if (role == HAUL_URI_CONNECT ? !transports[i]->connect : !transports[i]->listen) {
+            return haul_error_set(error, EINVAL, "\"%.100s\": one cannot %s %s:; use %s", uri,
+                                  role == HAUL_URI_CONNECT ? "connect to" : "wait at", transports[i]->scheme,
+                                  forms);
+        }
+        *transport = transports[i];
+        *address = uri + length + 1;
+        return transports[i]->check(uri, *address, role, error);
+    }
+    return haul_error_set(error, EINVAL, "\"%.100s\" is not an address: use %s", uri, forms);
+}
+
+int haul_uri_check(const char *uri, enum haul_uri_role role, struct haul_error *error)
 {
     const struct haul_transport *transport;
     const char *address;
-    return parse_uri(uri, &transport, &address, error);
+    return parse_uri(uri, role, &transport, &address, error);
 }
 
-/* ---- waiting ---- */
-
-/*
- * Waits for `events` on `fd` (-1: only for the clock). 0, -ETIMEDOUT, -ECANCELED or what poll said.
- */
-static int wait_for(int fd, short events, uint64_t deadline_ns, int cancel_fd)
+int haul_endpoint_init(struct haul_endpoint *end, const char *uri, enum haul_uri_role role,
+                       const struct haul_transport_options *options, struct haul_error *error)
 {
-    for (;;) {
-        int wait_ms = -1;
-        if (deadline_ns != UINT64_MAX) {
-            uint64_t now = haul_io_now_ns();
-            uint64_t left = deadline_ns > now ? deadline_ns - now : 0;
-            wait_ms = (int)((left + 999999) / 1000000);
-        }
-        struct pollfd polled[2] = {{.fd = fd, .events = events}, {.fd = cancel_fd, .events = POLLIN}};
-        int ready = poll(polled, 2, wait_ms);
-        if (ready < 0 && errno != EINTR) {
-            return -errno;
-        }
-        if (ready > 0) {
-            return polled[1].revents ? -ECANCELED : 0;
-        }
-        if (ready == 0) {
-            return -ETIMEDOUT;
-        }
-    }
-}
-
-int haul_attempt_connect(const struct haul_attempt *attempt, int fd, const struct sockaddr *address,
-                         socklen_t length, uint64_t deadline_ns)
-{
-    if (connect(fd, address, length) == 0) {
-        return 0;
-    }
-    if (errno != EINPROGRESS && errno != EINTR) {
-        return -errno;
-    }
-    int result = wait_for(fd, POLLOUT, deadline_ns, attempt->cancel_fd);
+    const char *address;
+    int result = parse_uri(uri, role, &end->transport, &address, error);
     if (result < 0) {
         return result;
     }
-    int code = 0;
-    socklen_t size = sizeof code;
-    if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &code, &size) < 0) {
-        return -errno;
+    if (options) {
+        end->options = *options;
     }
-    return -code;
+    end->uri = strdup(uri);
+    end->options.bind = end->options.bind ? strdup(end->options.bind) : NULL;
+    if (!end->uri || (options && options->bind && !end->options.bind)) {
+        haul_endpoint_cleanup(end);
+        return haul_error_set(error, ENOMEM, "%.100s: out of memory", uri);
+    }
+    end->address = end->uri + (address - uri);
+    struct haul_transport_limits *limits = &end->options.limits;
+    limits->connect_timeout_ms = limits->connect_timeout_ms ? limits->connect_timeout_ms : HAUL_TIMEOUT_MS;
+    limits->silence_timeout_ms = limits->silence_timeout_ms ? limits->silence_timeout_ms : HAUL_TIMEOUT_MS;
+    return 0;
 }
 
-int haul_attempt_sleep(const struct haul_attempt *attempt, int ms)
+void haul_endpoint_cleanup(struct haul_endpoint *end)
 {
-    uint64_t until = haul_io_now_ns() + (uint64_t)ms * 1000000u;
-    bool last = until >= attempt->deadline_ns;
-    int result = wait_for(-1, 0, last ? attempt->deadline_ns : until, attempt->cancel_fd);
-    return result == -ETIMEDOUT && !last ? 0 : result;
-}
-
-int haul_attempt_failed(const struct haul_attempt *attempt, int code, struct haul_error *error)
-{
-    switch (code) {
-    case ECANCELED:
-        return haul_error_set(error, code, "connecting to %s: cancelled", attempt->uri);
-    case ETIMEDOUT:
-        return haul_error_set(
-            error, code,
-            "connecting to %s: no answer within %u ms; check that the host is up and that no "
-            "firewall drops the port",
-            attempt->uri, attempt->timeout_ms);
-    case ECONNREFUSED:
-        return haul_error_set(error, code,
-                              "connecting to %s: connection refused; start `haul receive` there first",
-                              attempt->uri);
-    case ENOENT:
-        return haul_error_set(error, code, "connecting to %s: no such path; start `haul receive` there first",
-                              attempt->uri);
-    default:
-        return haul_error_set(error, code, "connecting to %s: %s", attempt->uri, strerror(code));
-    }
+    free(end->uri);
+    free((char *)end->options.bind);
 }
 
 /* ---- connected sockets ---- */
 
-/* Makes a new connection what the data path expects: blocking, close-on-exec, with its limits. */
-static int prepare_connection(const struct haul_transport *transport, int fd,
-                              const struct haul_transport_limits *limits)
+static int set_option(int fd, int level, int option, int value)
+{
+    return setsockopt(fd, level, option, &value, sizeof value) < 0 ? -errno : 0;
+}
+
+/*
+ * Buffers stay with the kernel's autotuning: a fixed SO_SNDBUF or SO_RCVBUF switches it off and is capped by
+ * net.core.*mem_max, which is lower than what autotuning may reach (net.ipv4.tcp_*mem).
+ */
+static int prepare_tcp(int fd, const struct haul_transport_limits *limits)
+{
+    /* Keepalive probes start after a third of the silence limit; TCP_USER_TIMEOUT ends them. */
+    int idle_s = (int)(limits->silence_timeout_ms / 3000);
+    const struct {
+        int level, option, value;
+    } options[] = {
+        {IPPROTO_TCP, TCP_NODELAY, 1},
+        {IPPROTO_TCP, TCP_USER_TIMEOUT, (int)limits->silence_timeout_ms},
+        {SOL_SOCKET, SO_KEEPALIVE, 1},
+        {IPPROTO_TCP, TCP_KEEPIDLE, idle_s > 0 ? idle_s : 1},
+        {IPPROTO_TCP, TCP_KEEPINTVL, idle_s > 0 ? idle_s : 1},
+        {IPPROTO_TCP, TCP_KEEPCNT, 3},
+    };
+    for (size_t i = 0; i < sizeof options / sizeof *options; i++) {
+        int result = set_option(fd, options[i].level, options[i].option, options[i].value);
+        if (result < 0) {
+            return result;
+        }
+    }
+    return 0;
+}
+
+int haul_socket_prepare(int fd, const struct haul_transport_limits *limits)
 {
     int flags = fcntl(fd, F_GETFL);
-    if (flags < 0 || fcntl(fd, F_SETFL, flags & ~O_NONBLOCK) < 0) {
+    if (flags < 0 || fcntl(fd, F_SETFL, flags & ~O_NONBLOCK) < 0 || fcntl(fd, F_SETFD, FD_CLOEXEC) < 0) {
         return -errno;
     }
-    struct haul_transport_limits checked = *limits;
-    if (checked.silence_timeout_ms == 0) {
-        checked.silence_timeout_ms = DEFAULT_TIMEOUT_MS;
-    }
-    struct timeval silence = {.tv_sec = checked.silence_timeout_ms / 1000,
-                              .tv_usec = (suseconds_t)(checked.silence_timeout_ms % 1000) * 1000};
-    if (setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &silence, sizeof silence) < 0) {
+    struct timeval silence = {.tv_sec = limits->silence_timeout_ms / 1000,
+                              .tv_usec = (suseconds_t)(limits->silence_timeout_ms % 1000) * 1000};
+    int domain = 0;
+    socklen_t size = sizeof domain;
+    if (setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &silence, sizeof silence) < 0 ||
+        getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) < 0) {
         return -errno;
     }
-    return transport->prepare(fd, &checked);
+    return domain == AF_INET || domain == AF_INET6 ? prepare_tcp(fd, limits) : 0;
 }
-
-int haul_connect(const char *uri, const struct haul_transport_limits *limits, int cancel_fd, int *fd,
-                 struct haul_error *error)
-{
-    const struct haul_transport *transport;
-    const char *address;
-    int result = parse_uri(uri, &transport, &address, error);
-    if (result < 0) {
-        return result;
-    }
-    uint32_t timeout_ms = limits->connect_timeout_ms ? limits->connect_timeout_ms : DEFAULT_TIMEOUT_MS;
-    struct haul_attempt attempt = {.uri = uri,
-                                   .deadline_ns = haul_io_now_ns() + (uint64_t)timeout_ms * 1000000u,
-                                   .timeout_ms = timeout_ms,
-                                   .cancel_fd = cancel_fd};
-    int connected;
-    result = transport->connect(&attempt, address, &connected, error);
-    if (result < 0) {
-        return result;
-    }
-    result = prepare_connection(transport, connected, limits);
-    if (result < 0) {
-        close(connected);
-        return haul_error_set(error, -result, "connecting to %s: setting socket options: %s", uri,
-                              strerror(-result));
-    }
-    *fd = connected;
-    return 0;
-}
-
-/* ---- listening ---- */
-
-int haul_listener_open(const char *uri, struct haul_listener **listener, struct haul_error *error)
-{
-    const struct haul_transport *transport;
-    const char *address;
-    int result = parse_uri(uri, &transport, &address, error);
-    if (result < 0) {
-        return result;
-    }
-    struct haul_listener *made = calloc(1, sizeof *made);
-    if (!made) {
-        return haul_error_set(error, ENOMEM, "listening on %s: out of memory", uri);
-    }
-    made->fd = -1;
-    made->transport = transport;
-    result = transport->listen(uri, address, made, error);
-    if (result < 0) {
-        free(made);
-        return result;
-    }
-    *listener = made;
-    return 0;
-}
-
-const char *haul_listener_uri(const struct haul_listener *listener)
-{
-    return listener->uri;
-}
-
-/* Accepts without waiting: a descriptor, or a negative errno (-EAGAIN: nobody there yet). */
-static int accept_one(const struct haul_listener *listener)
-{
-    for (;;) {
-        int fd = accept4(listener->fd, NULL, NULL, SOCK_CLOEXEC);
-        if (fd >= 0) {
-            return fd;
-        }
-        /* ECONNABORTED: the peer gave up between its connect and our accept; the next one counts. */
-        if (errno != EINTR && errno != ECONNABORTED) {
-            return -errno;
-        }
-    }
-}
-
-int haul_listener_accept(struct haul_listener *listener, const struct haul_transport_limits *limits,
-                         int timeout_ms, int cancel_fd, int *fd, struct haul_error *error)
-{
-    uint64_t deadline =
-        timeout_ms < 0 ? UINT64_MAX : haul_io_now_ns() + (uint64_t)(unsigned)timeout_ms * 1000000u;
-    int accepted;
-    do {
-        int result = wait_for(listener->fd, POLLIN, deadline, cancel_fd);
-        if (result == -ETIMEDOUT) {
-            return haul_error_set(error, ETIMEDOUT, "waiting at %s: nobody connected within %d ms",
-                                  listener->uri, timeout_ms);
-        }
-        if (result < 0) {
-            return haul_error_set(error, -result, "waiting at %s: %s", listener->uri,
-                                  result == -ECANCELED ? "cancelled" : strerror(-result));
-        }
-        accepted = accept_one(listener);
-    } while (accepted == -EAGAIN);
-    if (accepted < 0) {
-        return haul_error_set(error, -accepted, "accepting at %s: %s", listener->uri, strerror(-accepted));
-    }
-    int result = prepare_connection(listener->transport, accepted, limits);
-    if (result < 0) {
-        close(accepted);
-        return haul_error_set(error, -result, "accepting at %s: setting socket options: %s", listener->uri,
-                              strerror(-result));
-    }
-    *fd = accepted;
-    return 0;
-}
-
-void haul_listener_close(struct haul_listener *listener)
-{
-    if (!listener) {
-        return;
-    }
-    if (listener->transport->unlisten) {
-        listener->transport->unlisten(listener);
-    }
-    close(listener->fd);
-    free(listener);
-}
-
-/* ---- what is known of a connected socket ---- */
 
 void haul_peer_name(int fd, char *name, size_t size)
 {

@@ -3,11 +3,12 @@
 #define HAUL_CHANNELS_TRANSPORT_H
 
 /*
- * Connections by URI: tcp:HOST:PORT (names, v4, [v6]), unix:PATH. One file per transport behind one ops
- * table; nothing outside these files knows which kind a socket is.
+ * Connections by URI. One file per transport behind one ops table (transport_ops.h); nothing outside these
+ * files knows which kind a connection is: each is one blocking stream socket.
  */
 
 #include "channels/error.h"
+#include "channels/wire.h" /* HAUL_CONTROL_CHANNEL */
 
 #include <stddef.h>
 #include <stdint.h>
@@ -16,7 +17,8 @@
 extern "C" {
 #endif
 
-struct haul_listener; /* opaque */
+struct haul_connector; /* opaque: the connecting side of one migration */
+struct haul_listener;  /* opaque: the side that is connected to */
 
 /* Limits of rule R6 that every connection gets; 0 means 30,000 ms. */
 struct haul_transport_limits {
@@ -24,36 +26,61 @@ struct haul_transport_limits {
     uint32_t silence_timeout_ms; /* TCP_USER_TIMEOUT, keepalive, and SO_SNDTIMEO */
 };
 
+/* What a URI does not say. A zeroed struct is all defaults; everything is copied. */
+struct haul_transport_options {
+    struct haul_transport_limits limits;
+    const char *bind; /* connector, tcp: comma list of own addresses, channel i takes i mod n; NULL: any */
+};
+
+/* What the caller wants to do with a URI. */
+enum haul_uri_role { HAUL_URI_CONNECT, HAUL_URI_LISTEN };
+
 /*
- * haul_listener_open binds and listens at `uri`. tcp port 0 takes a free port. A unix path that exists is
- * replaced only when it is a socket on which nobody listens. -EINVAL: bad URI (the message shows the right
- * form); -EADDRINUSE, -EACCES, -ENOENT: as the message says.
+ * haul_uri_check returns 0 when `uri` is well formed for `role`, else -EINVAL with a message that shows the
+ * right form; for an unknown scheme, those of all transports.
  */
-int haul_listener_open(const char *uri, struct haul_listener **listener, struct haul_error *error);
+int haul_uri_check(const char *uri, enum haul_uri_role role, struct haul_error *error);
+
+/*
+ * haul_connector_open checks `uri` and `options` and keeps copies; it does not connect or look anything up.
+ * The connector holds what the connections of one migration share: addresses looked up once, children,
+ * descriptors. One thread at a time. -EINVAL with a message that shows the right form; -ENOMEM.
+ */
+int haul_connector_open(const char *uri, const struct haul_transport_options *options,
+                        struct haul_connector **connector, struct haul_error *error);
+
+/*
+ * haul_connector_connect opens the connection of `channel`: HAUL_CONTROL_CHANNEL (first), or from 0.
+ * `cancel_fd` (an eventfd, or -1) becoming readable ends the wait. *fd is the caller's: blocking,
+ * close-on-exec, with the limits applied. -ECANCELED, -ETIMEDOUT, -ECONNREFUSED, -EHOSTUNREACH, -ENOENT; the
+ * message names the peer.
+ */
+int haul_connector_connect(struct haul_connector *connector, uint16_t channel, int cancel_fd, int *fd,
+                           struct haul_error *error);
+
+/* haul_connector_close frees the connector; connections made stay open. NULL is accepted. */
+void haul_connector_close(struct haul_connector *connector);
+
+/*
+ * haul_listener_open binds and listens at `uri`. `options` may be NULL. tcp port 0 takes a free port. A unix
+ * path that exists is replaced only when it is a socket on which nobody listens. -EINVAL: bad URI (the
+ * message shows the right form); -EADDRINUSE, -EACCES, -ENOENT: as the message says.
+ */
+int haul_listener_open(const char *uri, const struct haul_transport_options *options,
+                       struct haul_listener **listener, struct haul_error *error);
 
 /* haul_listener_uri returns the URI that a peer can use, with the real port; valid until close. */
 const char *haul_listener_uri(const struct haul_listener *listener);
 
 /*
  * haul_listener_accept waits for one connection. `cancel_fd` (an eventfd, or -1) becoming readable ends the
- * wait with -ECANCELED; timeout_ms (-1: none) with -ETIMEDOUT. *fd is the caller's: blocking, close-on-exec,
- * with `limits` applied.
+ * wait with -ECANCELED; timeout_ms (-1: none) with -ETIMEDOUT. *fd as in haul_connector_connect.
  */
-int haul_listener_accept(struct haul_listener *listener, const struct haul_transport_limits *limits,
-                         int timeout_ms, int cancel_fd, int *fd, struct haul_error *error);
+int haul_listener_accept(struct haul_listener *listener, int timeout_ms, int cancel_fd, int *fd,
+                         struct haul_error *error);
 
-/* haul_listener_close closes the socket and removes a unix path that it made. NULL is accepted. */
+/* haul_listener_close stops listening and removes a unix path that it made. NULL is accepted. */
 void haul_listener_close(struct haul_listener *listener);
-
-/*
- * haul_connect connects to `uri`, trying every address that the name has. *fd as in haul_listener_accept.
- * -ECANCELED, -ETIMEDOUT, -ECONNREFUSED, -EHOSTUNREACH, -ENOENT, -EINVAL; the message names the peer.
- */
-int haul_connect(const char *uri, const struct haul_transport_limits *limits, int cancel_fd, int *fd,
-                 struct haul_error *error);
-
-/* haul_uri_check returns 0 when `uri` is well formed, else -EINVAL with a message that shows the form. */
-int haul_uri_check(const char *uri, struct haul_error *error);
 
 /* haul_peer_name writes "10.0.0.2:7000" or "unix:/run/x" of a connected socket to `name`. */
 void haul_peer_name(int fd, char *name, size_t size);

@@ -6,52 +6,95 @@
 
 #include "channels/transport.h"
 
+#include <stdbool.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 
-#define HAUL_URI_MAX 320        /* "tcp:[", a name of 253 bytes, "]:65535", with room to spare */
 #define HAUL_LISTEN_BACKLOG 256 /* both connections of HAUL_CHANNELS_MAX channels may arrive at once */
+#define HAUL_ADDRESSES_MAX 16   /* of one tcp URI or one list of source addresses */
+#define HAUL_TIMEOUT_MS 30000   /* where a limit is 0 */
 
-struct haul_listener {
-    int fd; /* non-blocking */
+/* What both ends know of their URI. */
+struct haul_endpoint {
     const struct haul_transport *transport;
-    char uri[HAUL_URI_MAX];
-    struct stat made; /* unix: the path's identity, so that close removes only what open made */
+    char *uri;
+    const char *address;                   /* the part of `uri` after the first colon */
+    struct haul_transport_options options; /* strings are copies, limits are not 0 */
 };
 
-/* One connection attempt in progress: how long it may take and what may end it. */
+struct haul_connector {
+    struct haul_endpoint end;
+    void *state; /* the transport's own; freed by its `close` */
+};
+
+struct haul_listener {
+    struct haul_endpoint end;
+    char *uri;                   /* for the peer */
+    int fds[HAUL_ADDRESSES_MAX]; /* listening sockets, non-blocking */
+    unsigned count;
+    void *state; /* the transport's own; freed by its `unlisten` */
+};
+
+/* One wait for a connection: how long it may take and what may end it. */
 struct haul_attempt {
     const char *uri;
-    uint64_t deadline_ns; /* haul_io_now_ns time */
+    uint64_t deadline_ns; /* haul_io_now_ns time; UINT64_MAX: none */
     uint32_t timeout_ms;  /* the whole limit, for messages */
     int cancel_fd;
 };
 
 struct haul_transport {
     const char *scheme; /* text before the first colon of the URI */
+    const char *form;   /* "unix:PATH", for messages */
     /* Checks the text after the colon. -EINVAL with a message that shows the right form. */
-    int (*check)(const char *uri, const char *address, struct haul_error *error);
-    /* Binds and listens: sets listener->fd and listener->uri. `address` passed `check`. */
-    int (*listen)(const char *uri, const char *address, struct haul_listener *listener,
-                  struct haul_error *error);
-    /* Connects: *fd is non-blocking. `address` passed `check`. */
-    int (*connect)(const struct haul_attempt *attempt, const char *address, int *fd,
-                   struct haul_error *error);
-    /* Applies what is special to this kind of socket to a connected one. 0 or a negative errno. */
-    int (*prepare)(int fd, const struct haul_transport_limits *limits);
-    /* Undoes what listen left behind beside the socket; may be NULL. */
+    int (*check)(const char *uri, const char *address, enum haul_uri_role role, struct haul_error *error);
+    /* Checks options and makes state; may be NULL, and then `options.bind` is refused. The URI passed
+     * `check`. */
+    int (*open)(struct haul_connector *connector, struct haul_error *error);
+    /* Opens the connection of `channel`: *fd is a stream socket, of any blocking mode. NULL: does not
+     * connect. */
+    int (*connect)(struct haul_connector *connector, const struct haul_attempt *attempt, uint16_t channel,
+                   int *fd, struct haul_error *error);
+    /* Frees connector->state, also after `open` failed; may be NULL. */
+    void (*close)(struct haul_connector *connector);
+    /*
+     * Fills listener->fds and listener->uri; what it opened before a failure is closed by the caller, and
+     * `unlisten` is called. The URI passed `check`. NULL: does not listen.
+     */
+    int (*listen)(struct haul_listener *listener, struct haul_error *error);
+    /* Undoes what listen left behind beside the sockets; may be NULL. */
     void (*unlisten)(struct haul_listener *listener);
 };
 
 extern const struct haul_transport haul_transport_tcp;
 extern const struct haul_transport haul_transport_unix;
 
+/* haul_endpoint_init finds the transport of `uri` and checks and copies; haul_endpoint_cleanup frees. */
+int haul_endpoint_init(struct haul_endpoint *end, const char *uri, enum haul_uri_role role,
+                       const struct haul_transport_options *options, struct haul_error *error);
+void haul_endpoint_cleanup(struct haul_endpoint *end);
+
 /*
- * haul_attempt_connect connects the non-blocking socket `fd` before `deadline_ns` (at most the attempt's
- * own). Returns 0 or a negative errno: -ETIMEDOUT, -ECANCELED, or what connect said.
+ * haul_socket_prepare makes a new connection what the data path expects: blocking, close-on-exec, with its
+ * limits, and with the options of its kind of socket. 0 or a negative errno.
+ */
+int haul_socket_prepare(int fd, const struct haul_transport_limits *limits);
+
+/*
+ * haul_attempt_wait waits for `events` on one of `count` (at most HAUL_ADDRESSES_MAX) descriptors and returns
+ * the index of the first that has them, or -ETIMEDOUT, -ECANCELED, or what poll said. No descriptors: only
+ * for the clock and the cancel.
+ */
+int haul_attempt_wait(const struct haul_attempt *attempt, const int *fds, unsigned count, short events);
+
+/* haul_attempt_until returns `attempt` with a deadline that is no later than `deadline_ns`. */
+struct haul_attempt haul_attempt_until(const struct haul_attempt *attempt, uint64_t deadline_ns);
+
+/*
+ * haul_attempt_connect connects the non-blocking socket `fd`. Returns 0 or a negative errno: -ETIMEDOUT,
+ * -ECANCELED, or what connect said.
  */
 int haul_attempt_connect(const struct haul_attempt *attempt, int fd, const struct sockaddr *address,
-                         socklen_t length, uint64_t deadline_ns);
+                         socklen_t length);
 
 /* haul_attempt_sleep waits `ms` or until the deadline: 0, -ETIMEDOUT or -ECANCELED. */
 int haul_attempt_sleep(const struct haul_attempt *attempt, int ms);

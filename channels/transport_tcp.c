@@ -1,97 +1,26 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* tcp:HOST:PORT, where HOST is a name, a v4 address or a v6 address in brackets. */
+/*
+ * tcp:HOST:PORT[,HOST:PORT...]. The destination listens at every place of its list. The source opens channel
+ * i to place i modulo their number, from source address i modulo theirs, and so spreads over several
+ * networks.
+ */
 #include "channels/socket_io.h"
-#include "channels/transport_ops.h"
+#include "channels/tcp_address.h"
 
 #include <errno.h>
-#include <netdb.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#define HOST_MAX 254 /* a DNS name and its NUL */
-#define PORT_MAX 6   /* "65535" and its NUL */
-
-static int bad_uri(const char *uri, struct haul_error *error)
+static int tcp_check(const char *uri, const char *address, enum haul_uri_role role, struct haul_error *error)
 {
-    return haul_error_set(
-        error, EINVAL,
-        "\"%.100s\" is not a tcp address: use tcp:HOST:PORT or tcp:[V6]:PORT with a port from 0 "
-        "to 65535",
-        uri);
+    struct tcp_list list;
+    return tcp_list_parse(uri, address, role, &list, error);
 }
 
-/* A port of one to five digits, at most 65535. */
-static bool is_port(const char *text)
-{
-    size_t digits = strspn(text, "0123456789");
-    return digits >= 1 && digits < PORT_MAX && text[digits] == 0 && strtoul(text, NULL, 10) <= 65535;
-}
-
-/* Splits HOST:PORT; false when it has another form. */
-static bool split(const char *address, char host[HOST_MAX], char port[PORT_MAX])
-{
-    const char *from = address;
-    const char *colon = strrchr(address, ':');
-    if (!colon) {
-        return false;
-    }
-    const char *to = colon;
-    if (*from == '[') {
-        from++;
-        if (to == address || to[-1] != ']') {
-            return false;
-        }
-        to--;
-    }
-    bool bracketed = from != address;
-    size_t length = to > from ? (size_t)(to - from) : 0;
-    if (length == 0 || length >= HOST_MAX || memchr(from, ']', length) || !is_port(colon + 1)) {
-        return false;
-    }
-    /* A v6 address without brackets would be ambiguous. */
-    if (!bracketed && memchr(from, ':', length)) {
-        return false;
-    }
-    memcpy(host, from, length);
-    host[length] = 0;
-    snprintf(port, PORT_MAX, "%s", colon + 1);
-    return true;
-}
-
-static int tcp_check(const char *uri, const char *address, struct haul_error *error)
-{
-    char host[HOST_MAX], port[PORT_MAX];
-    return split(address, host, port) ? 0 : bad_uri(uri, error);
-}
-
-/*
- * Looks the host up. A name that is not numeric goes to the system's resolver, whose own timeouts bound the
- * wait (resolv.conf).
- */
-static int look_up(const char *uri, const char *address, int flags, struct addrinfo **list,
-                   struct haul_error *error)
-{
-    char host[HOST_MAX], port[PORT_MAX];
-    if (!split(address, host, port)) {
-        return bad_uri(uri, error);
-    }
-    struct addrinfo hints = {
-        .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = flags | AI_NUMERICSERV};
-    int result = getaddrinfo(host, port, &hints, list);
-    if (result == 0) {
-        return 0;
-    }
-    if (result == EAI_SYSTEM) {
-        return haul_error_set(error, errno, "%s: looking up \"%s\": %s", uri, host, strerror(errno));
-    }
-    return haul_error_set(error, EHOSTUNREACH, "%s: the host \"%s\" is not known: %s", uri, host,
-                          gai_strerror(result));
-}
+/* ---- listening ---- */
 
 /* Opens, binds and listens at one address: a descriptor or a negative errno. */
 static int listen_at(const struct addrinfo *at)
@@ -111,8 +40,25 @@ static int listen_at(const struct addrinfo *at)
     return fd;
 }
 
-/* Writes the URI with the port that the kernel chose, host as the user wrote it. */
-static int local_uri(int fd, const char *address, char *uri, size_t size)
+static int listen_failed(const char *where, int code, struct haul_error *error)
+{
+    switch (code) {
+    case EADDRINUSE:
+        return haul_error_set(
+            error, code, "listening on %s: the port is in use; choose another or stop what listens there",
+            where);
+    case EACCES:
+        return haul_error_set(
+            error, code, "listening on %s: not permitted; ports below 1024 need root, choose another", where);
+    case EADDRNOTAVAIL:
+        return haul_error_set(error, code, "listening on %s: this host does not have that address", where);
+    default:
+        return haul_error_set(error, code, "listening on %s: %s", where, strerror(code));
+    }
+}
+
+/* The port that the kernel chose, as text. */
+static int local_port(int fd, char port[TCP_PORT_MAX])
 {
     union {
         struct sockaddr any;
@@ -123,57 +69,110 @@ static int local_uri(int fd, const char *address, char *uri, size_t size)
     if (getsockname(fd, &bound.any, &length) < 0) {
         return -errno;
     }
-    unsigned port = ntohs(bound.any.sa_family == AF_INET6 ? bound.v6.sin6_port : bound.v4.sin_port);
-    snprintf(uri, size, "tcp:%.*s:%u", (int)(strrchr(address, ':') - address), address, port);
+    in_port_t number = bound.any.sa_family == AF_INET6 ? bound.v6.sin6_port : bound.v4.sin_port;
+    snprintf(port, TCP_PORT_MAX, "%u", ntohs(number));
     return 0;
 }
 
-static int tcp_listen(const char *uri, const char *address, struct haul_listener *listener,
-                      struct haul_error *error)
+/* Listens at the first address of `place` that can be listened at, and adds it to the listener and its URI.
+ */
+static int listen_at_place(struct haul_listener *listener, const struct tcp_place *place, FILE *uri,
+                           struct haul_error *error)
 {
-    struct addrinfo *list;
-    int result = look_up(uri, address, AI_PASSIVE, &list, error);
-    if (result < 0) {
-        return result;
-    }
+    char where[TCP_URI_MAX], text[TCP_URI_MAX], port[TCP_PORT_MAX];
+    tcp_place_text(place, place->port, text, sizeof text);
+    snprintf(where, sizeof where, "%s:%.300s", listener->end.transport->scheme, text);
     int fd = -EADDRNOTAVAIL;
-    for (const struct addrinfo *at = list; at && fd < 0; at = at->ai_next) {
+    for (const struct addrinfo *at = place->found; at && fd < 0; at = at->ai_next) {
         fd = listen_at(at);
     }
-    freeaddrinfo(list);
-    switch (fd) {
-    case -EADDRINUSE:
-        return haul_error_set(
-            error, EADDRINUSE,
-            "listening on %s: the port is in use; choose another or stop what listens there", uri);
-    case -EACCES:
-        return haul_error_set(
-            error, EACCES, "listening on %s: not permitted; ports below 1024 need root, choose another", uri);
-    case -EADDRNOTAVAIL:
-        return haul_error_set(error, EADDRNOTAVAIL, "listening on %s: this host does not have that address",
-                              uri);
-    default:
-        break;
+    if (fd < 0) {
+        return listen_failed(where, -fd, error);
     }
-    if (fd >= 0) {
-        result = local_uri(fd, address, listener->uri, sizeof listener->uri);
-        if (result == 0) {
-            listener->fd = fd;
-            return 0;
-        }
-        close(fd);
-        fd = result;
+    listener->fds[listener->count++] = fd;
+    int result = local_port(fd, port);
+    if (result < 0) {
+        return listen_failed(where, -result, error);
     }
-    return haul_error_set(error, -fd, "listening on %s: %s", uri, strerror(-fd));
+    tcp_place_text(place, port, text, sizeof text);
+    fprintf(uri, "%s%s", listener->count > 1 ? "," : "", text);
+    return 0;
 }
 
-static int connect_at(const struct haul_attempt *attempt, const struct addrinfo *at, uint64_t deadline_ns)
+static int tcp_listen(struct haul_listener *listener, struct haul_error *error)
+{
+    struct tcp_list list;
+    const char *uri = listener->end.uri;
+    int result = tcp_list_parse(uri, listener->end.address, HAUL_URI_LISTEN, &list, error);
+    if (result == 0) {
+        result = tcp_list_look_up(uri, AI_PASSIVE, &list, error);
+    }
+    size_t size;
+    FILE *text = result == 0 ? open_memstream(&listener->uri, &size) : NULL;
+    if (text) {
+        fprintf(text, "%s:", listener->end.transport->scheme);
+        for (unsigned i = 0; result == 0 && i < list.count; i++) {
+            result = listen_at_place(listener, &list.places[i], text, error);
+        }
+        if (fclose(text) != 0 && result == 0) {
+            result = haul_error_set(error, ENOMEM, "listening on %s: out of memory", uri);
+        }
+    } else if (result == 0) {
+        result = haul_error_set(error, ENOMEM, "listening on %s: out of memory", uri);
+    }
+    tcp_list_cleanup(&list);
+    return result;
+}
+
+/* ---- connecting ---- */
+
+struct tcp_state {
+    struct tcp_list peers;
+    struct tcp_list sources; /* count 0: the kernel chooses */
+};
+
+static int tcp_open(struct haul_connector *connector, struct haul_error *error)
+{
+    const struct haul_endpoint *end = &connector->end;
+    struct tcp_state *state = calloc(1, sizeof *state);
+    connector->state = state;
+    if (!state) {
+        return haul_error_set(error, ENOMEM, "%s: out of memory", end->uri);
+    }
+    int result = tcp_list_parse(end->uri, end->address, HAUL_URI_CONNECT, &state->peers, error);
+    if (result == 0 && end->options.bind) {
+        result = tcp_list_parse_sources(end->options.bind, &state->sources, error);
+    }
+    return result;
+}
+
+static void tcp_close(struct haul_connector *connector)
+{
+    struct tcp_state *state = connector->state;
+    if (state) {
+        tcp_list_cleanup(&state->peers);
+        tcp_list_cleanup(&state->sources);
+        free(state);
+    }
+}
+
+static int connect_at(const struct haul_attempt *attempt, const struct addrinfo *at,
+                      const struct tcp_place *source)
 {
     int fd = socket(at->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0) {
         return -errno;
     }
-    int result = haul_attempt_connect(attempt, fd, at->ai_addr, at->ai_addrlen, deadline_ns);
+    int on = 1;
+    int result = 0;
+    /* The port is left to connect, which may use one port towards several peers. */
+    if (source && (setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof on) < 0 ||
+                   bind(fd, source->found->ai_addr, source->found->ai_addrlen) < 0)) {
+        result = -errno;
+    }
+    if (result == 0) {
+        result = haul_attempt_connect(attempt, fd, at->ai_addr, at->ai_addrlen);
+    }
     if (result < 0) {
         close(fd);
         return result;
@@ -181,72 +180,106 @@ static int connect_at(const struct haul_attempt *attempt, const struct addrinfo 
     return fd;
 }
 
-static int tcp_connect(const struct haul_attempt *attempt, const char *address, int *fd,
-                       struct haul_error *error)
+static bool usable(const struct addrinfo *at, const struct tcp_place *source)
 {
-    struct addrinfo *list;
-    int result = look_up(attempt->uri, address, 0, &list, error);
-    if (result < 0) {
-        return result;
-    }
+    return !source || at->ai_family == source->found->ai_family;
+}
+
+/* Tries the addresses of one place, the one that answered before first: a descriptor or a negative errno. */
+static int connect_to_place(const struct haul_attempt *attempt, struct tcp_place *place,
+                            const struct tcp_place *source)
+{
     unsigned left = 0;
-    for (const struct addrinfo *at = list; at; at = at->ai_next) {
-        left++;
+    for (const struct addrinfo *at = place->found; at; at = at->ai_next) {
+        left += usable(at, source);
     }
-    result = -EHOSTUNREACH;
-    for (const struct addrinfo *at = list; at; at = at->ai_next, left--) {
+    if (place->good && usable(place->good, source)) {
+        int fd = connect_at(attempt, place->good, source);
+        if (fd >= 0 || left == 1) {
+            return fd;
+        }
+    }
+    int fd = -EAFNOSUPPORT;
+    for (const struct addrinfo *at = place->found; at; at = at->ai_next) {
+        if (!usable(at, source)) {
+            continue;
+        }
         /* A fair share of what is left, so that one dead address does not use up the others' time. */
         uint64_t now = haul_io_now_ns();
         uint64_t rest = attempt->deadline_ns > now ? attempt->deadline_ns - now : 0;
-        result = connect_at(attempt, at, now + rest / left);
-        if (result >= 0 || result == -ECANCELED) {
+        struct haul_attempt share = haul_attempt_until(attempt, now + rest / left--);
+        fd = connect_at(&share, at, source);
+        if (fd >= 0) {
+            place->good = at;
+        }
+        if (fd >= 0 || fd == -ECANCELED) {
             break;
         }
     }
-    freeaddrinfo(list);
-    if (result < 0) {
-        return haul_attempt_failed(attempt, -result, error);
+    return fd;
+}
+
+/* Connects to one place within the attempt's time; the message names the place. */
+static int try_place(const struct haul_connector *connector, const struct haul_attempt *attempt,
+                     unsigned index, unsigned source_index, int *fd, struct haul_error *error)
+{
+    struct tcp_state *state = connector->state;
+    struct tcp_place *place = &state->peers.places[index];
+    const struct tcp_place *source =
+        state->sources.count ? &state->sources.places[source_index % state->sources.count] : NULL;
+    char text[TCP_URI_MAX], uri[TCP_URI_MAX + 8];
+    tcp_place_text(place, place->port, text, sizeof text);
+    snprintf(uri, sizeof uri, "%s:%s", connector->end.transport->scheme, text);
+    struct haul_attempt named = *attempt;
+    named.uri = uri;
+    int result = connect_to_place(&named, place, source);
+    if (result >= 0) {
+        *fd = result;
+        return 0;
     }
-    *fd = result;
-    return 0;
+    if (source && result == -EADDRNOTAVAIL) {
+        return haul_error_set(error, EADDRNOTAVAIL,
+                              "connecting to %s: this host does not have the source address %s; see ip addr",
+                              uri, source->host);
+    }
+    if (source && result == -EAFNOSUPPORT) {
+        return haul_error_set(error, EAFNOSUPPORT,
+                              "connecting to %s: it has no address of the same family as the source address "
+                              "%s; the lists of addresses and of source addresses go together in order",
+                              uri, source->host);
+    }
+    return haul_attempt_failed(&named, -result, error);
 }
 
-static int set_option(int fd, int level, int option, int value)
+static int tcp_connect(struct haul_connector *connector, const struct haul_attempt *attempt, uint16_t channel,
+                       int *fd, struct haul_error *error)
 {
-    return setsockopt(fd, level, option, &value, sizeof value) < 0 ? -errno : 0;
-}
-
-/*
- * Buffers stay with the kernel's autotuning: a fixed SO_SNDBUF or SO_RCVBUF switches it off and is capped by
- * net.core.*mem_max, which is lower than what autotuning may reach (net.ipv4.tcp_*mem).
- */
-static int tcp_prepare(int fd, const struct haul_transport_limits *limits)
-{
-    /* Keepalive probes start after a third of the silence limit; TCP_USER_TIMEOUT ends them. */
-    int idle_s = (int)(limits->silence_timeout_ms / 3000);
-    const struct {
-        int level, option, value;
-    } options[] = {
-        {IPPROTO_TCP, TCP_NODELAY, 1},
-        {IPPROTO_TCP, TCP_USER_TIMEOUT, (int)limits->silence_timeout_ms},
-        {SOL_SOCKET, SO_KEEPALIVE, 1},
-        {IPPROTO_TCP, TCP_KEEPIDLE, idle_s > 0 ? idle_s : 1},
-        {IPPROTO_TCP, TCP_KEEPINTVL, idle_s > 0 ? idle_s : 1},
-        {IPPROTO_TCP, TCP_KEEPCNT, 3},
-    };
-    for (size_t i = 0; i < sizeof options / sizeof *options; i++) {
-        int result = set_option(fd, options[i].level, options[i].option, options[i].value);
-        if (result < 0) {
+    struct tcp_state *state = connector->state;
+    int result = tcp_list_look_up(attempt->uri, 0, &state->peers, error);
+    if (result < 0) {
+        return result;
+    }
+    if (channel != HAUL_CONTROL_CHANNEL) {
+        return try_place(connector, attempt, channel % state->peers.count, channel, fd, error);
+    }
+    for (unsigned i = 0; i < state->peers.count; i++) {
+        uint64_t now = haul_io_now_ns();
+        uint64_t rest = attempt->deadline_ns > now ? attempt->deadline_ns - now : 0;
+        struct haul_attempt share = haul_attempt_until(attempt, now + rest / (state->peers.count - i));
+        result = try_place(connector, &share, i, i, fd, error);
+        if (result == 0 || result == -ECANCELED) {
             return result;
         }
     }
-    return 0;
+    return result;
 }
 
 const struct haul_transport haul_transport_tcp = {
     .scheme = "tcp",
+    .form = "tcp:HOST:PORT[,HOST:PORT...]",
     .check = tcp_check,
-    .listen = tcp_listen,
+    .open = tcp_open,
     .connect = tcp_connect,
-    .prepare = tcp_prepare,
+    .close = tcp_close,
+    .listen = tcp_listen,
 };

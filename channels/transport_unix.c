@@ -3,15 +3,17 @@
 #include "channels/transport_ops.h"
 
 #include <errno.h>
-#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #define BUSY_WAIT_MS 10 /* between attempts at a listener whose queue is full */
 
-static int unix_check(const char *uri, const char *address, struct haul_error *error)
+static int unix_check(const char *uri, const char *address, enum haul_uri_role role, struct haul_error *error)
 {
+    (void)role;
     size_t length = strlen(address);
     if (length == 0 || length >= sizeof((struct sockaddr_un *)0)->sun_path) {
         return haul_error_set(error, EINVAL,
@@ -68,11 +70,17 @@ static int bind_and_listen(int fd, const struct sockaddr_un *address)
     return 0;
 }
 
-static int unix_listen(const char *uri, const char *address, struct haul_listener *listener,
-                       struct haul_error *error)
+static int unix_listen(struct haul_listener *listener, struct haul_error *error)
 {
     struct sockaddr_un socket_address;
-    fill_address(&socket_address, address);
+    const char *uri = listener->end.uri;
+    struct stat *made = calloc(1, sizeof *made);
+    listener->uri = strdup(uri);
+    listener->state = made;
+    if (!made || !listener->uri) {
+        return haul_error_set(error, ENOMEM, "listening on %s: out of memory", uri);
+    }
+    fill_address(&socket_address, listener->end.address);
     int result = remove_stale(&socket_address);
     if (result == -EEXIST) {
         return haul_error_set(error, EADDRINUSE,
@@ -95,27 +103,29 @@ static int unix_listen(const char *uri, const char *address, struct haul_listene
                               : result == -EACCES ? "no permission to write to the folder"
                                                   : strerror(-result));
     }
-    stat(address, &listener->made);
-    listener->fd = fd;
-    snprintf(listener->uri, sizeof listener->uri, "%s", uri);
+    stat(listener->end.address, made);
+    listener->fds[listener->count++] = fd;
     return 0;
 }
 
 static void unix_unlisten(struct haul_listener *listener)
 {
-    const char *path = listener->uri + sizeof "unix:" - 1;
+    /* The path's identity as it was made, so that only what listen made is removed. */
+    const struct stat *made = listener->state;
     struct stat now;
-    if (lstat(path, &now) == 0 && now.st_dev == listener->made.st_dev &&
-        now.st_ino == listener->made.st_ino) {
-        unlink(path);
+    if (listener->count > 0 && lstat(listener->end.address, &now) == 0 && now.st_dev == made->st_dev &&
+        now.st_ino == made->st_ino) {
+        unlink(listener->end.address);
     }
+    free(listener->state);
 }
 
-static int unix_connect(const struct haul_attempt *attempt, const char *address, int *fd,
-                        struct haul_error *error)
+static int unix_connect(struct haul_connector *connector, const struct haul_attempt *attempt,
+                        uint16_t channel, int *fd, struct haul_error *error)
 {
+    (void)channel; /* all to one path */
     struct sockaddr_un socket_address;
-    fill_address(&socket_address, address);
+    fill_address(&socket_address, connector->end.address);
     int connected = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (connected < 0) {
         return haul_attempt_failed(attempt, errno, error);
@@ -123,7 +133,7 @@ static int unix_connect(const struct haul_attempt *attempt, const char *address,
     int result;
     /* A unix socket has no connection in progress: EAGAIN means that the listener's queue is full. */
     while ((result = haul_attempt_connect(attempt, connected, (const struct sockaddr *)&socket_address,
-                                          sizeof socket_address, attempt->deadline_ns)) == -EAGAIN) {
+                                          sizeof socket_address)) == -EAGAIN) {
         result = haul_attempt_sleep(attempt, BUSY_WAIT_MS);
         if (result < 0) {
             break;
@@ -137,18 +147,11 @@ static int unix_connect(const struct haul_attempt *attempt, const char *address,
     return 0;
 }
 
-static int unix_prepare(int fd, const struct haul_transport_limits *limits)
-{
-    (void)fd;
-    (void)limits; /* SO_SNDTIMEO, which every connection gets, is all that a local socket needs */
-    return 0;
-}
-
 const struct haul_transport haul_transport_unix = {
     .scheme = "unix",
+    .form = "unix:PATH",
     .check = unix_check,
-    .listen = unix_listen,
     .connect = unix_connect,
-    .prepare = unix_prepare,
+    .listen = unix_listen,
     .unlisten = unix_unlisten,
 };

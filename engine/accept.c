@@ -59,8 +59,7 @@ static int accept_control(struct haul_migration *migration, struct haul_error *e
     struct haul_hello hello;
     int fd;
     for (;;) {
-        int rc = haul_listener_accept(migration->destination->listener, &migration->limits, -1,
-                                      migration->cancel_fd, &fd, error);
+        int rc = haul_listener_accept(migration->destination->listener, -1, migration->cancel_fd, &fd, error);
         if (rc < 0) {
             return rc;
         }
@@ -237,8 +236,7 @@ static int accept_channels(struct haul_migration *migration, struct haul_error *
         int fd;
         bool taken = false;
         /* Short waits: a source that died shows on the control connection. */
-        rc = haul_listener_accept(destination->listener, &migration->limits, 100, migration->cancel_fd, &fd,
-                                  error);
+        rc = haul_listener_accept(destination->listener, 100, migration->cancel_fd, &fd, error);
         if (rc == -ETIMEDOUT) {
             rc = haul_control_status(migration->control, error);
             if (rc == 0 && haul_now_ns() > deadline) {

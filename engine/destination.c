@@ -309,7 +309,8 @@ int haul_destination_start(struct haul_migration *migration, const char *uri, st
         migration->options.populate_threads ? migration->options.populate_threads : haul_allowed_cpus();
     int rc = note_present(migration, error);
     if (rc == 0) {
-        rc = haul_listener_open(uri, &destination->listener, error);
+        struct haul_transport_options options = haul_migration_transport(migration);
+        rc = haul_listener_open(uri, &options, &destination->listener, error);
     }
     if (rc == 0) {
         destination->uri = strdup(haul_listener_uri(destination->listener));

@@ -83,6 +83,8 @@ struct haul_options {
                             never */
     bool auto_converge; /* source: slow the guest down by its throttle hook when it does not converge; default
                            false */
+    const char *bind;   /* source, tcp: own addresses to connect from, separated by commas; channel i takes
+                           number i modulo their count. NULL (default): the kernel chooses */
 };
 void haul_options_default(struct haul_options *options);
 
@@ -300,6 +302,12 @@ int haul_set_events(struct haul_migration *migration, const struct haul_events *
  * for the destination, bound.
  */
 int haul_start(struct haul_migration *migration, const char *uri, struct haul_error *error);
+
+/*
+ * haul_check_uri returns 0 when `uri` is well formed for a destination (`listening`) or a source, else
+ * -EINVAL with a message that shows the right form. docs/transports.md describes them. Any thread.
+ */
+int haul_check_uri(const char *uri, bool listening, struct haul_error *error);
 
 /* haul_local_uri returns the destination's URI with the real port, after haul_start; valid until haul_free.
  */

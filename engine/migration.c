@@ -73,6 +73,11 @@ static int copy_options(struct haul_migration *migration, const struct haul_opti
     }
     own->placement = migration->placement;
     own->compress = NULL;
+    migration->bind = own->bind ? strdup(own->bind) : NULL;
+    if (own->bind && !migration->bind) {
+        return haul_error_set(error, ENOMEM, "no memory for a migration");
+    }
+    own->bind = migration->bind;
     migration->limits = (struct haul_transport_limits){
         .connect_timeout_ms = own->timeout_s * 1000,
         .silence_timeout_ms = own->timeout_s * 1000,
@@ -254,7 +259,7 @@ int haul_start(struct haul_migration *migration, const char *uri, struct haul_er
         rc = haul_error_set(error, EINVAL, "the migration has no RAM block; call haul_add_ram first");
     }
     if (rc == 0) {
-        rc = haul_uri_check(uri, error);
+        rc = haul_check_uri(uri, migration->destination, error);
     }
     if (rc < 0) {
         return rc;
@@ -280,6 +285,11 @@ int haul_start(struct haul_migration *migration, const char *uri, struct haul_er
         forget_start(migration);
     }
     return rc;
+}
+
+int haul_check_uri(const char *uri, bool listening, struct haul_error *error)
+{
+    return haul_uri_check(uri, listening ? HAUL_URI_LISTEN : HAUL_URI_CONNECT, error);
 }
 
 const char *haul_local_uri(const struct haul_migration *migration)
@@ -352,6 +362,7 @@ void haul_free(struct haul_migration *migration)
     }
     pthread_mutex_destroy(&migration->lock);
     free(migration->views);
+    free(migration->bind);
     free(migration->uri);
     free(migration);
 }
@@ -418,6 +429,11 @@ void haul_migration_set_control(struct haul_migration *migration, struct haul_co
         haul_control_wake(control);
     }
     pthread_mutex_unlock(&migration->lock);
+}
+
+struct haul_transport_options haul_migration_transport(const struct haul_migration *migration)
+{
+    return (struct haul_transport_options){.limits = migration->limits, .bind = migration->bind};
 }
 
 unsigned haul_allowed_cpus(void)

@@ -49,6 +49,7 @@ struct haul_migration {
     struct haul_options options; /* strings point to the copies below */
     char placement[256];
     enum haul_compress_mode compress;
+    char *bind;
     struct haul_transport_limits limits;
     char *uri;
     struct haul_block blocks[HAUL_BLOCKS_MAX];
@@ -110,6 +111,9 @@ bool haul_migration_commit(struct haul_migration *migration);
 
 /* haul_migration_set_control publishes the control connection to haul_cancel and haul_free. Own thread. */
 void haul_migration_set_control(struct haul_migration *migration, struct haul_control *control);
+
+/* haul_migration_transport gives the connector or listener what a URI does not say. */
+struct haul_transport_options haul_migration_transport(const struct haul_migration *migration);
 
 /* haul_allowed_cpus returns how many CPUs this process may use, at least 1. Any thread. */
 unsigned haul_allowed_cpus(void);

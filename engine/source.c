@@ -80,7 +80,7 @@ static int greet(struct haul_migration *migration, int fd, uint16_t channel, str
 static int open_connection(struct haul_migration *migration, uint16_t channel, int *fd,
                            struct haul_error *error)
 {
-    int rc = haul_connect(migration->uri, &migration->limits, migration->cancel_fd, fd, error);
+    int rc = haul_connector_connect(migration->source->connector, channel, migration->cancel_fd, fd, error);
     if (rc < 0) {
         return rc;
     }
@@ -512,7 +512,6 @@ int haul_source_init(struct haul_migration *migration, struct haul_error *error)
 
 int haul_source_start(struct haul_migration *migration, const char *uri, struct haul_error *error)
 {
-    (void)uri; /* kept in migration->uri */
     if (!migration->tracker) {
         return haul_error_set(error, EINVAL, "the source has no dirty tracker; call haul_set_tracker first");
     }
@@ -521,8 +520,18 @@ int haul_source_start(struct haul_migration *migration, const char *uri, struct 
                               "this kind of guest cannot be slowed down: leave auto-converge out");
     }
     strncpy(migration->stats.tracker, migration->tracker->name, sizeof migration->stats.tracker - 1);
-    int rc = pthread_create(&migration->thread, NULL, migration_thread, migration);
-    return rc == 0 ? 0 : haul_error_set(error, rc, "cannot start the migration thread: %s", strerror(rc));
+    struct haul_transport_options options = haul_migration_transport(migration);
+    int rc = haul_connector_open(uri, &options, &migration->source->connector, error);
+    if (rc < 0) {
+        return rc;
+    }
+    rc = pthread_create(&migration->thread, NULL, migration_thread, migration);
+    if (rc != 0) {
+        haul_connector_close(migration->source->connector);
+        migration->source->connector = NULL;
+        return haul_error_set(error, rc, "cannot start the migration thread: %s", strerror(rc));
+    }
+    return 0;
 }
 
 void haul_source_wake(struct haul_migration *migration)
@@ -572,6 +581,7 @@ void haul_source_cleanup(struct haul_migration *migration)
     for (unsigned i = 0; i < source->sender_count; i++) {
         haul_sender_free(source->senders[i]);
     }
+    haul_connector_close(source->connector);
     free_bitmaps(source->present, migration->block_count);
     free_bitmaps(source->bitmaps, migration->block_count);
     free(source->window_base);

@@ -32,7 +32,7 @@ struct options {
     enum haul_compress_mode compress;
 };
 
-static const struct haul_transport_limits limits = {10000, 30000};
+static const struct haul_transport_options transport = {.limits = {10000, 30000}};
 
 static double seconds(void)
 {
@@ -122,7 +122,7 @@ static void receive_all(const struct options *options, struct haul_listener *lis
         memset((void *)block.maybe_nonzero, 0xff, block.pages / 8);
     }
     for (unsigned i = 0; i < options->channels; i++) {
-        if (haul_listener_accept(listener, &limits, -1, -1, &sockets[i], &error) < 0) {
+        if (haul_listener_accept(listener, -1, -1, &sockets[i], &error) < 0) {
             give_up(&error);
         }
     }
@@ -208,8 +208,12 @@ static int send_process(const struct options *options, const char *uri, int read
     struct haul_doorbell bell;
     int sockets[HAUL_CHANNELS_MAX];
     haul_doorbell_init(&bell);
+    struct haul_connector *connector;
+    if (haul_connector_open(uri, &transport, &connector, &error) < 0) {
+        give_up(&error);
+    }
     for (unsigned i = 0; i < options->channels; i++) {
-        if (haul_connect(uri, &limits, -1, &sockets[i], &error) < 0) {
+        if (haul_connector_connect(connector, (uint16_t)i, -1, &sockets[i], &error) < 0) {
             give_up(&error);
         }
     }
@@ -313,7 +317,7 @@ int main(int argc, char **argv)
     struct haul_error error;
     struct haul_listener *listener;
     int ready[2];
-    if (haul_listener_open(options.uri, &listener, &error) < 0) {
+    if (haul_listener_open(options.uri, &transport, &listener, &error) < 0) {
         give_up(&error);
     }
     if (pipe(ready) < 0) {

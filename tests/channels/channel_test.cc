@@ -95,26 +95,34 @@ class Barrier
     std::condition_variable changed_;
 };
 
-const haul_transport_limits kLimits = {5000, 5000};
+const haul_transport_options kTransport = {{5000, 5000}, nullptr};
+
+/* Both ends of one connection; the listener is closed again. */
+std::pair<int, int> connected(const std::string &uri, const haul_transport_options &options)
+{
+    haul_error error{};
+    haul_listener *listener = nullptr;
+    haul_connector *connector = nullptr;
+    std::pair<int, int> sockets{-1, -1};
+    EXPECT_EQ(0, haul_listener_open(uri.c_str(), &options, &listener, &error)) << error.message;
+    EXPECT_EQ(0, haul_connector_open(haul_listener_uri(listener), &options, &connector, &error))
+        << error.message;
+    EXPECT_EQ(0, haul_connector_connect(connector, 0, -1, &sockets.first, &error)) << error.message;
+    EXPECT_EQ(0, haul_listener_accept(listener, 5000, -1, &sockets.second, &error)) << error.message;
+    haul_connector_close(connector);
+    haul_listener_close(listener);
+    return sockets;
+}
 
 /* Connected sockets {sender's, receiver's} over the transport that `uri` names. */
 std::pair<int, int> connect_pair(const std::string &uri)
 {
-    haul_error error{};
     if (uri == "pair") {
         int both[2] = {-1, -1};
         EXPECT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, both));
         return {both[0], both[1]};
     }
-    haul_listener *listener = nullptr;
-    std::pair<int, int> sockets{-1, -1};
-    EXPECT_EQ(0, haul_listener_open(uri.c_str(), &listener, &error)) << error.message;
-    EXPECT_EQ(0, haul_connect(haul_listener_uri(listener), &kLimits, -1, &sockets.first, &error))
-        << error.message;
-    EXPECT_EQ(0, haul_listener_accept(listener, &kLimits, 5000, -1, &sockets.second, &error))
-        << error.message;
-    haul_listener_close(listener);
-    return sockets;
+    return connected(uri, kTransport);
 }
 
 /* How many channels a test will add to a link by itself. */
@@ -568,13 +576,7 @@ TEST(Channel, PeerClosingInTheMiddleFailsTheReceiver)
 TEST(Channel, SilentPeerTimesOut)
 {
     haul_error error{};
-    haul_listener *listener;
-    const haul_transport_limits impatient = {5000, 100};
-    ASSERT_EQ(0, haul_listener_open("tcp:127.0.0.1:0", &listener, &error)) << error.message;
-    int out, in;
-    ASSERT_EQ(0, haul_connect(haul_listener_uri(listener), &impatient, -1, &out, &error)) << error.message;
-    ASSERT_EQ(0, haul_listener_accept(listener, &impatient, 5000, -1, &in, &error)) << error.message;
-    haul_listener_close(listener);
+    auto [out, in] = connected("tcp:127.0.0.1:0", {{5000, 100}, nullptr});
     Link link(Later{1}, 2048);
     link.add_sender(0, out, HAUL_COMPRESS_NONE);
     for (uint64_t i = 0; i < 2048; i++)

@@ -22,7 +22,7 @@
 namespace
 {
 
-const haul_transport_limits kLimits = {5000, 9000};
+const haul_transport_options kOptions = {{5000, 9000}, nullptr};
 
 class Transport : public ::testing::Test
 {
@@ -45,12 +45,16 @@ class Transport : public ::testing::Test
     }
     void open(const std::string &uri)
     {
-        ASSERT_EQ(0, haul_listener_open(uri.c_str(), &listener_, &error_)) << error_.message;
+        ASSERT_EQ(0, haul_listener_open(uri.c_str(), &kOptions, &listener_, &error_)) << error_.message;
     }
     int connect(const std::string &uri, int *fd, uint32_t timeout_ms = 5000, int cancel_fd = -1)
     {
-        haul_transport_limits limits = {timeout_ms, 9000};
-        int result = haul_connect(uri.c_str(), &limits, cancel_fd, fd, &error_);
+        haul_transport_options options = {{timeout_ms, 9000}, bind_.empty() ? nullptr : bind_.c_str()};
+        haul_connector *connector = nullptr;
+        int result = haul_connector_open(uri.c_str(), &options, &connector, &error_);
+        if (result == 0)
+            result = haul_connector_connect(connector, HAUL_CONTROL_CHANNEL, cancel_fd, fd, &error_);
+        haul_connector_close(connector);
         EXPECT_TRUE(result == 0 || error_.code == -result);
         return result;
     }
@@ -63,7 +67,7 @@ class Transport : public ::testing::Test
     {
         int out = -1, in = -1;
         ASSERT_EQ(0, connect(haul_listener_uri(listener_), &out)) << error_.message;
-        ASSERT_EQ(0, haul_listener_accept(listener_, &kLimits, 5000, -1, &in, &error_)) << error_.message;
+        ASSERT_EQ(0, haul_listener_accept(listener_, 5000, -1, &in, &error_)) << error_.message;
         char text[6] = "";
         EXPECT_EQ(6, send(out, "hello", 6, 0));
         EXPECT_EQ(6, recv(in, text, 6, MSG_WAITALL));
@@ -81,7 +85,7 @@ class Transport : public ::testing::Test
         close(in);
     }
 
-    std::string folder_;
+    std::string folder_, bind_;
     haul_listener *listener_ = nullptr;
     haul_error error_{};
     char peer_[128] = "";
@@ -117,7 +121,7 @@ TEST_F(Transport, TcpNameWithSeveralAddressesFindsTheOneThatListens)
 
 TEST_F(Transport, TcpV6Connects)
 {
-    if (haul_listener_open("tcp:[::1]:0", &listener_, &error_) < 0)
+    if (haul_listener_open("tcp:[::1]:0", &kOptions, &listener_, &error_) < 0)
         GTEST_SKIP() << "this machine has no IPv6 loopback: " << error_.message;
     EXPECT_EQ(0u, std::string(haul_listener_uri(listener_)).find("tcp:[::1]:"));
     exchange();
@@ -156,7 +160,7 @@ TEST_F(Transport, BadUrisAreRefusedWithTheRightForm)
 {
     const std::string long_host(300, 'h'), long_path(108, 'p');
     const std::vector<std::pair<std::string, std::string>> cases = {
-        {"", "use tcp:HOST:PORT, tcp:[V6]:PORT or unix:PATH"},
+        {"", "is not an address: use tcp:HOST:PORT[,HOST:PORT...] or unix:PATH"},
         {"localhost:7000", "use tcp:HOST:PORT"},
         {"udp:localhost:7000", "use tcp:HOST:PORT"},
         {"tcp", "use tcp:HOST:PORT"},
@@ -166,7 +170,7 @@ TEST_F(Transport, BadUrisAreRefusedWithTheRightForm)
         {"tcp::7000", "is not a tcp address"},
         {"tcp:host:", "is not a tcp address"},
         {"tcp:host:port", "is not a tcp address"},
-        {"tcp:host:65536", "with a port from 0 to 65535"},
+        {"tcp:host:65536", "with a port from 0 to 65535; up to 16"},
         {"tcp:host:-1", "is not a tcp address"},
         {"tcp:host:1 ", "is not a tcp address"},
         {"tcp:host:123456", "is not a tcp address"},
@@ -177,18 +181,22 @@ TEST_F(Transport, BadUrisAreRefusedWithTheRightForm)
         {"tcp:[:7000", "is not a tcp address"},
         {"tcp:[a]]:7000", "is not a tcp address"},
         {"tcp:" + long_host + ":1", "is not a tcp address"},
+        {"tcp:a:1,", "is not a tcp address"},
+        {"tcp:,a:1", "is not a tcp address"},
+        {"tcp:a:1,b", "is not a tcp address"},
+        {"tcp:1:1,2:1,3:1,4:1,5:1,6:1,7:1,8:1,9:1,10:1,11:1,12:1,13:1,14:1,15:1,16:1,17:1", "up to 16"},
         {"unix:", "use unix:PATH with a path of 1 to 107 bytes"},
         {"unix:" + long_path, "use unix:PATH with a path of 1 to 107 bytes"},
     };
     for (const auto &[uri, text] : cases) {
         int fd = -1;
-        EXPECT_EQ(-EINVAL, haul_uri_check(uri.c_str(), &error_)) << uri;
+        EXPECT_EQ(-EINVAL, haul_uri_check(uri.c_str(), HAUL_URI_LISTEN, &error_)) << uri;
         EXPECT_TRUE(message_has(text)) << error_.message;
         EXPECT_EQ(-EINVAL, connect(uri, &fd)) << uri;
-        EXPECT_EQ(-EINVAL, haul_listener_open(uri.c_str(), &listener_, &error_)) << uri;
+        EXPECT_EQ(-EINVAL, haul_listener_open(uri.c_str(), &kOptions, &listener_, &error_)) << uri;
     }
     for (const char *uri : {"tcp:h:0", "tcp:10.0.0.1:65535", "tcp:[fe80::1%eth0]:7000", "unix:x"})
-        EXPECT_EQ(0, haul_uri_check(uri, &error_)) << error_.message;
+        EXPECT_EQ(0, haul_uri_check(uri, HAUL_URI_LISTEN, &error_)) << error_.message;
 }
 
 TEST_F(Transport, RefusedConnectionSaysWhoAndWhatToDo)
@@ -201,6 +209,84 @@ TEST_F(Transport, RefusedConnectionSaysWhoAndWhatToDo)
     EXPECT_EQ(-ECONNREFUSED, connect(uri, &fd));
     EXPECT_TRUE(
         message_has("connecting to " + uri + ": connection refused; start `haul receive` there first"))
+        << error_.message;
+}
+
+/* Channels take the places of the list in turn; the control connection takes the first that answers. */
+TEST_F(Transport, TcpListSpreadsItsChannels)
+{
+    open("tcp:127.0.0.1:0,127.0.0.2:0");
+    std::string uri = haul_listener_uri(listener_);
+    size_t comma = uri.find(',');
+    ASSERT_NE(std::string::npos, comma) << uri;
+    std::string first = uri.substr(4, comma - 4), second = uri.substr(comma + 1);
+    EXPECT_EQ(0u, first.find("127.0.0.1:")) << uri;
+    EXPECT_EQ(0u, second.find("127.0.0.2:")) << uri;
+    EXPECT_NE('0', second[10]) << uri;
+    haul_transport_options options = {{5000, 9000}, "127.0.0.3,127.0.0.4"};
+    haul_connector *connector = nullptr;
+    ASSERT_EQ(0, haul_connector_open(uri.c_str(), &options, &connector, &error_)) << error_.message;
+    const std::pair<unsigned, std::string> channels[] = {
+        {HAUL_CONTROL_CHANNEL, first}, {0, first}, {1, second}, {2, first}, {3, second}};
+    for (const auto &[channel, peer] : channels) {
+        int out = -1, in = -1;
+        ASSERT_EQ(0, haul_connector_connect(connector, static_cast<uint16_t>(channel), -1, &out, &error_))
+            << error_.message;
+        ASSERT_EQ(0, haul_listener_accept(listener_, 5000, -1, &in, &error_)) << error_.message;
+        haul_peer_name(out, peer_, sizeof peer_);
+        EXPECT_EQ(peer, peer_) << channel;
+        haul_peer_name(in, peer_, sizeof peer_);
+        EXPECT_EQ(0u, std::string(peer_).find(peer == first ? "127.0.0.3:" : "127.0.0.4:")) << peer_;
+        close(out);
+        close(in);
+    }
+    haul_connector_close(connector);
+}
+
+TEST_F(Transport, ControlConnectionTriesEachPlaceAndAChannelOnlyItsOwn)
+{
+    open("tcp:127.0.0.1:0");
+    std::string live = std::string(haul_listener_uri(listener_)).substr(4);
+    std::string dead = "127.0.0.2" + live.substr(live.find(':'));
+    haul_connector *connector = nullptr;
+    ASSERT_EQ(0, haul_connector_open(("tcp:" + dead + "," + live).c_str(), &kOptions, &connector, &error_));
+    int fd = -1;
+    ASSERT_EQ(0, haul_connector_connect(connector, HAUL_CONTROL_CHANNEL, -1, &fd, &error_)) << error_.message;
+    close(fd);
+    EXPECT_EQ(-ECONNREFUSED, haul_connector_connect(connector, 0, -1, &fd, &error_));
+    EXPECT_TRUE(message_has("connecting to tcp:" + dead + ": connection refused")) << error_.message;
+    ASSERT_EQ(0, haul_connector_connect(connector, 1, -1, &fd, &error_)) << error_.message;
+    close(fd);
+    haul_connector_close(connector);
+}
+
+TEST_F(Transport, SourceAddressesAreChecked)
+{
+    const std::string form = "are no source addresses: give IPv4 or IPv6 addresses of this host, up to 16";
+    open("tcp:127.0.0.1:0");
+    std::string uri = haul_listener_uri(listener_);
+    int fd;
+    for (const char *bind : {"127.0.0.1,", ",", "localhost", "127.0.0.1:7", "[127.0.0.1", "eth0"}) {
+        bind_ = bind;
+        EXPECT_EQ(-EINVAL, connect(uri, &fd)) << bind;
+        EXPECT_TRUE(message_has("\"" + bind_ + "\" " + form)) << error_.message;
+    }
+    bind_ = "192.0.2.1";
+    EXPECT_EQ(-EADDRNOTAVAIL, connect(uri, &fd));
+    EXPECT_TRUE(message_has("this host does not have the source address 192.0.2.1")) << error_.message;
+    bind_ = "[::1]";
+    EXPECT_EQ(-EAFNOSUPPORT, connect(uri, &fd));
+    EXPECT_TRUE(message_has("no address of the same family as the source address ::1")) << error_.message;
+    bind_ = "127.0.0.1";
+    EXPECT_EQ(-EINVAL, connect(unix_uri(), &fd));
+    EXPECT_TRUE(message_has("a source address to bind to is for tcp: only")) << error_.message;
+}
+
+TEST_F(Transport, OneBadPlaceOfAListKeepsTheListenerFromOpening)
+{
+    EXPECT_EQ(-EADDRNOTAVAIL,
+              haul_listener_open("tcp:127.0.0.1:0,192.0.2.1:0", &kOptions, &listener_, &error_));
+    EXPECT_TRUE(message_has("listening on tcp:192.0.2.1:0: this host does not have that address"))
         << error_.message;
 }
 
@@ -217,7 +303,7 @@ TEST_F(Transport, MissingPathSaysSo)
     EXPECT_EQ(-ENOENT, connect(unix_uri(), &fd));
     EXPECT_TRUE(message_has("connecting to " + unix_uri() + ": no such path; start `haul receive`"))
         << error_.message;
-    EXPECT_EQ(-ENOENT, haul_listener_open((unix_uri() + "/x/y").c_str(), &listener_, &error_));
+    EXPECT_EQ(-ENOENT, haul_listener_open((unix_uri() + "/x/y").c_str(), &kOptions, &listener_, &error_));
     EXPECT_TRUE(message_has("the folder does not exist")) << error_.message;
 }
 
@@ -225,13 +311,13 @@ TEST_F(Transport, TcpPortInUseIsRefused)
 {
     open("tcp:127.0.0.1:0");
     haul_listener *second = nullptr;
-    EXPECT_EQ(-EADDRINUSE, haul_listener_open(haul_listener_uri(listener_), &second, &error_));
+    EXPECT_EQ(-EADDRINUSE, haul_listener_open(haul_listener_uri(listener_), &kOptions, &second, &error_));
     EXPECT_TRUE(message_has("the port is in use; choose another")) << error_.message;
 }
 
 TEST_F(Transport, ForeignAddressIsRefused)
 {
-    EXPECT_EQ(-EADDRNOTAVAIL, haul_listener_open("tcp:192.0.2.1:0", &listener_, &error_));
+    EXPECT_EQ(-EADDRNOTAVAIL, haul_listener_open("tcp:192.0.2.1:0", &kOptions, &listener_, &error_));
     EXPECT_TRUE(message_has("this host does not have that address")) << error_.message;
 }
 
@@ -239,7 +325,7 @@ TEST_F(Transport, LiveUnixListenerIsNotReplaced)
 {
     open(unix_uri());
     haul_listener *second = nullptr;
-    EXPECT_EQ(-EADDRINUSE, haul_listener_open(unix_uri().c_str(), &second, &error_));
+    EXPECT_EQ(-EADDRINUSE, haul_listener_open(unix_uri().c_str(), &kOptions, &second, &error_));
     EXPECT_TRUE(message_has("somebody else listens there")) << error_.message;
     EXPECT_EQ(0, access((folder_ + "/s").c_str(), F_OK));
 }
@@ -247,7 +333,7 @@ TEST_F(Transport, LiveUnixListenerIsNotReplaced)
 TEST_F(Transport, FileThatIsNoSocketIsNotReplaced)
 {
     close(creat((folder_ + "/s").c_str(), 0600));
-    EXPECT_EQ(-EADDRINUSE, haul_listener_open(unix_uri().c_str(), &listener_, &error_));
+    EXPECT_EQ(-EADDRINUSE, haul_listener_open(unix_uri().c_str(), &kOptions, &listener_, &error_));
     EXPECT_TRUE(message_has("the path exists and is not a socket; remove it")) << error_.message;
     EXPECT_EQ(0, access((folder_ + "/s").c_str(), F_OK));
 }
@@ -382,7 +468,7 @@ TEST_F(Transport, AcceptTimesOut)
 {
     open("tcp:127.0.0.1:0");
     int fd;
-    EXPECT_EQ(-ETIMEDOUT, haul_listener_accept(listener_, &kLimits, 30, -1, &fd, &error_));
+    EXPECT_EQ(-ETIMEDOUT, haul_listener_accept(listener_, 30, -1, &fd, &error_));
     EXPECT_TRUE(message_has(std::string("waiting at ") + haul_listener_uri(listener_) +
                             ": nobody connected within 30 ms"))
         << error_.message;
@@ -392,7 +478,7 @@ TEST_F(Transport, AcceptCanBeCancelled)
 {
     open(unix_uri());
     int fd, cancel = eventfd(1, EFD_CLOEXEC);
-    EXPECT_EQ(-ECANCELED, haul_listener_accept(listener_, &kLimits, -1, cancel, &fd, &error_));
+    EXPECT_EQ(-ECANCELED, haul_listener_accept(listener_, -1, cancel, &fd, &error_));
     EXPECT_TRUE(message_has("cancelled")) << error_.message;
     close(cancel);
 }
@@ -402,7 +488,7 @@ TEST_F(Transport, UnacknowledgedBytesAreThoseNotRead)
     open(unix_uri());
     int out, in;
     ASSERT_EQ(0, connect(unix_uri(), &out));
-    ASSERT_EQ(0, haul_listener_accept(listener_, &kLimits, 5000, -1, &in, &error_));
+    ASSERT_EQ(0, haul_listener_accept(listener_, 5000, -1, &in, &error_));
     EXPECT_EQ(0u, haul_unacknowledged_bytes(out));
     char bytes[1000] = {};
     EXPECT_EQ(1000, send(out, bytes, sizeof bytes, 0));

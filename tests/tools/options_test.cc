@@ -249,10 +249,8 @@ TEST(Refuse, OperandsAndAddresses)
                             "tcp:::1:7000", "tcp:host:70x", "unix:", "udp:host:1", ""}) {
         Parsed parsed = Parse(CLI_SEND, {uri, "--guest"});
         EXPECT_EQ(parsed.status, -EINVAL) << uri;
-        EXPECT_EQ(parsed.message,
-                  "'" + std::string(uri) +
-                      "' is no address: it takes tcp:HOST:PORT (port 1 to 65535, IPv6 in [ ]) or "
-                      "unix:PATH");
+        EXPECT_EQ(parsed.message.find("\"" + std::string(uri) + "\" is not a"), 0u) << parsed.message;
+        EXPECT_NE(parsed.message.find(": use "), std::string::npos) << parsed.message;
     }
 }
 

@@ -52,6 +52,9 @@ const struct cli_option cli_option_table[] = {
              "here. Adds to the downtime."},
     {"placement", "HOW", SEND | RECEIVE | TOPOLOGY, CLI_OPTION_TEXT, FIELD(haul.placement),
      .help = "Where channel threads run: auto (default), none, or a CPU list such as 0-3,8."},
+    {"bind", "ADDR[,ADDR...]", SEND, CLI_OPTION_TEXT, FIELD(haul.bind),
+     .help = "With tcp:, this host's addresses to connect from; channels take them in turn, in step with the "
+             "addresses of URI."},
     {"timeout", "S", SEND | RECEIVE, CLI_OPTION_NUMBER, FIELD(haul.timeout_s), .minimum = 1, .maximum = 3600,
      .help = "Seconds to allow for connecting, and for a silent peer: 1 to 3600 (default 30)."},
     {"no-populate", NULL, RECEIVE, CLI_OPTION_CLEAR, FIELD(haul.populate),

@@ -149,24 +149,6 @@ static int check_machine(const struct cli_options *options, struct haul_error *e
     return 0;
 }
 
-static int check_uri(const char *uri, uint64_t lowest_port, struct haul_error *error)
-{
-    if (!strncmp(uri, "unix:", 5) && uri[5]) {
-        return 0;
-    }
-    const char *colon = strrchr(uri, ':');
-    uint64_t port;
-    if (!strncmp(uri, "tcp:", 4) && colon > uri + 4 &&
-        (colon[-1] == ']' || !memchr(uri + 4, ':', (size_t)(colon - uri) - 4)) &&
-        cli_parse_number(colon + 1, lowest_port, 65535, &port) == 0) {
-        return 0;
-    }
-    return haul_error_set(
-        error, EINVAL,
-        "'%s' is no address: it takes tcp:HOST:PORT (port %llu to 65535, IPv6 in [ ]) or unix:PATH", uri,
-        (unsigned long long)lowest_port);
-}
-
 /* "auto", "none", or digits, commas and dashes; whether the CPUs exist is known only later. */
 static int check_placement(const char *text, struct haul_error *error)
 {
@@ -196,7 +178,7 @@ static int check_together(const struct cli_options *options, uint64_t given, str
     case CLI_SEND:
     case CLI_RECEIVE: {
         int status = check_machine(options, error);
-        return status < 0 ? status : check_uri(options->uri, options->command == CLI_SEND ? 1 : 0, error);
+        return status < 0 ? status : haul_check_uri(options->uri, options->command == CLI_RECEIVE, error);
     }
     case CLI_RESUME:
     case CLI_ABANDON:
