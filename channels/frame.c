@@ -7,6 +7,7 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <unistd.h>
 #include <xxhash.h>
 
 #define FRAME_MAGIC 0x464c4148u /* "HALF" as bytes: HAuL Frame */
@@ -19,8 +20,9 @@ static uint32_t frame_checksum(const unsigned char *header, const void *payload,
     return (uint32_t)XXH3_64bits_withSeed(payload, length, XXH3_64bits(header, FRAME_SUMMED));
 }
 
-int haul_frame_send(int fd, enum haul_frame_type type, const void *payload, size_t length,
-                    struct haul_error *error)
+/* `passed`: a descriptor that goes beside the frame, or -1. */
+static int send_frame(int fd, enum haul_frame_type type, const void *payload, size_t length, int passed,
+                      struct haul_error *error)
 {
     if (length > HAUL_FRAME_MAX) {
         return haul_error_set(error, EMSGSIZE, "sending %s: %zu bytes are more than a frame's %zu",
@@ -35,19 +37,63 @@ int haul_frame_send(int fd, enum haul_frame_type type, const void *payload, size
     haul_writer_u32(&writer, (uint32_t)length);
     haul_writer_u32(&writer, frame_checksum(header, payload, length));
     struct iovec parts[2] = {{header, sizeof header}, {(void *)payload, length}};
-    int result = haul_io_send(fd, parts, length > 0 ? 2 : 1);
+    size_t count = length > 0 ? 2 : 1;
+    int result = passed >= 0 ? haul_io_send_fd(fd, parts, count, passed) : haul_io_send(fd, parts, count);
     if (result < 0) {
         return haul_error_set(error, -result, "sending %s: %s", haul_frame_name(type), strerror(-result));
     }
     return 0;
 }
 
+int haul_frame_send(int fd, enum haul_frame_type type, const void *payload, size_t length,
+                    struct haul_error *error)
+{
+    return send_frame(fd, type, payload, length, -1, error);
+}
+
+int haul_frame_send_fd(int fd, enum haul_frame_type type, const void *payload, size_t length, int passed,
+                       struct haul_error *error)
+{
+    return send_frame(fd, type, payload, length, passed, error);
+}
+
+/*
+ * recv, and with `passed` the first descriptor that came beside the bytes. The kernel hands out the
+ * descriptors of one sendmsg per call, and as many as there is room for: one.
+ */
+static ssize_t receive_some(int fd, void *bytes, size_t length, int *passed)
+{
+    union {
+        struct cmsghdr header;
+        char space[CMSG_SPACE(sizeof(int))];
+    } control;
+    struct iovec part = {.iov_base = bytes, .iov_len = length};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+    if (passed) {
+        message.msg_control = &control;
+        message.msg_controllen = CMSG_LEN(sizeof(int));
+    }
+    ssize_t received = recvmsg(fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    struct cmsghdr *header = passed && received >= 0 ? CMSG_FIRSTHDR(&message) : NULL;
+    if (header && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS &&
+        header->cmsg_len == CMSG_LEN(sizeof(int))) {
+        int came;
+        memcpy(&came, CMSG_DATA(header), sizeof came);
+        if (*passed < 0) {
+            *passed = came;
+        } else {
+            close(came);
+        }
+    }
+    return received;
+}
+
 /* Fills `bytes` before `deadline_ns` (UINT64_MAX: none). -HAUL_IO_END when the stream ends first. */
-static int receive_until(int fd, void *bytes, size_t length, uint64_t deadline_ns)
+static int receive_until(int fd, void *bytes, size_t length, uint64_t deadline_ns, int *passed)
 {
     size_t done = 0;
     while (done < length) {
-        ssize_t received = recv(fd, (char *)bytes + done, length - done, MSG_DONTWAIT);
+        ssize_t received = receive_some(fd, (char *)bytes + done, length - done, passed);
         if (received > 0) {
             done += (size_t)received;
             continue;
@@ -111,13 +157,13 @@ static int check_header(struct haul_cursor *cursor, size_t capacity, unsigned *t
     return 0;
 }
 
-int haul_frame_recv(int fd, enum haul_frame_type *type, void *payload, size_t capacity, size_t *length,
-                    int timeout_ms, struct haul_error *error)
+static int receive_frame(int fd, enum haul_frame_type *type, void *payload, size_t capacity, size_t *length,
+                         int timeout_ms, int *passed, struct haul_error *error)
 {
     uint64_t deadline =
         timeout_ms < 0 ? UINT64_MAX : haul_io_now_ns() + (uint64_t)(unsigned)timeout_ms * 1000000u;
     unsigned char header[FRAME_HEADER];
-    int result = receive_until(fd, header, sizeof header, deadline);
+    int result = receive_until(fd, header, sizeof header, deadline, passed);
     if (result < 0) {
         return receive_failed(result, "a frame", error);
     }
@@ -130,7 +176,7 @@ int haul_frame_recv(int fd, enum haul_frame_type *type, void *payload, size_t ca
         return result;
     }
     uint32_t checksum = haul_cursor_u32(&cursor);
-    result = receive_until(fd, payload, bytes, deadline);
+    result = receive_until(fd, payload, bytes, deadline, passed);
     if (result < 0) {
         return receive_failed(result, haul_frame_name(number), error);
     }
@@ -141,4 +187,22 @@ int haul_frame_recv(int fd, enum haul_frame_type *type, void *payload, size_t ca
     *type = (enum haul_frame_type)number;
     *length = bytes;
     return 0;
+}
+
+int haul_frame_recv(int fd, enum haul_frame_type *type, void *payload, size_t capacity, size_t *length,
+                    int timeout_ms, struct haul_error *error)
+{
+    return receive_frame(fd, type, payload, capacity, length, timeout_ms, NULL, error);
+}
+
+int haul_frame_recv_fd(int fd, enum haul_frame_type *type, void *payload, size_t capacity, size_t *length,
+                       int timeout_ms, int *passed, struct haul_error *error)
+{
+    *passed = -1;
+    int result = receive_frame(fd, type, payload, capacity, length, timeout_ms, passed, error);
+    if (result < 0 && *passed >= 0) {
+        close(*passed);
+        *passed = -1;
+    }
+    return result;
 }

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <stdbool.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <time.h>
 
@@ -22,21 +23,46 @@ static bool advance(struct msghdr *message, size_t done)
     return true;
 }
 
-int haul_io_send(int fd, struct iovec *parts, size_t count)
+static int send_message(int fd, struct msghdr *message)
 {
-    struct msghdr message = {.msg_iov = parts, .msg_iovlen = count};
-    bool more = advance(&message, 0);
+    bool more = advance(message, 0);
     while (more) {
-        ssize_t sent = sendmsg(fd, &message, MSG_NOSIGNAL);
+        ssize_t sent = sendmsg(fd, message, MSG_NOSIGNAL);
         if (sent < 0) {
             if (errno == EINTR) {
                 continue;
             }
             return errno == EAGAIN ? -ETIMEDOUT : -errno; /* EAGAIN: SO_SNDTIMEO */
         }
-        more = advance(&message, (size_t)sent);
+        message->msg_control = NULL; /* went with the first byte */
+        message->msg_controllen = 0;
+        more = advance(message, (size_t)sent);
     }
     return 0;
+}
+
+int haul_io_send(int fd, struct iovec *parts, size_t count)
+{
+    struct msghdr message = {.msg_iov = parts, .msg_iovlen = count};
+    return send_message(fd, &message);
+}
+
+int haul_io_send_fd(int fd, struct iovec *parts, size_t count, int passed)
+{
+    union {
+        struct cmsghdr header;
+        char space[CMSG_SPACE(sizeof(int))];
+    } control = {.space = {0}};
+    struct msghdr message = {.msg_iov = parts,
+                             .msg_iovlen = count,
+                             .msg_control = &control,
+                             .msg_controllen = sizeof control.space};
+    struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(sizeof passed);
+    memcpy(CMSG_DATA(header), &passed, sizeof passed);
+    return send_message(fd, &message);
 }
 
 int haul_io_receive(int fd, struct iovec *parts, size_t count)

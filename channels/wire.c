@@ -207,9 +207,10 @@ int haul_hello_decode(const void *bytes, size_t length, struct haul_hello *hello
             "haul on both hosts",
             unknown);
     }
-    if (hello->channels < 1 || hello->channels > HAUL_CHANNELS_MAX) {
-        return haul_error_set(error, EPROTO, "HELLO announces %u channels, allowed are 1 to %d",
-                              hello->channels, HAUL_CHANNELS_MAX);
+    bool none = hello->capabilities & HAUL_CAPABILITY_CPR_TRANSFER;
+    if (hello->channels > HAUL_CHANNELS_MAX || (hello->channels == 0) != none) {
+        return haul_error_set(error, EPROTO, "HELLO announces %u channels, allowed are %s", hello->channels,
+                              none ? "none where memory is handed over" : "1 to 128");
     }
     if (hello->channel != HAUL_CONTROL_CHANNEL && hello->channel >= hello->channels) {
         return haul_error_set(error, EPROTO, "HELLO is for channel %u of %u", hello->channel,

@@ -43,7 +43,9 @@ extern "C" {
     X(15, FAILED)     /* both: errno and text; the sender of it gives up */                                  \
     X(16, PREPARE)    /* S: all is sent; can you take over? */                                               \
     X(17, PREPARED)   /* D: everything loaded; waits for HANDOVER */                                         \
-    X(18, PRESENT)    /* S: which 2 MiB chunks of a block will come with content, for populating */
+    X(18, PRESENT)    /* S: which 2 MiB chunks of a block will come with content, for populating */          \
+    X(19, MEMORY)     /* S: a block's memory itself, as a descriptor beside the frame (cpr-transfer) */      \
+    X(20, MEMORY_OK)  /* D: took over the memory of every block */
 
 enum haul_frame_type {
 #define X(number, name) HAUL_FRAME_##name = (number),
@@ -107,17 +109,29 @@ int haul_frame_send(int fd, enum haul_frame_type type, const void *payload, size
 int haul_frame_recv(int fd, enum haul_frame_type *type, void *payload, size_t capacity, size_t *length,
                     int timeout_ms, struct haul_error *error);
 
+/*
+ * haul_frame_send_fd sends a frame with the descriptor `passed` beside its first byte (SCM_RIGHTS; it stays
+ * the caller's): `fd` must be a unix socket. haul_frame_recv_fd also takes what came beside the frame:
+ * *passed is the caller's, close-on-exec, or -1; never more than one, further ones are dropped.
+ * haul_frame_recv drops all.
+ */
+int haul_frame_send_fd(int fd, enum haul_frame_type type, const void *payload, size_t length, int passed,
+                       struct haul_error *error);
+int haul_frame_recv_fd(int fd, enum haul_frame_type *type, void *payload, size_t capacity, size_t *length,
+                       int timeout_ms, int *passed, struct haul_error *error);
+
 /* The first frame of every connection. */
 struct haul_hello {
     uint32_t version;
     uint32_t capabilities; /* bits of HAUL_CAPABILITY_*; the destination refuses bits that it does not know */
     unsigned char id[HAUL_MIGRATION_ID_SIZE];
-    uint16_t channel; /* 0-based, or HAUL_CONTROL_CHANNEL */
-    uint16_t channels;
+    uint16_t channel;  /* 0-based, or HAUL_CONTROL_CHANNEL */
+    uint16_t channels; /* 1 to HAUL_CHANNELS_MAX; 0 exactly with HAUL_CAPABILITY_CPR_TRANSFER */
     uint32_t page_size;
 };
 #define HAUL_CAPABILITY_VERIFY (1u << 0)
-#define HAUL_CAPABILITIES_KNOWN HAUL_CAPABILITY_VERIFY
+#define HAUL_CAPABILITY_CPR_TRANSFER (1u << 1) /* memory is handed over, not copied */
+#define HAUL_CAPABILITIES_KNOWN (HAUL_CAPABILITY_VERIFY | HAUL_CAPABILITY_CPR_TRANSFER)
 
 size_t haul_hello_encode(const struct haul_hello *hello, void *bytes, size_t capacity);
 /* -EPROTO: malformed; -EPROTONOSUPPORT: another version or unknown capabilities (message names them). */

@@ -3,6 +3,7 @@
 
 #include "engine/block_table.h"
 #include "engine/clock.h"
+#include "engine/cpr.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -39,13 +40,25 @@ static void refuse(int fd, const struct haul_error *why)
     close(fd);
 }
 
-static int check_control_hello(const struct haul_hello *hello, struct haul_error *error)
+static int check_control_hello(struct haul_migration *migration, const struct haul_hello *hello, int fd,
+                               struct haul_error *error)
 {
     if (hello->channel != HAUL_CONTROL_CHANNEL) {
         return haul_error_set(error, EPROTO, "channel %u connected before the control connection",
                               hello->channel);
     }
-    return 0;
+    if (!(hello->capabilities & HAUL_CAPABILITY_CPR_TRANSFER)) {
+        return migration->mode == HAUL_MODE_NORMAL
+                   ? 0
+                   : haul_error_set(error, EINVAL,
+                                    "this destination waits to take memory over, not for a copy: send with "
+                                    "mode cpr-transfer, or start it without");
+    }
+    if (!migration->guest.adopt) {
+        return haul_error_set(error, EOPNOTSUPP,
+                              "this kind of destination cannot take memory over: send with mode normal");
+    }
+    return haul_cpr_check_peer(fd, error);
 }
 
 static void notify(void *opaque)
@@ -65,7 +78,7 @@ static int accept_control(struct haul_migration *migration, struct haul_error *e
         }
         rc = read_hello(migration, fd, &hello, error);
         if (rc == 0) {
-            rc = check_control_hello(&hello, error);
+            rc = check_control_hello(migration, &hello, fd, error);
         }
         if (rc == 0) {
             rc = haul_frame_send(fd, HAUL_FRAME_WELCOME, NULL, 0, error);
@@ -76,15 +89,19 @@ static int accept_control(struct haul_migration *migration, struct haul_error *e
         haul_migration_say(migration, "a connection was refused: %s", error->message);
         refuse(fd, error);
     }
+    bool adopts = hello.capabilities & HAUL_CAPABILITY_CPR_TRANSFER;
     migration->destination->channels = hello.channels;
+    migration->destination->adopts = adopts;
     pthread_mutex_lock(&migration->lock);
     memcpy(migration->id, hello.id, sizeof migration->id);
     migration->stats.channels = hello.channels;
+    migration->stats.mode = adopts ? HAUL_MODE_CPR_TRANSFER : HAUL_MODE_NORMAL;
     pthread_mutex_unlock(&migration->lock);
     struct haul_control_options options = {
         .fd = fd,
         .thread_name = "control",
         .silence_timeout_ms = migration->limits.silence_timeout_ms,
+        .takes_descriptors = adopts,
         .notify = notify,
         .opaque = migration,
     };
@@ -259,6 +276,15 @@ static int accept_channels(struct haul_migration *migration, struct haul_error *
     return 0;
 }
 
+static int adopt_memory(struct haul_migration *migration, struct haul_error *error)
+{
+    struct haul_destination *destination = migration->destination;
+    /* What our own memory was populated for will not come. */
+    haul_populate_stop(destination->populate);
+    destination->populate = NULL;
+    return haul_cpr_adopt(migration, destination->order, &destination->adopted, error);
+}
+
 void haul_destination_close_listener(struct haul_migration *migration)
 {
     haul_listener_close(migration->destination->listener);
@@ -272,7 +298,8 @@ int haul_destination_accept(struct haul_migration *migration, struct haul_error 
         rc = agree_on_blocks(migration, error);
     }
     if (rc == 0) {
-        rc = accept_channels(migration, error);
+        rc = migration->destination->adopts ? adopt_memory(migration, error)
+                                            : accept_channels(migration, error);
     }
     haul_destination_close_listener(migration);
     return rc;

@@ -21,6 +21,8 @@
 #define FAILURE_MAX (sizeof(struct haul_error) + 16) /* payload of FAILED */
 #define REASON_MS 300 /* how long who met a broken channel waits for the peer to say why */
 #define QUEUE_LIMIT 8 /* frames; the reader waits beyond it, so that the peer cannot fill our memory */
+#define PASSED_LIMIT                                                                                         \
+    (QUEUE_LIMIT + 2) /* of frames on the queue, the one taken last, and the one that waits */
 
 struct haul_control {
     /* Written once at creation. */
@@ -35,6 +37,8 @@ struct haul_control {
     struct haul_frame *head;
     struct haul_frame **tail;
     unsigned queued;
+    int passed[PASSED_LIMIT]; /* descriptors of MEMORY frames, oldest first */
+    unsigned passed_count;
     bool woken;
     bool closing;
     int failure; /* negative errno once the connection failed */
@@ -48,8 +52,15 @@ struct haul_control {
 int haul_control_send(struct haul_control *control, enum haul_frame_type type, const void *payload,
                       size_t length, struct haul_error *error)
 {
+    return haul_control_send_fd(control, type, payload, length, -1, error);
+}
+
+int haul_control_send_fd(struct haul_control *control, enum haul_frame_type type, const void *payload,
+                         size_t length, int passed, struct haul_error *error)
+{
     pthread_mutex_lock(&control->send_lock);
-    int rc = haul_frame_send(control->options.fd, type, payload, length, error);
+    int rc = passed < 0 ? haul_frame_send(control->options.fd, type, payload, length, error)
+                        : haul_frame_send_fd(control->options.fd, type, payload, length, passed, error);
     pthread_mutex_unlock(&control->send_lock);
     if (rc < 0) {
         haul_error_prefix(error, "control connection to %s: sending %s: ", control->peer,
@@ -150,6 +161,33 @@ static int wait_for_room(struct haul_control *control, struct haul_error *error)
     return rc;
 }
 
+/* Keeps the descriptor of a MEMORY frame, and no other's; `passed` is this function's. */
+static int keep_passed(struct haul_control *control, enum haul_frame_type type, int passed,
+                       struct haul_error *error)
+{
+    bool due = type == HAUL_FRAME_MEMORY;
+    if (passed < 0) {
+        return due ? haul_error_set(error, EPROTO,
+                                    "control connection to %s: MEMORY came without its descriptor; connect "
+                                    "both sides by unix:PATH, and look at this side's limit of open files "
+                                    "(ulimit -n)",
+                                    control->peer)
+                   : 0;
+    }
+    pthread_mutex_lock(&control->lock);
+    bool kept = due && control->passed_count < PASSED_LIMIT;
+    if (kept) {
+        control->passed[control->passed_count++] = passed;
+    }
+    pthread_mutex_unlock(&control->lock);
+    if (kept) {
+        return 0;
+    }
+    close(passed);
+    return haul_error_set(error, EPROTO, "control connection to %s: a descriptor came with %s", control->peer,
+                          haul_frame_name(type));
+}
+
 /* Puts one frame on the queue, waiting while it is full. The reader is the only one that adds. */
 static int enqueue(struct haul_control *control, enum haul_frame_type type, const unsigned char *payload,
                    size_t length, struct haul_error *error)
@@ -194,10 +232,19 @@ static int read_one(struct haul_control *control, unsigned char *buffer, struct 
 {
     enum haul_frame_type type;
     size_t length;
-    int rc = haul_frame_recv(control->options.fd, &type, buffer, HAUL_FRAME_MAX, &length,
-                             (int)control->options.silence_timeout_ms, error);
+    int passed = -1;
+    int timeout = (int)control->options.silence_timeout_ms;
+    bool takes = control->options.takes_descriptors;
+    int rc =
+        takes ? haul_frame_recv_fd(control->options.fd, &type, buffer, HAUL_FRAME_MAX, &length, timeout,
+                                   &passed, error)
+              : haul_frame_recv(control->options.fd, &type, buffer, HAUL_FRAME_MAX, &length, timeout, error);
     if (rc < 0) {
         return haul_error_prefix(error, "control connection to %s: ", control->peer);
+    }
+    rc = takes ? keep_passed(control, type, passed, error) : 0;
+    if (rc < 0) {
+        return rc;
     }
     if (type == HAUL_FRAME_PING) {
         return answer_ping(control, buffer, length, error);
@@ -396,6 +443,19 @@ int haul_control_reason(struct haul_control *control, struct haul_error *error)
     return rc;
 }
 
+int haul_control_take_fd(struct haul_control *control)
+{
+    int passed = -1;
+    pthread_mutex_lock(&control->lock);
+    if (control->passed_count > 0) {
+        passed = control->passed[0];
+        control->passed_count--;
+        memmove(control->passed, control->passed + 1, control->passed_count * sizeof control->passed[0]);
+    }
+    pthread_mutex_unlock(&control->lock);
+    return passed;
+}
+
 void haul_control_wake(struct haul_control *control)
 {
     pthread_mutex_lock(&control->lock);
@@ -426,6 +486,9 @@ void haul_control_free(struct haul_control *control)
         struct haul_frame *frame = control->head;
         control->head = frame->next;
         free(frame);
+    }
+    while (control->passed_count > 0) {
+        close(control->passed[--control->passed_count]);
     }
     pthread_cond_destroy(&control->changed);
     pthread_mutex_destroy(&control->lock);

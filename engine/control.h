@@ -27,6 +27,7 @@ struct haul_control_options {
     int fd; /* connected, HELLO and WELCOME already exchanged; the control's from now on */
     const char *thread_name;
     uint32_t silence_timeout_ms;
+    bool takes_descriptors; /* MEMORY frames come, each with a descriptor beside it */
     /* Called on the reader thread after a frame was queued or the connection failed; must be cheap. */
     void (*notify)(void *opaque);
     void *opaque;
@@ -39,6 +40,14 @@ int haul_control_new(const struct haul_control_options *options, struct haul_con
 /* haul_control_send sends one frame; any thread, one frame at a time. Errors as haul_frame_send. */
 int haul_control_send(struct haul_control *control, enum haul_frame_type type, const void *payload,
                       size_t length, struct haul_error *error);
+
+/* haul_control_send_fd sends one frame with the descriptor `passed`, which stays the caller's, beside it. */
+int haul_control_send_fd(struct haul_control *control, enum haul_frame_type type, const void *payload,
+                         size_t length, int passed, struct haul_error *error);
+
+/* haul_control_take_fd returns the descriptor that came with the oldest MEMORY frame whose descriptor was not
+ * taken yet, or -1. It is the caller's. */
+int haul_control_take_fd(struct haul_control *control);
 
 /* haul_control_fail sends FAILED with `error`'s code and text, as well as it can be sent. */
 void haul_control_fail(struct haul_control *control, const struct haul_error *error);

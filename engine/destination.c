@@ -90,7 +90,12 @@ static int load_state(struct haul_migration *migration, const struct haul_frame 
         return rc;
     }
     int timeout = (int)migration->limits.silence_timeout_ms;
-    rc = haul_barrier_wait(&migration->destination->barrier, round, timeout);
+    bool adopts = migration->destination->adopts;
+    if (adopts && round != 0) {
+        return haul_error_set(error, EPROTO, "the state of %s waits for round %u of memory that is not sent",
+                              name, round);
+    }
+    rc = adopts ? 0 : haul_barrier_wait(&migration->destination->barrier, round, timeout);
     if (rc < 0) {
         return haul_error_set(error, -rc, "round %u did not arrive before the state of %s", round, name);
     }
@@ -152,7 +157,7 @@ static void stop_receivers(struct haul_migration *migration)
 static int prepare(struct haul_migration *migration, struct haul_error *error)
 {
     struct haul_destination *destination = migration->destination;
-    if (haul_barrier_wait(&destination->barrier, 1, 0) < 0) {
+    if (!destination->adopts && haul_barrier_wait(&destination->barrier, 1, 0) < 0) {
         return haul_error_set(error, EPROTO, "PREPARE came before any round was complete");
     }
     for (uint32_t i = 0; i < migration->handler_count; i++) {
@@ -210,7 +215,9 @@ static int take_frame(struct haul_migration *migration, const struct haul_frame 
         }
         return load_state(migration, frame, error);
     case HAUL_FRAME_VERIFY:
-        return send_hashes(migration, error);
+        return destination->adopts
+                   ? haul_error_set(error, EPROTO, "VERIFY came where there is nothing to compare")
+                   : send_hashes(migration, error);
     case HAUL_FRAME_PREPARE:
         return prepare(migration, error);
     case HAUL_FRAME_HANDOVER:
@@ -261,6 +268,9 @@ static void *loader_thread(void *argument)
         migration->error.code = EIO;
     }
     migration->result = rc;
+    if (rc < 0 && destination->adopted && !destination->handed_over && migration->guest.disown) {
+        migration->guest.disown(migration->guest_opaque); /* before the source hears that it goes on */
+    }
     if (rc < 0 && migration->control) {
         haul_control_fail(migration->control, &migration->error);
     }
@@ -307,7 +317,8 @@ int haul_destination_start(struct haul_migration *migration, const char *uri, st
     struct haul_destination *destination = migration->destination;
     unsigned threads =
         migration->options.populate_threads ? migration->options.populate_threads : haul_allowed_cpus();
-    int rc = note_present(migration, error);
+    bool copies = migration->mode == HAUL_MODE_NORMAL; /* else nothing is ever written here */
+    int rc = copies ? note_present(migration, error) : 0;
     if (rc == 0) {
         struct haul_transport_options options = haul_migration_transport(migration);
         rc = haul_listener_open(uri, &options, &destination->listener, error);
@@ -316,7 +327,7 @@ int haul_destination_start(struct haul_migration *migration, const char *uri, st
         destination->uri = strdup(haul_listener_uri(destination->listener));
         rc = destination->uri ? 0 : haul_error_set(error, ENOMEM, "no memory for the destination's address");
     }
-    if (rc == 0 && migration->options.populate) {
+    if (rc == 0 && copies && migration->options.populate) {
         rc = haul_populate_start(migration, threads, &destination->populate, error);
     }
     if (rc == 0) {

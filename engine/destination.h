@@ -14,6 +14,7 @@ struct haul_destination {
     struct haul_listener *listener;       /* the loader's; closed when nobody is to come any more */
     char *uri;                            /* with the real port */
     uint32_t order[HAUL_BLOCKS_MAX];      /* the source's block i is our block order[i] */
+    bool adopts;                          /* the source hands its memory over: no receivers, no rounds */
     struct haul_block_view *source_views; /* our memory in the source's order, for the receivers */
     unsigned channels;
     struct haul_placement_slot slots[HAUL_CHANNELS_MAX];
@@ -28,6 +29,7 @@ struct haul_destination {
     /* ---- the loader's own ---- */
     struct haul_populate *populate;
     bool loaded[HAUL_HANDLERS_MAX]; /* handlers whose state came */
+    bool adopted;                   /* the adopt hook was called */
     bool prepared;                  /* PREPARE was answered: nothing but HANDOVER may come now */
     bool handed_over;               /* HANDOVER came: the guest is ours */
 };

@@ -76,11 +76,12 @@ uint64_t haul_estimate_threshold(const struct haul_estimate *estimate, uint64_t 
     return (uint64_t)((double)haul_estimate_bandwidth(estimate) * (double)downtime_limit_ns / 1e9);
 }
 
-/* Nanoseconds to carry `bytes`; a fast guess of 100 MB/s stands in while nothing was measured. */
+/* Nanoseconds to carry `bytes`; a guess stands in while nothing was measured. */
 static uint64_t carry_ns(const struct haul_estimate *estimate, double bytes)
 {
     double bandwidth = (double)haul_estimate_bandwidth(estimate);
-    return (uint64_t)(bytes * 1e9 / (bandwidth > 0 ? bandwidth : 100e6));
+    double guess = estimate->shares_memory ? 1e9 : 100e6;
+    return (uint64_t)(bytes * 1e9 / (bandwidth > 0 ? bandwidth : guess));
 }
 
 void haul_estimate_downtime(const struct haul_estimate *estimate, uint64_t pages,
@@ -96,6 +97,9 @@ void haul_estimate_downtime(const struct haul_estimate *estimate, uint64_t pages
         .device_ns = carry_ns(estimate, (double)estimate->state_bytes) + estimate->round_trip_ns,
         .start_ns = estimate->start_ns + estimate->round_trip_ns,
     };
+    if (estimate->shares_memory) {
+        downtime->last_pass_ns = estimate->round_trip_ns; /* PREPARE */
+    }
     downtime->total_ns =
         downtime->stop_ns + downtime->last_pass_ns + downtime->device_ns + downtime->start_ns;
 }

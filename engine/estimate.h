@@ -47,6 +47,7 @@ struct haul_estimate {
     uint64_t verify_ns; /* 0 without --verify */
     uint64_t round_trip_ns;
     uint64_t switchover_bandwidth_bytes_per_s; /* the user's, or 0 */
+    bool shares_memory; /* nothing is scanned or sent: no last pass, and state goes at the speed of memory */
 };
 
 void haul_estimate_init(struct haul_estimate *estimate);

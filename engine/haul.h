@@ -53,6 +53,28 @@ enum haul_state {
 /* haul_state_name returns QEMU's name of `state`; static storage. Any thread. */
 const char *haul_state_name(enum haul_state state);
 
+/*
+ * How memory gets to the destination; QEMU's names (MigMode). cpr-transfer: both ends are on one host and
+ * memory is in memfds or files; the source hands their descriptors over and nothing is copied, so that a move
+ * of any size takes the time of its device state. It needs a unix socket (unix:PATH, or fd: with one), and
+ * both ends to run as the same user. The destination may not write that memory before
+ * HANDOVER, the source not after it; a failure before HANDOVER resumes the source, whose memory nobody
+ * touched.
+ */
+#define HAUL_MODES(X)                                                                                        \
+    X(NORMAL, "normal")                                                                                      \
+    X(CPR_TRANSFER, "cpr-transfer")
+
+enum haul_mode {
+#define X(name, text) HAUL_MODE_##name,
+    HAUL_MODES(X)
+#undef X
+        HAUL_MODE_COUNT
+};
+
+/* haul_mode_name returns QEMU's name of `mode`; static storage. Any thread. */
+const char *haul_mode_name(enum haul_mode mode);
+
 /* Who may run the guest (rule R1). Only haul_wait's caller acts on it. */
 enum haul_ownership {
     HAUL_OWNER_SOURCE,      /* the guest is the source's: it runs there, or was resumed there */
@@ -85,6 +107,13 @@ struct haul_options {
                            false */
     const char *bind;   /* source, tcp: own addresses to connect from, separated by commas; channel i takes
                            number i modulo their count. NULL (default): the kernel chooses */
+    /*
+     * "normal" (default) or "cpr-transfer". A source of mode cpr-transfer needs no tracker, and channels,
+     * compression and limits mean nothing to it; verify is refused, there is nothing to compare. A
+     * destination follows its source, but one of mode cpr-transfer populates nothing and refuses a source
+     * that would copy.
+     */
+    const char *mode;
 };
 void haul_options_default(struct haul_options *options);
 
@@ -189,6 +218,23 @@ struct haul_guest_ops {
     int (*handing_over)(void *opaque, struct haul_error *error);
     /* Source: the destination confirmed RUNNING; this copy must never run again. */
     void (*handed_over)(void *opaque);
+    /*
+     * Destination, mode cpr-transfer, loader thread, once for each RAM block before any state is loaded: the
+     * block's memory is from now on what the file behind `fd` holds from `fd_offset` on, and the guest must
+     * be started on it. The hook puts it in the place of the memory that the block was registered with (if
+     * that is the same file, nothing is to be put). The source's guest still runs on it: until `start`
+     * nothing on this side may write or discard any of it, so map it without the right to write, and give
+     * that right in `start`, which also frees what the block had before, or leaves that for later. `fd` is
+     * open for reading and writing and checked: a regular file with room for the whole block at that offset,
+     * in pages of the block's size. It is the engine's: dup it to keep it. NULL: a source of this mode is
+     * refused.
+     */
+    int (*adopt)(void *opaque, const char *block, int fd, uint64_t fd_offset, struct haul_error *error);
+    /*
+     * Destination, loader thread: the move ends before HANDOVER and after the first call of `adopt`, also a
+     * failed one. This copy must not run, and lets go of the source's memory. NULL: nothing to do.
+     */
+    void (*disown)(void *opaque);
 };
 
 /* ---- events ------------------------------------------------------------------------------------------- */
@@ -252,6 +298,7 @@ struct haul_stats {
     uint64_t migration_thread_cpu_ns; /* CPU time of the coordinator */
     enum haul_ownership ownership;
     char tracker[32];
+    enum haul_mode mode; /* of a destination: its source's, once one came */
 };
 
 struct haul_channel_stats {
@@ -308,6 +355,9 @@ int haul_start(struct haul_migration *migration, const char *uri, struct haul_er
  * -EINVAL with a message that shows the right form. docs/transports.md describes them. Any thread.
  */
 int haul_check_uri(const char *uri, bool listening, struct haul_error *error);
+
+/* haul_get_mode returns the mode of the options; an adapter may ask it when it registers a guest. */
+enum haul_mode haul_get_mode(const struct haul_migration *migration);
 
 /* haul_local_uri returns the destination's URI with the real port, after haul_start; valid until haul_free.
  */

@@ -24,7 +24,39 @@ void haul_options_default(struct haul_options *options)
         .placement = "auto",
         .timeout_s = 30,
         .populate = true,
+        .mode = "normal",
     };
+}
+
+const char *haul_mode_name(enum haul_mode mode)
+{
+    static const char *const names[] = {
+#define X(name, text) text,
+        HAUL_MODES(X)
+#undef X
+    };
+    return (unsigned)mode < HAUL_MODE_COUNT ? names[mode] : "unknown";
+}
+
+static int parse_mode(struct haul_migration *migration, const struct haul_options *options,
+                      struct haul_error *error)
+{
+    const char *text = options->mode ? options->mode : "normal";
+    int mode = 0;
+    while (mode < HAUL_MODE_COUNT && strcmp(text, haul_mode_name((enum haul_mode)mode)) != 0) {
+        mode++;
+    }
+    if (mode == HAUL_MODE_COUNT) {
+        return haul_error_set(error, EINVAL, "mode is \"%s\"; it must be normal or cpr-transfer", text);
+    }
+    migration->mode = (enum haul_mode)mode;
+    migration->stats.mode = migration->mode;
+    if (mode == HAUL_MODE_CPR_TRANSFER && options->verify) {
+        return haul_error_set(error, EINVAL,
+                              "verify compares two copies of memory, and mode cpr-transfer makes none: leave "
+                              "one of them out");
+    }
+    return 0;
 }
 
 static int check_range(const char *name, uint64_t value, uint64_t least, uint64_t most,
@@ -65,6 +97,10 @@ static int copy_options(struct haul_migration *migration, const struct haul_opti
         return haul_error_set(error, EINVAL, "compress is \"%s\"; it must be none, lz4 or auto",
                               own->compress);
     }
+    rc = parse_mode(migration, own, error);
+    if (rc < 0) {
+        return rc;
+    }
     int length = snprintf(migration->placement, sizeof migration->placement, "%s",
                           own->placement ? own->placement : "auto");
     if (length >= (int)sizeof migration->placement) {
@@ -78,6 +114,7 @@ static int copy_options(struct haul_migration *migration, const struct haul_opti
         return haul_error_set(error, ENOMEM, "no memory for a migration");
     }
     own->bind = migration->bind;
+    own->mode = NULL;
     migration->limits = (struct haul_transport_limits){
         .connect_timeout_ms = own->timeout_s * 1000,
         .silence_timeout_ms = own->timeout_s * 1000,
@@ -290,6 +327,11 @@ int haul_start(struct haul_migration *migration, const char *uri, struct haul_er
 int haul_check_uri(const char *uri, bool listening, struct haul_error *error)
 {
     return haul_uri_check(uri, listening ? HAUL_URI_LISTEN : HAUL_URI_CONNECT, error);
+}
+
+enum haul_mode haul_get_mode(const struct haul_migration *migration)
+{
+    return migration->mode;
 }
 
 const char *haul_local_uri(const struct haul_migration *migration)

@@ -50,6 +50,7 @@ struct haul_migration {
     char placement[256];
     enum haul_compress_mode compress;
     char *bind;
+    enum haul_mode mode;
     struct haul_transport_limits limits;
     char *uri;
     struct haul_block blocks[HAUL_BLOCKS_MAX];

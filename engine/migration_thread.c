@@ -268,6 +268,18 @@ static int decide(struct haul_migration *migration, uint64_t *best_ns, struct ha
     return rc;
 }
 
+int haul_source_predict(struct haul_migration *migration, struct haul_error *error)
+{
+    int rc = haul_source_check(migration, error);
+    if (rc == 0) {
+        rc = iterate_handlers(migration, error);
+    }
+    if (rc == 0) {
+        haul_source_publish(migration);
+    }
+    return rc;
+}
+
 int haul_source_rounds(struct haul_migration *migration, struct haul_error *error)
 {
     struct haul_source *source = migration->source;

@@ -4,6 +4,7 @@
 #include "engine/bitmap.h"
 #include "engine/block_table.h"
 #include "engine/clock.h"
+#include "engine/cpr.h"
 #include "engine/holes.h"
 #include "engine/populate.h"
 
@@ -49,11 +50,13 @@ static int await_answer(struct haul_migration *migration, int fd, struct haul_er
 /* HELLO out, WELCOME (or the reason against it) back, on a fresh connection. */
 static int greet(struct haul_migration *migration, int fd, uint16_t channel, struct haul_error *error)
 {
+    bool copies = migration->mode == HAUL_MODE_NORMAL;
     struct haul_hello hello = {
         .version = HAUL_WIRE_VERSION,
-        .capabilities = migration->options.verify ? HAUL_CAPABILITY_VERIFY : 0,
+        .capabilities = (migration->options.verify ? HAUL_CAPABILITY_VERIFY : 0) |
+                        (copies ? 0 : HAUL_CAPABILITY_CPR_TRANSFER),
         .channel = channel,
-        .channels = (uint16_t)migration->options.channels,
+        .channels = (uint16_t)(copies ? migration->options.channels : 0),
         .page_size = HAUL_PAGE_SIZE,
     };
     memcpy(hello.id, migration->id, sizeof hello.id);
@@ -85,7 +88,10 @@ static int open_connection(struct haul_migration *migration, uint16_t channel, i
         return rc;
     }
     haul_migration_greet(migration, *fd);
-    rc = greet(migration, *fd, channel, error);
+    rc = migration->mode == HAUL_MODE_CPR_TRANSFER ? haul_cpr_check_peer(*fd, error) : 0;
+    if (rc == 0) {
+        rc = greet(migration, *fd, channel, error);
+    }
     haul_migration_greet(migration, -1);
     if (rc < 0) {
         if (haul_migration_cancelled(migration)) {
@@ -353,21 +359,10 @@ static int setup_handlers(struct haul_migration *migration, struct haul_error *e
     return 0;
 }
 
-static int setup(struct haul_migration *migration, struct haul_error *error)
+/* What only a copied memory needs. */
+static int setup_copying(struct haul_migration *migration, struct haul_error *error)
 {
-    if (haul_migration_set_state(migration, HAUL_STATE_SETUP) < 0) {
-        return haul_error_set(error, EINVAL, "the migration is not in a state to start");
-    }
     int rc = make_bitmaps(migration, error);
-    if (rc == 0) {
-        rc = connect_control(migration, error);
-    }
-    if (rc == 0) {
-        rc = offer_blocks(migration, error);
-    }
-    if (rc == 0) {
-        rc = setup_handlers(migration, error);
-    }
     if (rc == 0) {
         rc = start_tracker(migration, error);
     }
@@ -376,6 +371,25 @@ static int setup(struct haul_migration *migration, struct haul_error *error)
     }
     if (rc == 0) {
         rc = open_channels(migration, error);
+    }
+    return rc;
+}
+
+static int setup(struct haul_migration *migration, struct haul_error *error)
+{
+    if (haul_migration_set_state(migration, HAUL_STATE_SETUP) < 0) {
+        return haul_error_set(error, EINVAL, "the migration is not in a state to start");
+    }
+    int rc = connect_control(migration, error);
+    if (rc == 0) {
+        rc = offer_blocks(migration, error);
+    }
+    if (rc == 0) {
+        rc = setup_handlers(migration, error);
+    }
+    if (rc == 0) {
+        rc = migration->mode == HAUL_MODE_NORMAL ? setup_copying(migration, error)
+                                                 : haul_cpr_hand_over(migration, error);
     }
     if (rc == 0) {
         pthread_mutex_lock(&migration->lock);
@@ -393,7 +407,8 @@ static int migrate(struct haul_migration *migration, bool *uncertain, struct hau
 {
     int rc = setup(migration, error);
     while (rc == 0) {
-        rc = haul_source_rounds(migration, error);
+        rc = migration->mode == HAUL_MODE_NORMAL ? haul_source_rounds(migration, error)
+                                                 : haul_source_predict(migration, error);
         if (rc == 0) {
             rc = haul_source_switchover(migration, uncertain, error);
             if (rc == 0) {
@@ -503,7 +518,8 @@ int haul_source_init(struct haul_migration *migration, struct haul_error *error)
     haul_doorbell_init(&source->bell);
     haul_estimate_init(&source->estimate);
     source->estimate.switchover_bandwidth_bytes_per_s = migration->options.switchover_bandwidth_bytes_per_s;
-    migration->stats.channels = migration->options.channels;
+    source->estimate.shares_memory = migration->mode == HAUL_MODE_CPR_TRANSFER;
+    migration->stats.channels = source->estimate.shares_memory ? 0 : migration->options.channels;
     ssize_t got = getrandom(migration->id, sizeof migration->id, 0);
     return got == (ssize_t)sizeof migration->id
                ? 0
@@ -512,14 +528,23 @@ int haul_source_init(struct haul_migration *migration, struct haul_error *error)
 
 int haul_source_start(struct haul_migration *migration, const char *uri, struct haul_error *error)
 {
-    if (!migration->tracker) {
+    bool copies = migration->mode == HAUL_MODE_NORMAL;
+    if (copies && !migration->tracker) {
         return haul_error_set(error, EINVAL, "the source has no dirty tracker; call haul_set_tracker first");
+    }
+    if (!copies) {
+        int checked = haul_cpr_check_source(migration, uri, error);
+        if (checked < 0) {
+            return checked;
+        }
     }
     if (migration->options.auto_converge && !migration->guest.throttle) {
         return haul_error_set(error, ENOTSUP,
                               "this kind of guest cannot be slowed down: leave auto-converge out");
     }
-    strncpy(migration->stats.tracker, migration->tracker->name, sizeof migration->stats.tracker - 1);
+    if (copies) {
+        strncpy(migration->stats.tracker, migration->tracker->name, sizeof migration->stats.tracker - 1);
+    }
     struct haul_transport_options options = haul_migration_transport(migration);
     int rc = haul_connector_open(uri, &options, &migration->source->connector, error);
     if (rc < 0) {

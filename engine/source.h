@@ -68,6 +68,8 @@ int haul_source_wait_round(struct haul_migration *migration, uint32_t round, str
 
 /* ---- migration_thread.c ---- */
 int haul_source_rounds(struct haul_migration *migration, struct haul_error *error);
+/* haul_source_predict stands in its place where memory is not copied: only the prediction is made. */
+int haul_source_predict(struct haul_migration *migration, struct haul_error *error);
 /* Reads the tracker into the bitmaps; keeps dirty_pages, the dirty rate and sync_ns. */
 int haul_source_sync(struct haul_migration *migration, struct haul_error *error);
 /* Takes the channels' counters into the bandwidth estimate, at most every 100 ms unless `force`. */

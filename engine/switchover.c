@@ -101,11 +101,27 @@ static int verify(struct haul_migration *migration, struct haul_error *error)
     return rc;
 }
 
-/* The last pass, device state and what saving it wrote (trap T9), up to the destination being ready. */
+/* What saving the device state wrote (trap T9), up to all memory being there. */
+static int send_what_saving_wrote(struct haul_migration *migration, struct haul_error *error)
+{
+    int rc = haul_source_sync(migration, error);
+    if (rc == 0) {
+        rc = send_last(migration, error);
+    }
+    if (rc == 0) {
+        rc = haul_source_wait_round(migration, migration->source->round, error);
+    }
+    if (rc == 0 && migration->options.verify) {
+        rc = verify(migration, error);
+    }
+    return rc;
+}
+
+/* The last pass and device state, up to the destination being ready. */
 static int send_the_rest(struct haul_migration *migration, struct times *times, struct haul_error *error)
 {
-    struct haul_source *source = migration->source;
-    int rc = send_last(migration, error);
+    bool copies = migration->mode == HAUL_MODE_NORMAL;
+    int rc = copies ? send_last(migration, error) : 0;
     if (rc < 0) {
         return rc;
     }
@@ -115,17 +131,8 @@ static int send_the_rest(struct haul_migration *migration, struct times *times, 
     uint64_t begun = haul_now_ns();
     rc = save_state(migration, error);
     times->device_ns = haul_now_ns() - begun;
-    if (rc == 0) {
-        rc = haul_source_sync(migration, error);
-    }
-    if (rc == 0) {
-        rc = send_last(migration, error);
-    }
-    if (rc == 0) {
-        rc = haul_source_wait_round(migration, source->round, error);
-    }
-    if (rc == 0 && migration->options.verify) {
-        rc = verify(migration, error);
+    if (rc == 0 && copies) {
+        rc = send_what_saving_wrote(migration, error);
     }
     struct haul_frame *frame = NULL;
     if (rc == 0) {
@@ -197,11 +204,12 @@ int haul_source_switchover(struct haul_migration *migration, bool *uncertain, st
     if (haul_migration_set_state(migration, HAUL_STATE_PRE_SWITCHOVER) < 0) {
         return haul_error_set(error, EINVAL, "the migration is not in a state to switch over");
     }
+    bool copies = migration->mode == HAUL_MODE_NORMAL;
     int rc = stop_guest(migration, &times, error);
-    if (rc == 0) {
+    if (rc == 0 && copies) {
         rc = haul_source_sync(migration, error);
     }
-    if (rc == 0 && no_longer_fits(migration)) {
+    if (rc == 0 && copies && no_longer_fits(migration)) {
         source->refused_switchovers++;
         rc = migration->guest.resume(migration->guest_opaque, error);
         source->stopped = false;

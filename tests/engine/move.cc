@@ -67,10 +67,20 @@ static int Resume(void *opaque, haul_error *)
     return 0;
 }
 
+static void Protect(Guest *guest, int protection)
+{
+    for (Memory *block : guest->blocks) {
+        EXPECT_EQ(mprotect(block->data(), block->size(), protection), 0);
+    }
+}
+
 static int Start(void *opaque, haul_error *error)
 {
     auto *guest = static_cast<Guest *>(opaque);
     guest->starts++;
+    if (guest->adopts > 0) {
+        Protect(guest, PROT_READ | PROT_WRITE);
+    }
     if (guest->on_start) {
         guest->on_start();
     }
@@ -81,6 +91,30 @@ static int ThrottleHook(void *opaque, unsigned percent, haul_error *)
 {
     static_cast<Guest *>(opaque)->Throttle(percent);
     return 0;
+}
+
+static int Adopt(void *opaque, const char *block, int fd, uint64_t offset, haul_error *error)
+{
+    auto *guest = static_cast<Guest *>(opaque);
+    guest->adopts++;
+    if (guest->fail_adopt) {
+        return haul_error_set(error, EIO, "the memory cannot be mapped");
+    }
+    Memory *memory = guest->blocks.at(static_cast<size_t>(atoi(block + strlen("block"))));
+    void *at = mmap(memory->data(), memory->size(), PROT_READ, MAP_SHARED | MAP_FIXED, fd,
+                    static_cast<off_t>(offset));
+    return at == memory->data() ? 0 : haul_error_set(error, errno, "mmap");
+}
+
+static void Disown(void *opaque)
+{
+    auto *guest = static_cast<Guest *>(opaque);
+    guest->disowns++;
+    for (Memory *block : guest->blocks) {
+        EXPECT_EQ(mmap(block->data(), block->size(), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+                       block->fd(), 0),
+                  static_cast<void *>(block->data()));
+    }
 }
 
 static void HandedOver(void *opaque)
@@ -171,8 +205,13 @@ static void OnMessage(void *opaque, const char *text)
     guest->messages.emplace_back(text);
 }
 
-static const haul_guest_ops kGuestOps = {
-    .stop = Stop, .resume = Resume, .start = Start, .throttle = ThrottleHook, .handed_over = HandedOver};
+static const haul_guest_ops kGuestOps = {.stop = Stop,
+                                         .resume = Resume,
+                                         .start = Start,
+                                         .throttle = ThrottleHook,
+                                         .handed_over = HandedOver,
+                                         .adopt = Adopt,
+                                         .disown = Disown};
 static const haul_state_ops kStateOps = {.name = "counter", .setup = Setup, .save = Save, .load = Load};
 static const haul_events kEvents = {.state = OnState, .round = OnRound, .step = OnStep, .message = OnMessage};
 
@@ -226,7 +265,9 @@ void Guest::Attach(haul_migration *migration, bool source)
                   0);
     }
     ASSERT_EQ(haul_add_state(migration, &kStateOps, this, &error), 0);
-    ASSERT_EQ(haul_set_guest(migration, &kGuestOps, this, &error), 0);
+    haul_guest_ops ops = kGuestOps;
+    ops.adopt = can_adopt ? ops.adopt : nullptr;
+    ASSERT_EQ(haul_set_guest(migration, &ops, this, &error), 0);
     ASSERT_EQ(haul_set_events(migration, &kEvents, this, &error), 0);
 }
 

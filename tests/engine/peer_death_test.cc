@@ -174,25 +174,54 @@ void ExpectMovesAgain(Guest &from)
 
 // ---- the destination dies ----
 
-class DestinationDies : public testing::TestWithParam<Moment>
+struct Case {
+    Moment moment;
+    const char *mode;
+};
+
+std::string CaseName(const testing::TestParamInfo<Case> &info)
+{
+    return std::string(Name(info.param.moment)) + (strcmp(info.param.mode, "normal") == 0 ? "" : "Cpr");
+}
+
+haul_options OptionsOf(const Case &that)
+{
+    haul_options options = Options();
+    options.mode = that.mode;
+    return options;
+}
+
+// Each of the moments, for copied memory and for memory that is handed over.
+std::vector<Case> BothModes(const std::vector<Moment> &moments)
+{
+    std::vector<Case> cases;
+    for (const char *mode : {"normal", "cpr-transfer"}) {
+        for (Moment moment : moments) {
+            cases.push_back({moment, mode});
+        }
+    }
+    return cases;
+}
+
+class DestinationDies : public testing::TestWithParam<Case>
 {
 };
 
 TEST_P(DestinationDies, TheGuestGoesOnAtTheSourceAndMovesAgain)
 {
     Guest from({4 * kMiB}, true), to({4 * kMiB}, false);
-    haul_options options = Options();
+    haul_options options = OptionsOf(GetParam());
     std::string uri = UnixUri();
-    Victim victim(to, false, GetParam(), uri, options);
+    Victim victim(to, false, GetParam().moment, uri, options);
     victim.Go();
     ASSERT_TRUE(victim.AtTheMoment()); // or listening
-    if (GetParam() == Moment::kSetup) {
+    if (GetParam().moment == Moment::kSetup) {
         ASSERT_TRUE(victim.AtTheMoment());
         victim.Kill(); // a listener that is gone when the source comes
     }
     from.Run(5, 1000);
     haul_migration *source = StartSource(from, options, uri);
-    if (GetParam() != Moment::kSetup) {
+    if (GetParam().moment != Moment::kSetup) {
         ASSERT_TRUE(victim.AtTheMoment());
     }
     auto begun = Clock::now();
@@ -213,20 +242,20 @@ TEST_P(DestinationDies, TheGuestGoesOnAtTheSourceAndMovesAgain)
 }
 
 INSTANTIATE_TEST_SUITE_P(BeforeHandover, DestinationDies,
-                         testing::Values(Moment::kSetup, Moment::kActive, Moment::kDevice,
-                                         Moment::kStateHook),
-                         [](const auto &info) { return std::string(Name(info.param)); });
+                         testing::ValuesIn(BothModes({Moment::kSetup, Moment::kActive, Moment::kDevice,
+                                                      Moment::kStateHook})),
+                         CaseName);
 
-class DestinationDiesTooLate : public testing::TestWithParam<Moment>
+class DestinationDiesTooLate : public testing::TestWithParam<Case>
 {
 };
 
 TEST_P(DestinationDiesTooLate, TheSourceStaysPausedAndSaysSo)
 {
     Guest from({4 * kMiB}, true), to({4 * kMiB}, false);
-    haul_options options = Options();
+    haul_options options = OptionsOf(GetParam());
     std::string uri = UnixUri();
-    Victim victim(to, false, GetParam(), uri, options);
+    Victim victim(to, false, GetParam().moment, uri, options);
     victim.Go();
     ASSERT_TRUE(victim.AtTheMoment()); // listening
     from.Run(5, 1000);
@@ -253,8 +282,7 @@ TEST_P(DestinationDiesTooLate, TheSourceStaysPausedAndSaysSo)
 }
 
 INSTANTIATE_TEST_SUITE_P(AfterHandover, DestinationDiesTooLate,
-                         testing::Values(Moment::kAfterHandover, Moment::kStarting),
-                         [](const auto &info) { return std::string(Name(info.param)); });
+                         testing::ValuesIn(BothModes({Moment::kAfterHandover, Moment::kStarting})), CaseName);
 
 // Killed when the source is about to send HANDOVER, and has not: the guest is still the source's.
 TEST(DestinationDiesAtTheLastMoment, TheGuestGoesOnAtTheSource)
@@ -286,16 +314,16 @@ TEST(DestinationDiesAtTheLastMoment, TheGuestGoesOnAtTheSource)
 
 // ---- the source dies ----
 
-class SourceDies : public testing::TestWithParam<Moment>
+class SourceDies : public testing::TestWithParam<Case>
 {
 };
 
 TEST_P(SourceDies, TheDestinationDoesNotStartTheGuest)
 {
     Guest from({4 * kMiB}, true), to({4 * kMiB}, false);
-    haul_options options = Options();
+    haul_options options = OptionsOf(GetParam());
     std::string uri = UnixUri();
-    Victim victim(from, true, GetParam(), uri, options);
+    Victim victim(from, true, GetParam().moment, uri, options);
     haul_migration *destination = nullptr;
     haul_error error{};
     ASSERT_EQ(haul_destination_new(&options, &destination, &error), 0) << error.message;
@@ -305,7 +333,7 @@ TEST_P(SourceDies, TheDestinationDoesNotStartTheGuest)
     ASSERT_TRUE(victim.AtTheMoment());
     auto begun = Clock::now();
     victim.Kill();
-    if (GetParam() == Moment::kSetup) {
+    if (GetParam().moment == Moment::kSetup) {
         // It had not connected: whoever comes next is served.
         Guest other({4 * kMiB}, true);
         haul_migration *source = StartSource(other, options, uri);
@@ -335,9 +363,10 @@ TEST_P(SourceDies, TheDestinationDoesNotStartTheGuest)
 }
 
 INSTANTIATE_TEST_SUITE_P(BeforeHandover, SourceDies,
-                         testing::Values(Moment::kSetup, Moment::kActive, Moment::kPreSwitchover,
-                                         Moment::kDevice, Moment::kStateHook, Moment::kBeforeHandover),
-                         [](const auto &info) { return std::string(Name(info.param)); });
+                         testing::ValuesIn(BothModes({Moment::kSetup, Moment::kActive, Moment::kPreSwitchover,
+                                                      Moment::kDevice, Moment::kStateHook,
+                                                      Moment::kBeforeHandover})),
+                         CaseName);
 
 // After HANDOVER the guest is the destination's, whatever happens to the source.
 TEST(SourceDiesTooLate, TheDestinationRunsTheGuest)
