@@ -2,10 +2,8 @@
 #include "channels/channel_thread.h"
 
 #include <signal.h>
-#include <stdio.h>
 
-int haul_channel_thread_start(pthread_t *thread, const char *prefix, unsigned index, void *(*run)(void *),
-                              void *opaque)
+int haul_channel_thread_start(pthread_t *thread, void *(*run)(void *), void *opaque)
 {
     sigset_t all, before;
     sigfillset(&all);
@@ -16,13 +14,7 @@ int haul_channel_thread_start(pthread_t *thread, const char *prefix, unsigned in
     }
     code = pthread_create(thread, NULL, run, opaque);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (code != 0) {
-        return -code;
-    }
-    char name[16]; /* the kernel's limit */
-    snprintf(name, sizeof name, "%s_%u", prefix, index);
-    pthread_setname_np(*thread, name);
-    return 0;
+    return -code;
 }
 
 int haul_channel_scratch_node(const struct haul_topology *topology, const struct haul_placement_slot *slot)

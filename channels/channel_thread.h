@@ -7,11 +7,10 @@
 #include <pthread.h>
 
 /*
- * haul_channel_thread_start starts a thread that is named "PREFIX_INDEX" and takes no signals: they are the
- * application's. 0 or a negative errno.
+ * haul_channel_thread_start starts a thread that takes no signals: they are the application's. 0 or a
+ * negative errno.
  */
-int haul_channel_thread_start(pthread_t *thread, const char *prefix, unsigned index, void *(*run)(void *),
-                              void *opaque);
+int haul_channel_thread_start(pthread_t *thread, void *(*run)(void *), void *opaque);
 
 /* haul_channel_scratch_node returns the node for a channel's memory: the slot's when placement is in use. */
 int haul_channel_scratch_node(const struct haul_topology *topology, const struct haul_placement_slot *slot);

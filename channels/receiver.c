@@ -113,9 +113,9 @@ static int receive_packet(struct haul_receiver *receiver, struct haul_error *err
     return result;
 }
 
-static void *run(void *opaque)
+/* Takes packets until the channel ends, and says why it did. */
+static void serve(struct haul_receiver *receiver)
 {
-    struct haul_receiver *receiver = opaque;
     const struct haul_receiver_options *options = &receiver->options;
     struct haul_error error = {.code = EIO, .message = "the round barrier failed"};
     int result = 0;
@@ -134,6 +134,15 @@ static void *run(void *opaque)
         haul_error_prefix(&error, "channel %u from %s: ", options->index, receiver->peer);
         options->failed(options->opaque, options->index, &error);
     }
+}
+
+static void *run(void *opaque)
+{
+    struct haul_receiver *receiver = opaque;
+    struct haul_thread_entry entry;
+    haul_thread_enter(receiver->options.threads, &entry, "multifdrecv", (int)receiver->options.index);
+    serve(receiver);
+    haul_thread_leave(receiver->options.threads, &entry);
     return NULL;
 }
 
@@ -154,7 +163,7 @@ int haul_receiver_new(const struct haul_receiver_options *options, struct haul_r
     if (result < 0) {
         goto free_receiver;
     }
-    result = haul_channel_thread_start(&made->thread, "multifdrecv", options->index, run, made);
+    result = haul_channel_thread_start(&made->thread, run, made);
     if (result < 0) {
         goto free_unpack;
     }

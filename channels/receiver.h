@@ -26,6 +26,7 @@ struct haul_receiver_options {
     struct haul_placement_slot slot;
     const struct haul_block_view *blocks; /* outlives the receiver */
     uint32_t block_count;
+    struct haul_thread_list *threads; /* where the thread enters itself; may be NULL */
     void *opaque;
     /*
      * Called on the receiver's thread when it reads the mark of `round`; returns when every channel has

@@ -136,9 +136,9 @@ static void handle_batch(struct haul_sender *sender, struct haul_batch *batch)
     haul_doorbell_ring(sender->options.completion_bell);
 }
 
-static void *run(void *opaque)
+/* Takes batches until it is told to end and none is left. */
+static void serve(struct haul_sender *sender)
 {
-    struct haul_sender *sender = opaque;
     struct haul_error error;
     haul_account_thread(&sender->account);
     if (sender->options.topology &&
@@ -155,11 +155,21 @@ static void *run(void *opaque)
         if (batch) {
             handle_batch(sender, batch);
         } else if (stop) {
-            return NULL;
+            return;
         } else {
             haul_doorbell_wait(&sender->bell, ticket, UINT64_MAX);
         }
     }
+}
+
+static void *run(void *opaque)
+{
+    struct haul_sender *sender = opaque;
+    struct haul_thread_entry entry;
+    haul_thread_enter(sender->options.threads, &entry, "multifdsend", (int)sender->options.index);
+    serve(sender);
+    haul_thread_leave(sender->options.threads, &entry);
+    return NULL;
 }
 
 int haul_sender_new(const struct haul_sender_options *options, struct haul_sender **sender,
@@ -184,7 +194,7 @@ int haul_sender_new(const struct haul_sender_options *options, struct haul_sende
     if (result < 0) {
         goto free_sender;
     }
-    result = haul_channel_thread_start(&made->thread, "multifdsend", options->index, run, made);
+    result = haul_channel_thread_start(&made->thread, run, made);
     if (result < 0) {
         goto free_pack;
     }

@@ -13,6 +13,7 @@
 #include "channels/doorbell.h"
 #include "channels/error.h"
 #include "channels/placement.h"
+#include "channels/thread_list.h"
 #include "compress/choice.h"
 
 #include <stdbool.h>
@@ -32,6 +33,7 @@ struct haul_sender_options {
     const struct haul_block_view *blocks; /* outlives the sender */
     uint32_t block_count;
     struct haul_doorbell *completion_bell; /* the migration_thread's; rung after each completion and error */
+    struct haul_thread_list *threads;      /* where the thread enters itself; may be NULL */
 };
 
 /* Counters of one channel since it started; read from any thread at any time. */

@@ -100,6 +100,7 @@ static int accept_control(struct haul_migration *migration, struct haul_error *e
     struct haul_control_options options = {
         .fd = fd,
         .thread_name = "control",
+        .threads = &migration->threads,
         .silence_timeout_ms = migration->limits.silence_timeout_ms,
         .takes_descriptors = adopts,
         .notify = notify,
@@ -193,6 +194,7 @@ static int start_receiver(struct haul_migration *migration, unsigned channel, in
         .slot = destination->slots[channel],
         .blocks = destination->source_views,
         .block_count = migration->block_count,
+        .threads = &migration->threads,
         .opaque = migration,
         .round = on_round,
         .failed = on_failed,

@@ -291,7 +291,8 @@ static void *reader_main(void *argument)
 {
     struct haul_control *control = argument;
     struct haul_error error = {0};
-    pthread_setname_np(pthread_self(), control->options.thread_name);
+    struct haul_thread_entry entry;
+    haul_thread_enter(control->options.threads, &entry, control->options.thread_name, HAUL_THREAD_ALONE);
     unsigned char *buffer = malloc(HAUL_FRAME_MAX);
     if (buffer) {
         serve(control, buffer, &error);
@@ -300,6 +301,7 @@ static void *reader_main(void *argument)
     }
     set_failure(control, &error);
     free(buffer);
+    haul_thread_leave(control->options.threads, &entry);
     return NULL;
 }
 

@@ -12,6 +12,7 @@
 #include "channels/doorbell.h"
 #include "channels/error.h"
 #include "channels/placement.h"
+#include "channels/thread_list.h"
 #include "channels/wire.h"
 
 #include <stdbool.h>
@@ -26,6 +27,7 @@ struct haul_control; /* opaque */
 struct haul_control_options {
     int fd; /* connected, HELLO and WELCOME already exchanged; the control's from now on */
     const char *thread_name;
+    struct haul_thread_list *threads; /* where the reader enters itself; may be NULL */
     uint32_t silence_timeout_ms;
     bool takes_descriptors; /* MEMORY frames come, each with a descriptor beside it */
     /* Called on the reader thread after a frame was queued or the connection failed; must be cheap. */

@@ -192,6 +192,7 @@ static int take_over(struct haul_migration *migration, struct haul_error *error)
         haul_migration_say(migration, "the guest runs here, but the source could not be told: %s",
                            unheard.message);
     }
+    haul_migration_guest(migration, true);
     haul_migration_step(migration, HAUL_STEP_RUNNING, NULL);
     return 0;
 }
@@ -261,7 +262,8 @@ static void *loader_thread(void *argument)
 {
     struct haul_migration *migration = argument;
     struct haul_destination *destination = migration->destination;
-    pthread_setname_np(pthread_self(), "loader");
+    struct haul_thread_entry entry;
+    haul_thread_enter(&migration->threads, &entry, "loader", HAUL_THREAD_ALONE);
     int rc = load(migration, &migration->error);
     if (rc == -ECANCELED && destination->handed_over) {
         rc = -EIO; /* whatever the start hook says, after HANDOVER nothing is cancelled any more */
@@ -293,6 +295,7 @@ static void *loader_thread(void *argument)
         }
         haul_migration_set_state(migration, rc == 0 ? HAUL_STATE_COMPLETED : HAUL_STATE_FAILED);
     }
+    haul_thread_leave(&migration->threads, &entry);
     return NULL;
 }
 

@@ -85,7 +85,7 @@ static uint64_t rate_limit_wait(struct haul_migration *migration)
     struct haul_source *source = migration->source;
     struct haul_rate_limit *limit = &source->limit;
     /* Relaxed: pairs with nothing, see haul_set_max_bandwidth. */
-    uint64_t rate = atomic_load_explicit(&migration->max_bandwidth, memory_order_relaxed);
+    uint64_t rate = atomic_load_explicit(&migration->knobs.max_bandwidth, memory_order_relaxed);
     if (rate == 0 || source->unlimited) {
         limit->rate_bytes_per_s = 0;
         return 0;
@@ -230,6 +230,9 @@ static int dispatch_block(struct haul_migration *migration, uint32_t block, stru
                                          : HAUL_NODE_UNKNOWN;
         struct haul_sender *sender;
         struct haul_batch *batch;
+        if (haul_source_cut_short(migration)) {
+            return 0;
+        }
         int rc = acquire(migration, node, &sender, &batch, error);
         if (rc < 0) {
             return rc;

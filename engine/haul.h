@@ -10,8 +10,9 @@
  * Order of calls: haul_source_new or haul_destination_new; haul_add_ram, haul_set_tracker,
  * haul_add_state, haul_set_guest, haul_set_events; haul_start; haul_wait; haul_free.
  * Unless a declaration says otherwise, calls on one object come from one thread at a time.
- * haul_cancel, haul_get_stats, haul_get_channel_stats, haul_get_state and haul_set_max_bandwidth may be
- * called from any thread between haul_start and haul_free.
+ * haul_cancel, haul_continue, haul_get_stats, haul_get_channel_stats, haul_get_state, haul_threads and the
+ * haul_set_ functions for what changes while a migration runs (haul_set_max_bandwidth, _downtime_limit,
+ * _switchover_bandwidth, _throttle) may be called from any thread between haul_start and haul_free.
  */
 
 #include "channels/error.h"
@@ -114,6 +115,8 @@ struct haul_options {
      * that would copy.
      */
     const char *mode;
+    bool pause_before_switchover; /* source: hold in pre-switchover, the guest stopped, until haul_continue;
+                                     default false */
 };
 void haul_options_default(struct haul_options *options);
 
@@ -202,7 +205,7 @@ struct haul_guest_ops {
     int (*resume)(void *opaque, struct haul_error *error);
     /* Destination, loader thread, after HANDOVER: run the guest. On return it runs. */
     int (*start)(void *opaque, struct haul_error *error);
-    /* Source, migration_thread: slow the guest down by `percent` (0 to 99; 0 ends it). */
+    /* Source, migration_thread, guest running: slow the guest down by `percent` (0 to 99; 0 ends it). */
     int (*throttle)(void *opaque, unsigned percent, struct haul_error *error);
     /*
      * Source, migration_thread, called once in setup: what the guest knows in advance of its own fixed costs,
@@ -251,8 +254,13 @@ struct haul_events {
     /* After each change of state; on the migration_thread or loader thread. Must not call haul_free or
      * haul_wait. */
     void (*state)(void *opaque, enum haul_state from, enum haul_state to);
-    /* After each round (source), with its number from 1. */
+    /* At the start of each pass over memory (source), those with the guest stopped included, from 1. */
+    void (*pass)(void *opaque, uint32_t pass);
+    /* After each round (source) with the guest running, with its number from 1. */
     void (*round)(void *opaque, uint32_t round);
+    /* The guest's hooks stopped it here (false), or made it run here (true). It stands still meanwhile, or
+     * another step waits: be quick. */
+    void (*guest)(void *opaque, bool running);
     /* Before the named step is taken; a negative result at HANDOVER_SENDING or HANDOVER_RECEIVED refuses the
      * step and fails the move (the record could not be written). */
     int (*step)(void *opaque, enum haul_step step, struct haul_error *error);
@@ -269,6 +277,7 @@ struct haul_downtime {
     uint64_t last_pass_ns; /* scan and pages of the last pass, verify included */
     uint64_t device_ns;    /* state handlers */
     uint64_t start_ns;     /* HANDOVER to RUNNING */
+    uint64_t held_ns;      /* by pause_before_switchover, until haul_continue; never predicted */
 };
 
 struct haul_stats {
@@ -296,6 +305,7 @@ struct haul_stats {
     uint32_t channels;
     uint64_t round_trip_ns;
     uint64_t migration_thread_cpu_ns; /* CPU time of the coordinator */
+    uint32_t throttle_percent;        /* by which the guest is slowed down now */
     enum haul_ownership ownership;
     char tracker[32];
     enum haul_mode mode; /* of a destination: its source's, once one came */
@@ -312,6 +322,12 @@ struct haul_channel_stats {
     uint64_t stalled_ns;
     int cpu;
     int node;
+    int tid;
+};
+
+/* One live thread of a migration. */
+struct haul_thread {
+    char name[16]; /* as the kernel and `top` show it, "multifdsend_0" */
     int tid;
 };
 
@@ -379,8 +395,27 @@ void haul_get_stats(struct haul_migration *migration, struct haul_stats *stats);
 /* -ENOENT for a channel that does not exist (yet). */
 int haul_get_channel_stats(struct haul_migration *migration, unsigned index,
                            struct haul_channel_stats *stats);
-/* 0: no limit. Acts within 100 ms. */
+
+/*
+ * What may be changed while a migration runs, as its options say; each acts within 100 ms, at a source only.
+ * A changed downtime limit, switchover bandwidth or throttle does not wait for the end of a round that takes
+ * long: the round is cut short as soon as stopping the guest would fit.
+ * haul_set_downtime_limit: -EINVAL over 2000000. haul_set_throttle slows the guest down by `percent` (0: not
+ * at all), from where auto_converge goes on; -EINVAL over 99, -ENOTSUP for a guest without the hook and at a
+ * destination.
+ */
 void haul_set_max_bandwidth(struct haul_migration *migration, uint64_t bytes_per_s);
+void haul_set_switchover_bandwidth(struct haul_migration *migration, uint64_t bytes_per_s);
+int haul_set_downtime_limit(struct haul_migration *migration, uint32_t limit_ms, struct haul_error *error);
+int haul_set_throttle(struct haul_migration *migration, unsigned percent, struct haul_error *error);
+
+/* haul_continue lets a migration go on that pause_before_switchover holds in pre-switchover. -EINVAL: it is
+ * not held (any more). */
+int haul_continue(struct haul_migration *migration);
+
+/* haul_threads writes the live threads of the migration to `threads` (room for `capacity`), in the order in
+ * which they started, and returns how many there are. */
+unsigned haul_threads(struct haul_migration *migration, struct haul_thread *threads, unsigned capacity);
 
 /* haul_id writes the migration id as 32 hexadecimal digits (the destination's is known once a source
  * connected; until then all zero). */

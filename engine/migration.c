@@ -119,7 +119,10 @@ static int copy_options(struct haul_migration *migration, const struct haul_opti
         .connect_timeout_ms = own->timeout_s * 1000,
         .silence_timeout_ms = own->timeout_s * 1000,
     };
-    atomic_init(&migration->max_bandwidth, own->max_bandwidth_bytes_per_s);
+    atomic_init(&migration->knobs.max_bandwidth, own->max_bandwidth_bytes_per_s);
+    atomic_init(&migration->knobs.switchover_bandwidth, own->switchover_bandwidth_bytes_per_s);
+    atomic_init(&migration->knobs.downtime_limit_ms, own->downtime_limit_ms);
+    atomic_init(&migration->knobs.throttle, HAUL_THROTTLE_UNASKED);
     return 0;
 }
 
@@ -132,6 +135,7 @@ static int migration_new(const struct haul_options *options,
         return haul_error_set(error, ENOMEM, "no memory for a migration");
     }
     pthread_mutex_init(&made->lock, NULL);
+    pthread_mutex_init(&made->threads.lock, NULL);
     made->stats.ownership = HAUL_OWNER_SOURCE;
     made->greeting_fd = -1;
     made->cancel_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -314,7 +318,6 @@ int haul_start(struct haul_migration *migration, const char *uri, struct haul_er
     }
     migration->started_ns = haul_now_ns();
     migration->stats.page_size = HAUL_PAGE_SIZE;
-    migration->stats.downtime_limit_ns = (uint64_t)migration->options.downtime_limit_ms * 1000000;
     rc = migration->source ? haul_source_start(migration, uri, error)
                            : haul_destination_start(migration, uri, error);
     migration->started = rc == 0;
@@ -402,6 +405,7 @@ void haul_free(struct haul_migration *migration)
     if (migration->cancel_fd >= 0) {
         close(migration->cancel_fd);
     }
+    pthread_mutex_destroy(&migration->threads.lock);
     pthread_mutex_destroy(&migration->lock);
     free(migration->views);
     free(migration->bind);
@@ -448,6 +452,13 @@ void haul_migration_say(struct haul_migration *migration, const char *format, ..
 int haul_migration_step(struct haul_migration *migration, enum haul_step step, struct haul_error *error)
 {
     return migration->events.step ? migration->events.step(migration->events_opaque, step, error) : 0;
+}
+
+void haul_migration_guest(struct haul_migration *migration, bool running)
+{
+    if (migration->events.guest) {
+        migration->events.guest(migration->events_opaque, running);
+    }
 }
 
 bool haul_migration_cancelled(const struct haul_migration *migration)
@@ -509,6 +520,7 @@ void haul_get_stats(struct haul_migration *migration, struct haul_stats *stats)
     stats->size = sizeof *stats;
     stats->state = haul_get_state(migration);
     uint64_t end = migration->ended_ns ? migration->ended_ns : haul_now_ns();
+    stats->downtime_limit_ns = (uint64_t)haul_knobs_downtime_limit_ms(migration) * 1000000;
     stats->total_time_ns = migration->started_ns ? end - migration->started_ns : 0;
     stats->round_trip_ns = migration->control ? haul_control_round_trip_ns(migration->control) : 0;
     if (migration->source) {
@@ -548,10 +560,28 @@ int haul_get_channel_stats(struct haul_migration *migration, unsigned index, str
     return rc;
 }
 
-void haul_set_max_bandwidth(struct haul_migration *migration, uint64_t bytes_per_s)
+struct thread_listing {
+    struct haul_thread *threads;
+    unsigned capacity;
+    unsigned count;
+};
+
+static void list_thread(void *opaque, const struct haul_thread_entry *entry)
 {
-    /* Relaxed: a number of its own, read by the rate limit of the migration_thread. */
-    atomic_store_explicit(&migration->max_bandwidth, bytes_per_s, memory_order_relaxed);
+    struct thread_listing *listing = opaque;
+    if (listing->count < listing->capacity) {
+        struct haul_thread *thread = &listing->threads[listing->count];
+        snprintf(thread->name, sizeof thread->name, "%s", entry->name);
+        thread->tid = entry->tid;
+    }
+    listing->count++;
+}
+
+unsigned haul_threads(struct haul_migration *migration, struct haul_thread *threads, unsigned capacity)
+{
+    struct thread_listing listing = {.threads = threads, .capacity = capacity};
+    haul_thread_each(&migration->threads, list_thread, &listing);
+    return listing.count;
 }
 
 void haul_id(const struct haul_migration *migration, char text[33])

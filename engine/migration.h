@@ -8,6 +8,7 @@
 #include "channels/batch.h"
 #include "channels/placement.h"
 #include "channels/sender.h"
+#include "channels/thread_list.h"
 #include "channels/transport.h"
 #include "channels/wire.h"
 #include "compress/choice.h"
@@ -41,6 +42,21 @@ struct haul_handler {
 /* Who won the race between haul_cancel and HANDOVER; moves once, from OPEN. */
 enum haul_gate { HAUL_GATE_OPEN, HAUL_GATE_CANCELLED, HAUL_GATE_COMMITTED };
 
+/* What haul_continue and the held migration_thread say to each other. */
+enum haul_hold { HAUL_HOLD_NONE, HAUL_HOLD_HELD, HAUL_HOLD_RELEASED };
+
+#define HAUL_THROTTLE_UNASKED (-1)
+
+/* What may be set while the migration runs. The values are relaxed: each is a number of its own, and the
+ * generation publishes it. */
+struct haul_knobs {
+    HAUL_ATOMIC(uint64_t) max_bandwidth; /* read on its own by the rate limit, without the generation */
+    HAUL_ATOMIC(uint64_t) switchover_bandwidth;
+    HAUL_ATOMIC(uint32_t) downtime_limit_ms;
+    HAUL_ATOMIC(int) throttle; /* percent wanted, or HAUL_THROTTLE_UNASKED; taken by the migration_thread */
+    HAUL_ATOMIC(uint32_t) generation; /* of the other three; see haul_source_take_knobs */
+};
+
 struct haul_source;
 struct haul_destination;
 
@@ -72,8 +88,10 @@ struct haul_migration {
     /* ---- shared by atomics ---- */
     HAUL_ATOMIC(int) state; /* enum haul_state; written by the migration's own thread only */
     HAUL_ATOMIC(int) gate;  /* enum haul_gate; see haul_cancel */
-    HAUL_ATOMIC(uint64_t) max_bandwidth;
-    int cancel_fd; /* eventfd, readable once cancelled: ends connect and accept */
+    HAUL_ATOMIC(int) hold;  /* enum haul_hold; see haul_continue */
+    struct haul_knobs knobs;
+    struct haul_thread_list threads; /* has a lock of its own */
+    int cancel_fd;                   /* eventfd, readable once cancelled: ends connect and accept */
 
     /* ---- under `lock` ---- */
     pthread_mutex_t lock;
@@ -104,6 +122,9 @@ void haul_migration_say(struct haul_migration *migration, const char *format, ..
 /* haul_migration_step tells the owner's record of a step; its refusal is returned. Own thread. */
 int haul_migration_step(struct haul_migration *migration, enum haul_step step, struct haul_error *error);
 
+/* haul_migration_guest tells the guest event that the guest runs, or stands still, here. Own thread. */
+void haul_migration_guest(struct haul_migration *migration, bool running);
+
 /* haul_migration_cancelled tells whether haul_cancel came in time. Any thread. */
 bool haul_migration_cancelled(const struct haul_migration *migration);
 
@@ -124,6 +145,9 @@ unsigned haul_allowed_cpus(void);
  * `fd` is closed. Own thread.
  */
 void haul_migration_greet(struct haul_migration *migration, int fd);
+
+/* haul_knobs_downtime_limit_ms returns the downtime limit as it is set now. Any thread. */
+uint32_t haul_knobs_downtime_limit_ms(const struct haul_migration *migration);
 
 /* The two ends; source.c and destination.c. */
 int haul_source_init(struct haul_migration *migration, struct haul_error *error);

@@ -22,6 +22,9 @@ void haul_source_measure(struct haul_migration *migration, bool force)
 {
     struct haul_source *source = migration->source;
     uint64_t now = haul_now_ns();
+    if (haul_source_take_knobs(migration)) {
+        haul_source_publish(migration);
+    }
     if (!force && now - source->window_started_ns < WINDOW_NS) {
         return;
     }
@@ -49,13 +52,15 @@ void haul_source_publish(struct haul_migration *migration)
     source->estimate.round_trip_ns = haul_control_round_trip_ns(migration->control);
     struct haul_downtime expected;
     haul_estimate_downtime(&source->estimate, source->dirty_pages, &expected);
+    uint64_t limit_ns = (uint64_t)haul_knobs_downtime_limit_ms(migration) * 1000000;
     pthread_mutex_lock(&migration->lock);
     struct haul_stats *stats = &migration->stats;
     stats->remaining = source->dirty_pages * HAUL_PAGE_SIZE;
     stats->dirty_pages_rate = (uint64_t)source->dirty_pages_per_s;
     stats->dirty_sync_count = source->round;
     stats->bandwidth_bytes_per_s = haul_estimate_bandwidth(&source->estimate);
-    stats->threshold_size = haul_estimate_threshold(&source->estimate, stats->downtime_limit_ns);
+    stats->threshold_size = haul_estimate_threshold(&source->estimate, limit_ns);
+    stats->throttle_percent = source->throttle_percent;
     stats->migration_thread_cpu_ns = haul_thread_cpu_ns();
     if (!source->stopped) {
         stats->expected = expected;
@@ -110,6 +115,14 @@ static uint64_t written(const struct haul_source *source)
     return bytes;
 }
 
+void haul_source_begin_pass(struct haul_migration *migration)
+{
+    migration->source->round++;
+    if (migration->events.pass) {
+        migration->events.pass(migration->events_opaque, migration->source->round);
+    }
+}
+
 /* Sends what is dirty as one round and waits until the destination has it. */
 static int send_round(struct haul_migration *migration, struct haul_error *error)
 {
@@ -117,16 +130,18 @@ static int send_round(struct haul_migration *migration, struct haul_error *error
     struct haul_round_sample sample = {
         .pages = source->dirty_pages,
         .first = source->round == 0,
-        .limited = atomic_load_explicit(&migration->max_bandwidth, memory_order_relaxed) != 0,
+        .limited = atomic_load_explicit(&migration->knobs.max_bandwidth, memory_order_relaxed) != 0,
     };
+    source->round_pages = source->dirty_pages;
     uint64_t begun = haul_now_ns();
     uint64_t bytes = written(source);
     uint64_t content = content_pages(source);
-    source->round++;
+    haul_source_begin_pass(migration);
     int rc = sample.first ? haul_dispatch_holes(migration, error) : 0;
     if (rc == 0) {
         rc = haul_dispatch_pages(migration, error);
     }
+    sample.pages -= source->dirty_pages; /* what a round that was cut short left */
     if (rc == 0) {
         rc = haul_dispatch_mark(migration, error);
     }
@@ -162,7 +177,8 @@ static void advise(struct haul_migration *migration, uint64_t predicted_ns)
         "does not converge: the guest dirties memory at %.0f MB/s on the wire, the channels carry %.0f "
         "MB/s, and stopping now would take %llu ms (limit %u ms); a longer downtime "
         "limit, %sor more bandwidth would help",
-        dirty, bandwidth, (unsigned long long)(predicted_ns / 1000000), migration->options.downtime_limit_ms,
+        dirty, bandwidth, (unsigned long long)(predicted_ns / 1000000),
+        haul_knobs_downtime_limit_ms(migration),
         migration->guest.throttle && !migration->options.auto_converge ? "auto-converge " : "");
     source->advised = true;
 }
@@ -192,7 +208,7 @@ static int not_converged(struct haul_migration *migration, uint64_t predicted_ns
             "not converged after %u rounds: stopping now would take %llu ms, the downtime limit is %u "
             "ms; raise the limit or the number of rounds",
             source->round, (unsigned long long)(predicted_ns / 1000000),
-            migration->options.downtime_limit_ms);
+            haul_knobs_downtime_limit_ms(migration));
     }
     bool closer = predicted_ns < best_ns - best_ns / 10;
     source->slow_rounds = closer ? 0 : source->slow_rounds + 1;
@@ -230,6 +246,27 @@ static int iterate_handlers(struct haul_migration *migration, struct haul_error 
     return 0;
 }
 
+/* Predicts the downtime if the guest were stopped now, and tells whether it fits the limit. */
+static bool fits_now(const struct haul_migration *migration, struct haul_downtime *expected)
+{
+    const struct haul_source *source = migration->source;
+    /* What was written since the last scan, and is while the guest is being stopped, comes on top of what the
+     * scan saw. */
+    uint64_t unseen_ns = haul_now_ns() - source->last_sync_ns + source->estimate.stop_ns;
+    double unseen = source->dirty_pages_per_s * (double)unseen_ns / 1e9;
+    haul_estimate_downtime(&source->estimate, source->dirty_pages + (uint64_t)unseen, expected);
+    return expected->total_ns <= (uint64_t)haul_knobs_downtime_limit_ms(migration) * 1000000;
+}
+
+bool haul_source_cut_short(struct haul_migration *migration)
+{
+    const struct haul_source *source = migration->source;
+    struct haul_downtime expected;
+    return source->reconsider && !source->stopped &&
+           source->round_pages - source->dirty_pages >= ROUND_WORTH_MEASURING &&
+           fits_now(migration, &expected);
+}
+
 /* Scans, predicts, and decides. 1: stop the guest now; 0: another round. */
 static int decide(struct haul_migration *migration, uint64_t *best_ns, struct haul_error *error)
 {
@@ -241,13 +278,10 @@ static int decide(struct haul_migration *migration, uint64_t *best_ns, struct ha
     if (rc < 0) {
         return rc;
     }
+    haul_source_take_knobs(migration);
     haul_source_publish(migration);
     struct haul_downtime expected;
-    /* What is written while the guest is being stopped comes on top of what the scan saw. */
-    double extra =
-        source->dirty_pages_per_s * (double)(source->estimate.stop_ns + source->estimate.sync_ns) / 1e9;
-    haul_estimate_downtime(&source->estimate, source->dirty_pages + (uint64_t)extra, &expected);
-    bool fits = expected.total_ns <= (uint64_t)migration->options.downtime_limit_ms * 1000000;
+    bool fits = fits_now(migration, &expected);
     /*
      * The bulk round may have met fresh memory and says little of the last pass. One more round measures its
      * cost and leaves fewer pages for it.
@@ -257,6 +291,7 @@ static int decide(struct haul_migration *migration, uint64_t *best_ns, struct ha
     if (fits && !measured) {
         return 0;
     }
+    source->reconsider = false;
     if (fits || source->dirty_pages == 0) {
         pthread_mutex_lock(&migration->lock);
         migration->stats.expected = expected;

@@ -25,6 +25,7 @@ struct haul_populate {
     uint64_t chunk_count;
     unsigned threads;
     pthread_t *thread;
+    struct haul_thread_list *list;
 
     _Atomic uint64_t next;  /* the next chunk to claim; relaxed: only the claim itself matters */
     _Atomic uint64_t bytes; /* statistic, relaxed */
@@ -61,7 +62,8 @@ static void populate_chunk(struct haul_populate *populate, uint64_t chunk)
 static void *populate_main(void *argument)
 {
     struct haul_populate *populate = argument;
-    pthread_setname_np(pthread_self(), "populate");
+    struct haul_thread_entry entry;
+    haul_thread_enter(populate->list, &entry, "populate", HAUL_THREAD_ALONE);
     while (!atomic_load_explicit(&populate->stop, memory_order_relaxed)) {
         uint64_t chunk = atomic_fetch_add_explicit(&populate->next, 1, memory_order_relaxed);
         if (chunk >= populate->chunk_count) {
@@ -71,6 +73,7 @@ static void *populate_main(void *argument)
             populate_chunk(populate, chunk);
         }
     }
+    haul_thread_leave(populate->list, &entry);
     return NULL;
 }
 
@@ -95,14 +98,15 @@ static int layout(struct haul_populate *populate, const struct haul_migration *m
     return populate->skip ? 0 : -ENOMEM;
 }
 
-int haul_populate_start(const struct haul_migration *migration, unsigned threads,
-                        struct haul_populate **populate, struct haul_error *error)
+int haul_populate_start(struct haul_migration *migration, unsigned threads, struct haul_populate **populate,
+                        struct haul_error *error)
 {
     struct haul_populate *made = calloc(1, sizeof *made);
     if (!made || layout(made, migration) < 0 || !(made->thread = calloc(threads, sizeof *made->thread))) {
         haul_populate_stop(made);
         return haul_error_set(error, ENOMEM, "no memory for populating");
     }
+    made->list = &migration->threads;
     for (unsigned i = 0; i < threads; i++) {
         int rc = pthread_create(&made->thread[i], NULL, populate_main, made);
         if (rc != 0) {

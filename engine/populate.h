@@ -21,8 +21,8 @@ struct haul_populate; /* opaque */
  * haul_populate_start starts `threads` threads over all blocks of `migration`, which outlives them. The
  * contents of present pages are kept. -ENOMEM, -EAGAIN.
  */
-int haul_populate_start(const struct haul_migration *migration, unsigned threads,
-                        struct haul_populate **populate, struct haul_error *error);
+int haul_populate_start(struct haul_migration *migration, unsigned threads, struct haul_populate **populate,
+                        struct haul_error *error);
 
 /* haul_populate_restrict takes a PRESENT payload whose block index was translated by `order`: chunks whose
  * bit is clear are left alone from now on. -EPROTO when it does not fit the block. From the loader thread. */

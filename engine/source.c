@@ -121,6 +121,7 @@ static int connect_control(struct haul_migration *migration, struct haul_error *
     struct haul_control_options options = {
         .fd = fd,
         .thread_name = "return-path",
+        .threads = &migration->threads,
         .silence_timeout_ms = migration->limits.silence_timeout_ms,
         .notify = notify,
         .opaque = migration,
@@ -219,6 +220,7 @@ static int open_channels(struct haul_migration *migration, struct haul_error *er
             .blocks = migration->views,
             .block_count = migration->block_count,
             .completion_bell = &source->bell,
+            .threads = &migration->threads,
         };
         struct haul_sender *sender;
         rc = haul_sender_new(&options, &sender, error);
@@ -425,11 +427,9 @@ static void give_back(struct haul_migration *migration)
 {
     struct haul_source *source = migration->source;
     struct haul_error error = {0};
-    if (source->stopped && migration->guest.resume &&
-        migration->guest.resume(migration->guest_opaque, &error) < 0) {
-        haul_migration_say(migration, "the guest could not be resumed at the source: %s", error.message);
+    if (haul_source_resume(migration, &error) < 0) {
+        haul_migration_say(migration, "%s", error.message);
     }
-    source->stopped = false;
     if (source->throttle_percent > 0) {
         migration->guest.throttle(migration->guest_opaque, 0, &error);
     }
@@ -481,7 +481,8 @@ static void finish(struct haul_migration *migration, int rc, bool uncertain)
 static void *migration_thread(void *argument)
 {
     struct haul_migration *migration = argument;
-    pthread_setname_np(pthread_self(), "migration");
+    struct haul_thread_entry entry;
+    haul_thread_enter(&migration->threads, &entry, "migration", HAUL_THREAD_ALONE);
     bool uncertain = false;
     int rc = migrate(migration, &uncertain, &migration->error);
     if ((rc == -EPIPE || rc == -ECONNRESET) && migration->control) {
@@ -498,6 +499,7 @@ static void *migration_thread(void *argument)
         migration->error.code = EIO;
     }
     finish(migration, rc, uncertain);
+    haul_thread_leave(&migration->threads, &entry);
     return NULL;
 }
 

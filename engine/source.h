@@ -45,16 +45,20 @@ struct haul_source {
     unsigned slow_rounds; /* consecutive rounds that did not come closer to the limit */
     unsigned throttle_percent;
     bool advised;
+    uint32_t knobs_generation; /* of the knobs that were taken last */
+    bool reconsider;           /* a knob changed: haul_source_cut_short may end the round early */
+    uint64_t round_pages;      /* dirty pages when the round began */
+    bool said_stopped;         /* the guest event told that it stands still */
     unsigned refused_switchovers;
 };
 
 /* ---- dispatch.c ---- */
 
 /*
- * haul_dispatch_pages sends every set bit of the bitmaps and clears it; haul_dispatch_holes sends as zero
- * every clear bit of `present`; haul_dispatch_mark sends the mark of the current round on every channel. All
- * three wait for room, and return a negative errno as soon as a channel or the control connection fails or
- * the move is cancelled.
+ * haul_dispatch_pages sends every set bit of the bitmaps and clears it, or stops early where `reconsider`
+ * says so; haul_dispatch_holes sends as zero every clear bit of `present`; haul_dispatch_mark sends the mark
+ * of the current round on every channel. All three wait for room, and return a negative errno as soon as a
+ * channel or the control connection fails or the move is cancelled.
  */
 int haul_dispatch_pages(struct haul_migration *migration, struct haul_error *error);
 int haul_dispatch_holes(struct haul_migration *migration, struct haul_error *error);
@@ -70,12 +74,26 @@ int haul_source_wait_round(struct haul_migration *migration, uint32_t round, str
 int haul_source_rounds(struct haul_migration *migration, struct haul_error *error);
 /* haul_source_predict stands in its place where memory is not copied: only the prediction is made. */
 int haul_source_predict(struct haul_migration *migration, struct haul_error *error);
+/* Counts the next pass over memory and tells the event. */
+void haul_source_begin_pass(struct haul_migration *migration);
 /* Reads the tracker into the bitmaps; keeps dirty_pages, the dirty rate and sync_ns. */
 int haul_source_sync(struct haul_migration *migration, struct haul_error *error);
 /* Takes the channels' counters into the bandwidth estimate, at most every 100 ms unless `force`. */
 void haul_source_measure(struct haul_migration *migration, bool force);
 /* Publishes numbers of the migration_thread in migration->stats. */
 void haul_source_publish(struct haul_migration *migration);
+
+/*
+ * haul_source_cut_short tells, after a knob changed, whether the round that is under way should end here
+ * because the guest may be stopped now; what it leaves goes in the next one, or in the last pass.
+ */
+bool haul_source_cut_short(struct haul_migration *migration);
+
+/* ---- knobs.c ---- */
+
+/* haul_source_take_knobs brings what haul_set_ functions set since into effect; true when there was anything.
+ */
+bool haul_source_take_knobs(struct haul_migration *migration);
 
 /* ---- switchover.c ---- */
 
@@ -85,5 +103,8 @@ void haul_source_publish(struct haul_migration *migration);
  * whether HANDOVER was sent before.
  */
 int haul_source_switchover(struct haul_migration *migration, bool *uncertain, struct haul_error *error);
+
+/* haul_source_resume undoes a stop, if there was one, and tells the guest event. */
+int haul_source_resume(struct haul_migration *migration, struct haul_error *error);
 
 #endif

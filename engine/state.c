@@ -4,14 +4,14 @@
 #define TO(name) (1u << HAUL_STATE_##name)
 
 /*
- * Legal transitions, one row per state. pre-switchover goes back to active when the last scan found more
- * than the downtime limit allows. The postcopy states are named but nothing leads to them.
+ * Legal transitions, one row per state. In pre-switchover the guest stands still and the last scan fits the
+ * downtime limit. The postcopy states are named but nothing leads to them.
  */
 static const unsigned transitions[HAUL_STATE_COUNT] = {
     [HAUL_STATE_NONE] = TO(SETUP) | TO(CANCELLING) | TO(FAILED),
     [HAUL_STATE_SETUP] = TO(ACTIVE) | TO(CANCELLING) | TO(FAILED),
     [HAUL_STATE_ACTIVE] = TO(PRE_SWITCHOVER) | TO(DEVICE) | TO(CANCELLING) | TO(FAILED),
-    [HAUL_STATE_PRE_SWITCHOVER] = TO(DEVICE) | TO(ACTIVE) | TO(CANCELLING) | TO(FAILED),
+    [HAUL_STATE_PRE_SWITCHOVER] = TO(DEVICE) | TO(CANCELLING) | TO(FAILED),
     [HAUL_STATE_DEVICE] = TO(COMPLETED) | TO(CANCELLING) | TO(FAILED),
     [HAUL_STATE_CANCELLING] = TO(CANCELLED),
 };

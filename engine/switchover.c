@@ -9,11 +9,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define HOLD_POLL_NS 100000000u /* at most, between two looks at a held migration */
 #define SWITCHOVER_TRIES 3 /* refusals by the last scan before the guest is moved whatever the limit says */
 
 struct times {
     uint64_t stopped_ns; /* downtime counts from here */
     uint64_t stop_done_ns;
+    uint64_t held_ns;     /* spent waiting for haul_continue */
     uint64_t device_ns;   /* spent in the state handlers */
     uint64_t handover_ns; /* HANDOVER was sent */
     uint64_t running_ns;  /* RUNNING came */
@@ -33,7 +35,26 @@ static int stop_guest(struct haul_migration *migration, struct times *times, str
         migration->guest.stop ? migration->guest.stop(migration->guest_opaque, &times->stopped_ns, error) : 0;
     times->stop_done_ns = haul_now_ns();
     source->estimate.stop_ns = times->stop_done_ns - times->stopped_ns;
-    return rc < 0 ? haul_error_prefix(error, "stopping the guest: ") : 0;
+    if (rc < 0) {
+        return haul_error_prefix(error, "stopping the guest: ");
+    }
+    source->said_stopped = true;
+    haul_migration_guest(migration, false);
+    return 0;
+}
+
+int haul_source_resume(struct haul_migration *migration, struct haul_error *error)
+{
+    struct haul_source *source = migration->source;
+    int rc = source->stopped && migration->guest.resume
+                 ? migration->guest.resume(migration->guest_opaque, error)
+                 : 0;
+    source->stopped = false;
+    if (rc == 0 && source->said_stopped) {
+        source->said_stopped = false;
+        haul_migration_guest(migration, true);
+    }
+    return rc < 0 ? haul_error_prefix(error, "the guest could not be resumed at the source: ") : 0;
 }
 
 /* True when the pages that the last scan found take longer than the limit, and giving up the stop can help.
@@ -41,11 +62,39 @@ static int stop_guest(struct haul_migration *migration, struct times *times, str
 static bool no_longer_fits(struct haul_migration *migration)
 {
     struct haul_source *source = migration->source;
-    uint64_t limit = (uint64_t)migration->options.downtime_limit_ms * 1000000;
+    uint64_t limit = (uint64_t)haul_knobs_downtime_limit_ms(migration) * 1000000;
     struct haul_downtime expected;
     haul_estimate_downtime(&source->estimate, source->dirty_pages, &expected);
     return source->dirty_pages > 0 && expected.total_ns > limit + limit / 10 &&
            source->refused_switchovers < SWITCHOVER_TRIES && migration->guest.resume;
+}
+
+/* Takes the step to pre-switchover, and stays there until haul_continue where the options ask for that. */
+static int hold(struct haul_migration *migration, struct times *times, struct haul_error *error)
+{
+    bool wanted = migration->options.pause_before_switchover;
+    if (wanted) {
+        /* Before the state can be seen, so that whoever sees it can continue. Pairs with haul_continue. */
+        atomic_store(&migration->hold, HAUL_HOLD_HELD);
+    }
+    if (haul_migration_set_state(migration, HAUL_STATE_PRE_SWITCHOVER) < 0) {
+        return haul_error_set(error, EINVAL, "the migration is not in a state to switch over");
+    }
+    uint64_t begun = haul_now_ns();
+    while (wanted) {
+        uint32_t ticket = haul_doorbell_ticket(&migration->source->bell);
+        int rc = haul_source_check(migration, error);
+        if (rc < 0) {
+            atomic_store(&migration->hold, HAUL_HOLD_NONE);
+            return rc;
+        }
+        if (atomic_load(&migration->hold) == HAUL_HOLD_RELEASED) {
+            break;
+        }
+        haul_doorbell_wait(&migration->source->bell, ticket, HOLD_POLL_NS);
+    }
+    times->held_ns = wanted ? haul_now_ns() - begun : 0;
+    return 0;
 }
 
 static int save_state(struct haul_migration *migration, struct haul_error *error)
@@ -63,7 +112,7 @@ static int save_state(struct haul_migration *migration, struct haul_error *error
 /* The round after `sync`: pages and marks, without waiting for the destination. */
 static int send_last(struct haul_migration *migration, struct haul_error *error)
 {
-    migration->source->round++;
+    haul_source_begin_pass(migration);
     int rc = haul_dispatch_pages(migration, error);
     return rc < 0 ? rc : haul_dispatch_mark(migration, error);
 }
@@ -188,8 +237,10 @@ static void report(struct haul_migration *migration, const struct times *times)
         .stop_ns = times->stop_done_ns - times->stopped_ns,
         .device_ns = times->device_ns,
         .start_ns = times->running_ns - times->handover_ns,
+        .held_ns = times->held_ns,
     };
-    actual.last_pass_ns = actual.total_ns - actual.stop_ns - actual.device_ns - actual.start_ns;
+    actual.last_pass_ns =
+        actual.total_ns - actual.stop_ns - actual.held_ns - actual.device_ns - actual.start_ns;
     pthread_mutex_lock(&migration->lock);
     migration->ended_ns = times->running_ns; /* what follows is tidying up */
     migration->stats.actual = actual;
@@ -201,9 +252,6 @@ int haul_source_switchover(struct haul_migration *migration, bool *uncertain, st
     struct haul_source *source = migration->source;
     struct times times = {0};
     *uncertain = false;
-    if (haul_migration_set_state(migration, HAUL_STATE_PRE_SWITCHOVER) < 0) {
-        return haul_error_set(error, EINVAL, "the migration is not in a state to switch over");
-    }
     bool copies = migration->mode == HAUL_MODE_NORMAL;
     int rc = stop_guest(migration, &times, error);
     if (rc == 0 && copies) {
@@ -211,12 +259,11 @@ int haul_source_switchover(struct haul_migration *migration, bool *uncertain, st
     }
     if (rc == 0 && copies && no_longer_fits(migration)) {
         source->refused_switchovers++;
-        rc = migration->guest.resume(migration->guest_opaque, error);
-        source->stopped = false;
-        if (rc < 0) {
-            return haul_error_prefix(error, "resuming the guest: ");
-        }
-        return haul_migration_set_state(migration, HAUL_STATE_ACTIVE) < 0 ? -EINVAL : 1;
+        rc = haul_source_resume(migration, error);
+        return rc < 0 ? rc : 1;
+    }
+    if (rc == 0) {
+        rc = hold(migration, &times, error);
     }
     source->unlimited = true;
     if (rc == 0) {

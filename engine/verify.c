@@ -23,6 +23,7 @@ struct job {
     uint64_t chunks;
     uint64_t stride;       /* 1: every chunk; more: a sample, of memory that may be changing */
     _Atomic uint64_t next; /* next chunk to claim; relaxed, the join orders the results */
+    struct haul_thread_list *threads;
 };
 
 /* True when no page of the chunk may hold content, or all of it reads as zero. */
@@ -36,13 +37,12 @@ static bool chunk_is_zero(const struct job *job, uint64_t offset, size_t length)
     return job->stride == 1 && haul_is_zero(job->block->host + offset, length);
 }
 
-static void *hash_main(void *argument)
+static void hash_chunks(struct job *job)
 {
-    struct job *job = argument;
     for (;;) {
         uint64_t chunk = atomic_fetch_add_explicit(&job->next, 1, memory_order_relaxed) * job->stride;
         if (chunk >= job->chunks) {
-            return NULL;
+            return;
         }
         uint64_t offset = chunk * CHUNK;
         uint64_t left = job->block->length - offset;
@@ -55,9 +55,24 @@ static void *hash_main(void *argument)
     }
 }
 
-static int hash_block(const struct haul_block *block, unsigned threads, uint64_t stride, unsigned char *hash)
+static void *helper_main(void *argument)
 {
-    struct job job = {.block = block, .chunks = (block->length + CHUNK - 1) / CHUNK, .stride = stride};
+    struct job *job = argument;
+    struct haul_thread_entry entry;
+    haul_thread_enter(job->threads, &entry, "verify", HAUL_THREAD_ALONE);
+    hash_chunks(job);
+    haul_thread_leave(job->threads, &entry);
+    return NULL;
+}
+
+static int hash_block(struct haul_migration *migration, uint32_t index, unsigned threads, uint64_t stride,
+                      unsigned char *hash)
+{
+    const struct haul_block *block = &migration->blocks[index];
+    struct job job = {.block = block,
+                      .chunks = (block->length + CHUNK - 1) / CHUNK,
+                      .stride = stride,
+                      .threads = &migration->threads};
     int rc = -ENOMEM;
     pthread_t *helpers = calloc(threads, sizeof *helpers);
     job.digests = calloc(job.chunks, sizeof *job.digests);
@@ -67,10 +82,10 @@ static int hash_block(const struct haul_block *block, unsigned threads, uint64_t
     }
     haul_holes_present(block, job.present);
     unsigned started = 0;
-    while (started + 1 < threads && pthread_create(&helpers[started], NULL, hash_main, &job) == 0) {
+    while (started + 1 < threads && pthread_create(&helpers[started], NULL, helper_main, &job) == 0) {
         started++; /* fewer helpers than wanted only take longer: this thread hashes too */
     }
-    hash_main(&job);
+    hash_chunks(&job);
     for (unsigned i = 0; i < started; i++) {
         pthread_join(helpers[i], NULL);
     }
@@ -85,11 +100,11 @@ out:
     return rc;
 }
 
-int haul_verify_hash(const struct haul_migration *migration, unsigned threads, unsigned char *hashes,
+int haul_verify_hash(struct haul_migration *migration, unsigned threads, unsigned char *hashes,
                      struct haul_error *error)
 {
     for (uint32_t i = 0; i < migration->block_count; i++) {
-        if (hash_block(&migration->blocks[i], threads, 1, hashes + (size_t)i * HAUL_HASH_SIZE) < 0) {
+        if (hash_block(migration, i, threads, 1, hashes + (size_t)i * HAUL_HASH_SIZE) < 0) {
             return haul_error_set(error, ENOMEM, "no memory to verify RAM block %s",
                                   migration->blocks[i].name);
         }
@@ -97,7 +112,7 @@ int haul_verify_hash(const struct haul_migration *migration, unsigned threads, u
     return 0;
 }
 
-uint64_t haul_verify_cost_ns(const struct haul_migration *migration, unsigned threads)
+uint64_t haul_verify_cost_ns(struct haul_migration *migration, unsigned threads)
 {
     uint64_t total = 0;
     for (uint32_t i = 0; i < migration->block_count; i++) {
@@ -105,7 +120,7 @@ uint64_t haul_verify_cost_ns(const struct haul_migration *migration, unsigned th
         uint64_t stride = migration->blocks[i].length / (SAMPLE_CHUNKS * CHUNK) + 1;
         stride = stride > 1 ? stride : 2; /* a small block too is only sampled: it may be changing */
         uint64_t begun = haul_now_ns();
-        if (hash_block(&migration->blocks[i], threads, stride, hash) == 0) {
+        if (hash_block(migration, i, threads, stride, hash) == 0) {
             total += (haul_now_ns() - begun) * stride;
         }
     }

@@ -17,14 +17,14 @@ extern "C" {
  * of a block is XXH3-128 (xxhash.com) over the XXH3-64 of its 2 MiB chunks, 0 for a chunk that is all zero; a
  * hole counts as zero and is not read. -ENOMEM.
  */
-int haul_verify_hash(const struct haul_migration *migration, unsigned threads, unsigned char *hashes,
+int haul_verify_hash(struct haul_migration *migration, unsigned threads, unsigned char *hashes,
                      struct haul_error *error);
 
 /*
  * haul_verify_cost_ns measures on a sample of the memory, which may be changing, what haul_verify_hash will
  * take; 0 when there is no memory to measure with.
  */
-uint64_t haul_verify_cost_ns(const struct haul_migration *migration, unsigned threads);
+uint64_t haul_verify_cost_ns(struct haul_migration *migration, unsigned threads);
 
 #ifdef __cplusplus
 }

@@ -287,6 +287,20 @@ void WhileTheGuestStops(bool source_side)
     });
 }
 
+// Held by pause-before-switchover, the guest stopped.
+void WhileHeld(bool source_side)
+{
+    haul_options options = Options();
+    options.pause_before_switchover = true;
+    CancelAt(source_side, options, [](Guest &from, Guest &, const std::function<void()> &here) {
+        from.on_state = [here](haul_state state) {
+            if (state == HAUL_STATE_PRE_SWITCHOVER) {
+                here();
+            }
+        };
+    });
+}
+
 void WhileStateIsSaved()
 {
     CancelAt(true, Options(), [](Guest &from, Guest &, const std::function<void()> &here) {
@@ -396,9 +410,17 @@ std::ostream &operator<<(std::ostream &out, const CancelCase &one)
 constexpr CancelCase kCases[] = {
     {HAUL_STATE_NONE, [] { NeverStarted(true); }, [] { NeverStarted(false); }},
     {HAUL_STATE_SETUP, SourceInSetup, DestinationInSetup},
-    {HAUL_STATE_ACTIVE, [] { InRound1(true); }, [] { InRound1(false); }},
+    {HAUL_STATE_ACTIVE,
+     [] {
+         InRound1(true);
+         WhileTheGuestStops(true);
+     },
+     [] {
+         InRound1(false);
+         WhileTheGuestStops(false);
+     }},
     // The destination never is in pre-switchover: there, its own cancel meets a source that is.
-    {HAUL_STATE_PRE_SWITCHOVER, [] { WhileTheGuestStops(true); }, [] { WhileTheGuestStops(false); }},
+    {HAUL_STATE_PRE_SWITCHOVER, [] { WhileHeld(true); }, [] { WhileHeld(false); }},
     {HAUL_STATE_DEVICE, WhileStateIsSaved, WhileStateIsLoaded},
     {HAUL_STATE_COMPLETED, [] { AfterHandover(true); }, [] { AfterHandover(false); }},
     {HAUL_STATE_FAILED, [] { AfterAFailure(true); }, [] { AfterAFailure(false); }},

@@ -185,6 +185,20 @@ static void OnRound(void *opaque, uint32_t round)
     }
 }
 
+static void OnPass(void *opaque, uint32_t pass)
+{
+    auto *guest = static_cast<Guest *>(opaque);
+    guest->passes.push_back(pass);
+    if (guest->on_pass) {
+        guest->on_pass(pass);
+    }
+}
+
+static void OnGuest(void *opaque, bool running)
+{
+    static_cast<Guest *>(opaque)->runs.push_back(running);
+}
+
 static int OnStep(void *opaque, enum haul_step step, haul_error *error)
 {
     auto *guest = static_cast<Guest *>(opaque);
@@ -213,7 +227,12 @@ static const haul_guest_ops kGuestOps = {.stop = Stop,
                                          .adopt = Adopt,
                                          .disown = Disown};
 static const haul_state_ops kStateOps = {.name = "counter", .setup = Setup, .save = Save, .load = Load};
-static const haul_events kEvents = {.state = OnState, .round = OnRound, .step = OnStep, .message = OnMessage};
+static const haul_events kEvents = {.state = OnState,
+                                    .pass = OnPass,
+                                    .round = OnRound,
+                                    .guest = OnGuest,
+                                    .step = OnStep,
+                                    .message = OnMessage};
 
 // ---- guest ----
 

@@ -79,13 +79,15 @@ class Guest
     std::vector<enum haul_state> states;
     std::vector<std::string> messages;
     std::vector<enum haul_step> steps;
+    std::vector<uint32_t> passes;
+    std::vector<bool> runs; // what the guest event said
     int refuse_step = -1;
     // What the adopt hook saw; adopted memory is mapped read-only until the guest starts.
     std::atomic<unsigned> adopts{0}, disowns{0};
     std::atomic<bool> fail_adopt{false};
     bool can_adopt = true;
     std::function<void(enum haul_state)> on_state;
-    std::function<void(uint32_t)> on_round;
+    std::function<void(uint32_t)> on_pass, on_round;
     // Called within the hook of the name, before it does its own work.
     std::function<void()> on_setup, on_stop, on_load, on_start;
     std::function<void(enum haul_step)> on_step;

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "channels/thread_list.h"
+
+#include <stdio.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+void haul_thread_enter(struct haul_thread_list *list, struct haul_thread_entry *entry, const char *name,
+                       int index)
+{
+    if (index == HAUL_THREAD_ALONE) {
+        snprintf(entry->name, sizeof entry->name, "%s", name);
+    } else {
+        snprintf(entry->name, sizeof entry->name, "%s_%d", name, index);
+    }
+    pthread_setname_np(pthread_self(), entry->name);
+    if (!list) {
+        return;
+    }
+    entry->tid = (int)syscall(SYS_gettid);
+    entry->next = NULL;
+    pthread_mutex_lock(&list->lock);
+    entry->previous = list->last;
+    *(list->last ? &list->last->next : &list->first) = entry;
+    list->last = entry;
+    pthread_mutex_unlock(&list->lock);
+}
+
+void haul_thread_leave(struct haul_thread_list *list, struct haul_thread_entry *entry)
+{
+    if (!list) {
+        return;
+    }
+    pthread_mutex_lock(&list->lock);
+    *(entry->previous ? &entry->previous->next : &list->first) = entry->next;
+    *(entry->next ? &entry->next->previous : &list->last) = entry->previous;
+    pthread_mutex_unlock(&list->lock);
+}
+
+void haul_thread_each(struct haul_thread_list *list,
+                      void (*visit)(void *opaque, const struct haul_thread_entry *entry), void *opaque)
+{
+    pthread_mutex_lock(&list->lock);
+    for (const struct haul_thread_entry *entry = list->first; entry; entry = entry->next) {
+        visit(opaque, entry);
+    }
+    pthread_mutex_unlock(&list->lock);
+}

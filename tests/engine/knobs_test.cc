@@ -1,0 +1,381 @@
+// SPDX-License-Identifier: Apache-2.0
+// What may be set while a migration runs, the hold before the switchover, the list of threads, and the events
+// behind them.
+#include "move.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <condition_variable>
+#include <unistd.h>
+
+using namespace haul_test;
+
+namespace
+{
+
+constexpr size_t kMiB = 1 << 20;
+constexpr uint64_t kMs = 1000000;
+
+haul_options Slow()
+{
+    haul_options options = Options();
+    options.max_bandwidth_bytes_per_s = kMiB; // round 1 takes as many seconds as there are MiB
+    return options;
+}
+
+haul_stats Stats(haul_migration *migration)
+{
+    haul_stats stats{};
+    haul_get_stats(migration, &stats);
+    return stats;
+}
+
+// Waits until `true_now`, for 10 s at most.
+bool Eventually(const std::function<bool()> &true_now)
+{
+    for (int i = 0; i < 5000; i++) {
+        if (true_now()) {
+            return true;
+        }
+        usleep(2000);
+    }
+    return false;
+}
+
+bool Reaches(haul_migration *migration, haul_state state)
+{
+    return Eventually([&] { return haul_get_state(migration) == state; });
+}
+
+void ExpectMoved(Move &move)
+{
+    std::string where;
+    ASSERT_EQ(move.Wait(), 0) << move.source_error.message << " / " << move.destination_error.message;
+    EXPECT_TRUE(SameMemory(move.from, move.to, &where)) << where;
+    EXPECT_EQ(move.from.writes, move.to.restored);
+    EXPECT_EQ(move.stats.ownership, HAUL_OWNER_DESTINATION);
+}
+
+// ---- limits ----
+
+TEST(Knobs, LiftingMaxBandwidthEndsASlowRound)
+{
+    Guest from({16 * kMiB}, true), to({16 * kMiB}, false);
+    from.Run(5, 1000);
+    Move move(from, to, Slow());
+    ASSERT_TRUE(Reaches(move.source, HAUL_STATE_ACTIVE));
+    haul_set_max_bandwidth(move.source, 0);
+    ExpectMoved(move);
+    EXPECT_LT(move.stats.total_time_ns, 8000 * kMs) << "16 s at the first limit";
+}
+
+TEST(Knobs, LoweringMaxBandwidthActsWithinARound)
+{
+    Guest from({64 * kMiB}, true), to({64 * kMiB}, false);
+    haul_options options = Options();
+    options.max_bandwidth_bytes_per_s = 32 * kMiB;
+    Move move(from, to, options);
+    ASSERT_TRUE(Eventually([&] { return Stats(move.source).transferred > 4 * kMiB; }));
+    haul_set_max_bandwidth(move.source, 1);
+    usleep(100000); // what was handed out before still goes
+    uint64_t before = Stats(move.source).transferred;
+    usleep(300000);
+    EXPECT_LT(Stats(move.source).transferred - before, 2 * kMiB) << "10 MiB at the first limit";
+    haul_set_max_bandwidth(move.source, 0);
+    ExpectMoved(move);
+}
+
+// The round that is under way is cut short, and what it left goes in the last pass.
+TEST(Knobs, RaisingTheDowntimeLimitDoesNotWaitForTheRound)
+{
+    Guest from({16 * kMiB}, true), to({16 * kMiB}, false);
+    from.Run(5, 1000);
+    haul_options options = Slow();
+    options.downtime_limit_ms = 0;
+    Move move(from, to, options);
+    ASSERT_TRUE(Eventually([&] { return Stats(move.source).transferred > kMiB / 2; }));
+    EXPECT_EQ(Stats(move.source).downtime_limit_ns, 0u);
+    haul_error error{};
+    ASSERT_EQ(haul_set_downtime_limit(move.source, 60000, &error), 0) << error.message;
+    EXPECT_EQ(Stats(move.source).downtime_limit_ns, 60000 * kMs);
+    ExpectMoved(move);
+    EXPECT_LT(move.stats.total_time_ns, 8000 * kMs);
+    EXPECT_EQ(move.stats.downtime_limit_ns, 60000 * kMs);
+}
+
+TEST(Knobs, TheThresholdFollowsWithin100Ms)
+{
+    Guest from({32 * kMiB}, true), to({32 * kMiB}, false);
+    haul_options options = Options();
+    options.max_bandwidth_bytes_per_s = 8 * kMiB;
+    options.downtime_limit_ms = 0;
+    options.switchover_bandwidth_bytes_per_s = kMiB; // the scan alone exceeds the limit
+    Move move(from, to, options);
+    ASSERT_TRUE(Reaches(move.source, HAUL_STATE_ACTIVE));
+    haul_error error{};
+    ASSERT_EQ(haul_set_downtime_limit(move.source, 1, &error), 0);
+    haul_set_switchover_bandwidth(move.source, 4000 * 1000);
+    EXPECT_TRUE(Eventually([&] { return Stats(move.source).threshold_size == 4000; }))
+        << Stats(move.source).threshold_size;
+    EXPECT_EQ(Stats(move.source).bandwidth_bytes_per_s, 4000u * 1000);
+    haul_set_switchover_bandwidth(move.source, 0);
+    ASSERT_EQ(haul_set_downtime_limit(move.source, 5000, &error), 0);
+    haul_set_max_bandwidth(move.source, 0);
+    ExpectMoved(move);
+}
+
+TEST(Knobs, SwitchoverBandwidthDecides)
+{
+    Guest from({8 * kMiB}, true), to({8 * kMiB}, false);
+    from.Run(100, 100);
+    haul_options options = Options();
+    options.downtime_limit_ms = 2000;
+    options.switchover_bandwidth_bytes_per_s = 1; // nothing ever fits
+    Move move(from, to, options);
+    ASSERT_TRUE(Eventually([&] { return Stats(move.source).dirty_sync_count > 5; }));
+    EXPECT_EQ(haul_get_state(move.source), HAUL_STATE_ACTIVE);
+    haul_set_switchover_bandwidth(move.source, 0);
+    ExpectMoved(move);
+}
+
+TEST(Knobs, WrongValuesAreRefusedAndNamed)
+{
+    Guest from({kMiB}, true), to({kMiB}, false);
+    Move move(from, to, Slow());
+    haul_error error{};
+    EXPECT_EQ(haul_set_downtime_limit(move.source, 2000001, &error), -EINVAL);
+    EXPECT_STREQ(error.message, "downtime_limit_ms is 2000001; it must be 0 to 2000000");
+    EXPECT_EQ(haul_set_throttle(move.source, 100, &error), -EINVAL);
+    EXPECT_STREQ(error.message, "the throttle is 100 %; it must be 0 to 99");
+    EXPECT_EQ(haul_set_throttle(move.destination, 10, &error), -ENOTSUP);
+    EXPECT_STREQ(error.message, "a guest is slowed down at its source");
+    haul_cancel(move.source);
+}
+
+// ---- throttle ----
+
+TEST(Knobs, ThrottleReachesTheGuestAndEndsWithTheMove)
+{
+    Guest from({16 * kMiB}, true), to({16 * kMiB}, false);
+    from.Run(5, 1000);
+    Move move(from, to, Slow());
+    ASSERT_TRUE(Reaches(move.source, HAUL_STATE_ACTIVE));
+    haul_error error{};
+    ASSERT_EQ(haul_set_throttle(move.source, 40, &error), 0) << error.message;
+    EXPECT_TRUE(Eventually([&] { return from.throttle_ == 40u; }));
+    EXPECT_TRUE(Eventually([&] { return Stats(move.source).throttle_percent == 40; }));
+    ASSERT_EQ(haul_set_throttle(move.source, 0, &error), 0) << error.message;
+    EXPECT_TRUE(Eventually([&] { return from.throttle_ == 0u; }));
+    ASSERT_EQ(haul_set_throttle(move.source, 70, &error), 0) << error.message;
+    EXPECT_TRUE(Eventually([&] { return from.throttle_ == 70u; }));
+    haul_cancel(move.source);
+    EXPECT_EQ(move.Wait(), -ECANCELED);
+    EXPECT_EQ(from.throttle_, 0u) << "the guest goes on at full speed";
+}
+
+TEST(Knobs, AGuestWithoutTheHookIsNotSlowedDown)
+{
+    Guest from({kMiB}, true);
+    haul_options options = Options();
+    haul_migration *source = nullptr;
+    haul_error error{};
+    ASSERT_EQ(haul_source_new(&options, &source, &error), 0);
+    from.Attach(source, true);
+    const haul_guest_ops none{};
+    ASSERT_EQ(haul_set_guest(source, &none, nullptr, &error), 0);
+    EXPECT_EQ(haul_set_throttle(source, 10, &error), -ENOTSUP);
+    EXPECT_STREQ(error.message, "this kind of guest cannot be slowed down");
+    haul_free(source);
+}
+
+// ---- the hold before the switchover ----
+
+haul_options Held()
+{
+    haul_options options = Options();
+    options.pause_before_switchover = true;
+    return options;
+}
+
+TEST(Hold, StaysInPreSwitchoverUntilContinue)
+{
+    Guest from({4 * kMiB}, true), to({4 * kMiB}, false);
+    from.Run(5, 1000);
+    Move move(from, to, Held());
+    ASSERT_TRUE(Reaches(move.source, HAUL_STATE_PRE_SWITCHOVER));
+    EXPECT_FALSE(from.running()) << "the guest is stopped before the state says so";
+    usleep(150000);
+    EXPECT_EQ(haul_get_state(move.source), HAUL_STATE_PRE_SWITCHOVER);
+    EXPECT_EQ(to.starts, 0u);
+    EXPECT_EQ(haul_continue(move.source), 0);
+    EXPECT_EQ(haul_continue(move.source), -EINVAL) << "once";
+    ExpectMoved(move);
+    EXPECT_GT(move.stats.actual.held_ns, 140 * kMs);
+    EXPECT_GE(move.stats.actual.total_ns, move.stats.actual.held_ns);
+    EXPECT_LT(move.stats.actual.last_pass_ns, move.stats.actual.total_ns);
+}
+
+TEST(Hold, MayBeContinuedByWhoeverSeesTheState)
+{
+    Guest from({kMiB}, true), to({kMiB}, false);
+    std::atomic<haul_migration *> source{nullptr};
+    std::atomic<int> answer{1};
+    from.on_state = [&](haul_state state) {
+        if (state == HAUL_STATE_PRE_SWITCHOVER) {
+            while (!source) {
+                usleep(1000);
+            }
+            answer = haul_continue(source);
+        }
+    };
+    Move move(from, to, Held());
+    source = move.source;
+    ExpectMoved(move);
+    EXPECT_EQ(answer, 0);
+}
+
+TEST(Hold, ContinueIsRefusedWhenNothingIsHeld)
+{
+    Guest from({8 * kMiB}, true), to({8 * kMiB}, false);
+    Move move(from, to, Slow());
+    ASSERT_TRUE(Reaches(move.source, HAUL_STATE_ACTIVE));
+    EXPECT_EQ(haul_continue(move.source), -EINVAL);
+    EXPECT_EQ(haul_continue(move.destination), -EINVAL);
+    haul_set_max_bandwidth(move.source, 0);
+    ExpectMoved(move);
+    EXPECT_EQ(haul_continue(move.source), -EINVAL);
+    EXPECT_EQ(move.stats.actual.held_ns, 0u);
+}
+
+TEST(Hold, CancelWhileHeldResumesTheGuest)
+{
+    Guest from({4 * kMiB}, true), to({4 * kMiB}, false);
+    from.Run(5, 1000);
+    Move move(from, to, Held());
+    ASSERT_TRUE(Reaches(move.source, HAUL_STATE_PRE_SWITCHOVER));
+    EXPECT_EQ(haul_cancel(move.source), 0);
+    EXPECT_EQ(move.Wait(), -ECANCELED) << move.source_error.message;
+    EXPECT_TRUE(from.running());
+    EXPECT_EQ(to.starts, 0u);
+    EXPECT_EQ(haul_continue(move.source), -EINVAL) << "too late";
+    EXPECT_EQ(haul_get_state(move.source), HAUL_STATE_CANCELLED);
+}
+
+TEST(Hold, ADestinationThatEndsWhileHeldLeavesTheGuestHere)
+{
+    Guest from({4 * kMiB}, true), to({4 * kMiB}, false);
+    from.Run(5, 1000);
+    Move move(from, to, Held());
+    ASSERT_TRUE(Reaches(move.source, HAUL_STATE_PRE_SWITCHOVER));
+    haul_free(move.destination);
+    move.destination = nullptr;
+    haul_error error{};
+    EXPECT_LT(haul_wait(move.source, &error), 0);
+    EXPECT_NE(std::string(error.message).find("cancelled"), std::string::npos) << error.message;
+    EXPECT_EQ(Stats(move.source).ownership, HAUL_OWNER_SOURCE);
+    EXPECT_TRUE(from.running());
+}
+
+// ---- threads ----
+
+std::vector<std::string> Names(haul_migration *migration)
+{
+    haul_thread threads[64];
+    unsigned count = haul_threads(migration, threads, 64);
+    std::vector<std::string> names;
+    for (unsigned i = 0; i < count; i++) {
+        names.emplace_back(threads[i].name);
+        std::string task = "/proc/self/task/" + std::to_string(threads[i].tid);
+        EXPECT_EQ(access(task.c_str(), F_OK), 0) << threads[i].name << " is not alive";
+    }
+    std::sort(names.begin(), names.end());
+    return names;
+}
+
+TEST(Threads, EveryLiveThreadIsListedByNameAndId)
+{
+    Guest from({8 * kMiB}, true), to({8 * kMiB}, false);
+    haul_options options = Slow();
+    options.channels = 3;
+    options.populate = false;
+    Move move(from, to, options);
+    ASSERT_TRUE(Reaches(move.destination, HAUL_STATE_ACTIVE));
+    ASSERT_TRUE(Eventually([&] { return haul_threads(move.source, nullptr, 0) == 5; }));
+    EXPECT_EQ(Names(move.source), (std::vector<std::string>{"migration", "multifdsend_0", "multifdsend_1",
+                                                            "multifdsend_2", "return-path"}));
+    EXPECT_EQ(Names(move.destination), (std::vector<std::string>{"control", "loader", "multifdrecv_0",
+                                                                 "multifdrecv_1", "multifdrecv_2"}));
+    haul_thread one;
+    EXPECT_EQ(haul_threads(move.source, &one, 1), 5u) << "all are counted, one is written";
+    EXPECT_STREQ(one.name, "migration");
+    haul_set_max_bandwidth(move.source, 0);
+    ExpectMoved(move);
+    std::vector<std::string> left = Names(move.source);
+    EXPECT_EQ(std::count(left.begin(), left.end(), "migration"), 0);
+}
+
+TEST(Threads, PopulatingIsListed)
+{
+    Guest to({256 * kMiB}, false);
+    haul_options options = Options();
+    options.populate_threads = 2;
+    haul_migration *destination = nullptr;
+    haul_error error{};
+    ASSERT_EQ(haul_destination_new(&options, &destination, &error), 0);
+    to.Attach(destination, false);
+    EXPECT_EQ(haul_threads(destination, nullptr, 0), 0u);
+    ASSERT_EQ(haul_start(destination, UnixUri().c_str(), &error), 0) << error.message;
+    haul_thread threads[8];
+    unsigned populating = 0;
+    EXPECT_TRUE(Eventually([&] {
+        unsigned count = haul_threads(destination, threads, 8);
+        for (unsigned i = 0; i < count && i < 8; i++) {
+            populating += std::string(threads[i].name) == "populate";
+        }
+        return populating > 0;
+    }));
+    haul_free(destination);
+}
+
+// ---- events ----
+
+TEST(Events, PassesCountUpAndTheGuestEventsFollowItsHooks)
+{
+    Guest from({4 * kMiB}, true), to({4 * kMiB}, false);
+    from.Run(5, 1000);
+    Move move(from, to, Options());
+    ExpectMoved(move);
+    ASSERT_GE(from.passes.size(), 3u) << "a round, the last pass, and what saving the state wrote";
+    for (size_t i = 0; i < from.passes.size(); i++) {
+        EXPECT_EQ(from.passes[i], i + 1);
+    }
+    EXPECT_EQ(from.runs, std::vector<bool>{false});
+    EXPECT_EQ(to.runs, std::vector<bool>{true});
+    EXPECT_TRUE(to.passes.empty());
+}
+
+TEST(Events, AGuestThatIsResumedIsSaidToRun)
+{
+    Guest from({4 * kMiB}, true), to({4 * kMiB}, false);
+    from.Run(5, 1000);
+    from.fail_save = true;
+    Move move(from, to, Options());
+    EXPECT_EQ(move.Wait(), -EIO);
+    EXPECT_EQ(from.runs, (std::vector<bool>{false, true}));
+    EXPECT_TRUE(to.runs.empty());
+}
+
+TEST(Events, AGuestThatDidNotStopIsNotSaidToBeStopped)
+{
+    Guest from({4 * kMiB}, true), to({4 * kMiB}, false);
+    from.Run(5, 1000);
+    from.fail_stop = true;
+    Move move(from, to, Options());
+    EXPECT_EQ(move.Wait(), -EIO);
+    EXPECT_TRUE(from.runs.empty());
+}
+
+} // namespace
