@@ -9,6 +9,7 @@
 
 #include "channels/atomic.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -40,6 +41,7 @@ struct haul_batch {
     uint32_t block; /* index into the block table */
     uint32_t run_count;
     uint32_t page_count; /* sum over runs, PAGES only */
+    bool first_touch;    /* PAGES only: this process has probably not read the pages before */
     struct haul_run runs[HAUL_BATCH_RUNS];
 };
 

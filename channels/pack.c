@@ -8,6 +8,8 @@
 #include <errno.h>
 #include <stdbool.h>
 #include <string.h>
+/* Neighbours that the kernel maps at one read fault of a shared page (its fault_around_bytes). */
+#define FAULT_AROUND_PAGES 16
 
 /* Pages ahead whose first line is fetched: nearly every zero test ends in it, and it is not in any cache. */
 #define PREFETCH_PAGES 16
@@ -95,6 +97,20 @@ static int check_batch(const struct haul_batch *batch, const struct haul_block_v
     return 0;
 }
 
+/*
+ * Maps pages that this process has not read yet. Until a page is mapped its prefetch is dropped, and every
+ * zero test would wait for memory; one fault maps its neighbours too, so one read among them is enough.
+ */
+static void map_pages(const struct haul_batch *batch, const unsigned char *host)
+{
+    for (uint32_t i = 0; i < batch->run_count; i++) {
+        const volatile unsigned char *bytes = host + batch->runs[i].first * HAUL_PAGE_SIZE;
+        for (uint64_t page = 0; page < batch->runs[i].count; page += FAULT_AROUND_PAGES) {
+            (void)bytes[page * HAUL_PAGE_SIZE];
+        }
+    }
+}
+
 /* Adds one page to the last run of `runs`, or as a new one. */
 static void append(struct haul_run *runs, uint32_t *count, uint64_t page)
 {
@@ -138,6 +154,9 @@ int haul_pack_sort(struct haul_pack *pack, const struct haul_batch *batch,
     struct haul_packet *packet = &pack->packet;
     reset(pack, HAUL_PACKET_PAGES, batch->round, batch->block);
     if (batch->kind == HAUL_BATCH_KIND_PAGES) {
+        if (batch->first_touch) {
+            map_pages(batch, blocks[batch->block].host);
+        }
         sort_pages(packet, batch, blocks[batch->block].host);
         return 0;
     }

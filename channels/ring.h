@@ -79,4 +79,13 @@ static inline void *haul_ring_pop(struct haul_ring *ring)
     return item;
 }
 
+/* haul_ring_left returns the items that haul_ring_pop would find now. Consumer only. */
+static inline uint32_t haul_ring_left(struct haul_ring *ring)
+{
+    /* Acquire, pairs with the release of tail in haul_ring_push. */
+    ring->tail_seen = atomic_load_explicit(&ring->tail, memory_order_acquire);
+    /* Relaxed: only this thread writes head. */
+    return ring->tail_seen - atomic_load_explicit(&ring->head, memory_order_relaxed);
+}
+
 #endif

@@ -60,6 +60,7 @@ static void fail(struct haul_sender *sender, const struct haul_error *cause)
     }
     /* Release, pairs with the acquire in haul_sender_error: `error` is complete. */
     atomic_store_explicit(&sender->failed, sender->error.code, memory_order_release);
+    haul_doorbell_ring(sender->options.completion_bell);
 }
 
 /* Has the pack carried and counts it. */
@@ -132,8 +133,11 @@ static void handle_batch(struct haul_sender *sender, struct haul_batch *batch)
     }
     haul_account_add(&sender->account.batches, 1);
     haul_account_turn(&sender->account, false, haul_io_now_ns());
+    bool mark = batch->kind == HAUL_BATCH_KIND_ROUND;
     haul_ring_push(&sender->back, batch); /* never full: it has room for every batch there is */
-    haul_doorbell_ring(sender->options.completion_bell);
+    if (mark || haul_ring_left(&sender->out) <= HAUL_SENDER_LOW) {
+        haul_doorbell_ring(sender->options.completion_bell);
+    }
 }
 
 /* Takes batches until it is told to end and none is left. */
@@ -144,7 +148,6 @@ static void serve(struct haul_sender *sender)
     if (sender->options.topology &&
         haul_placement_apply(sender->options.topology, &sender->options.slot, &error) < 0) {
         fail(sender, &error);
-        haul_doorbell_ring(sender->options.completion_bell);
     }
     for (;;) {
         uint32_t ticket = haul_doorbell_ticket(&sender->bell);

@@ -32,7 +32,7 @@ struct haul_sender_options {
     struct haul_placement_slot slot;
     const struct haul_block_view *blocks; /* outlives the sender */
     uint32_t block_count;
-    struct haul_doorbell *completion_bell; /* the migration_thread's; rung after each completion and error */
+    struct haul_doorbell *completion_bell; /* the migration_thread's; see HAUL_SENDER_LOW */
     struct haul_thread_list *threads;      /* where the thread enters itself; may be NULL */
 };
 
@@ -65,6 +65,12 @@ int haul_sender_new(const struct haul_sender_options *options, struct haul_sende
  * next submit to this channel. haul_sender_submit never fails and never blocks.
  */
 #define HAUL_SENDER_DEPTH 8
+/*
+ * The completion bell rings for a completed batch only once at most HAUL_SENDER_LOW others wait in the ring:
+ * waking the migration_thread for each would cost more than it hands out. It always rings for a mark and for
+ * an error.
+ */
+#define HAUL_SENDER_LOW (HAUL_SENDER_DEPTH / 2)
 struct haul_batch *haul_sender_acquire(struct haul_sender *sender);
 void haul_sender_submit(struct haul_sender *sender, struct haul_batch *batch);
 

@@ -47,6 +47,7 @@ struct haul_control {
 
     /* Written by the reader, read by anybody; a statistic, so relaxed. */
     _Atomic uint64_t round_trip_ns;
+    _Atomic bool eventful; /* a frame is queued, the connection failed, or somebody woke the owner */
 };
 
 int haul_control_send(struct haul_control *control, enum haul_frame_type type, const void *payload,
@@ -92,6 +93,13 @@ void haul_control_fail_fd(int fd, const struct haul_error *error)
     haul_frame_send(fd, HAUL_FRAME_FAILED, payload, length, NULL);
 }
 
+/* Under `lock`. Release, pairs with the acquire in haul_control_quiet: what happened is in place. */
+static void set_eventful(struct haul_control *control)
+{
+    bool eventful = control->head || control->failure != 0 || control->woken;
+    atomic_store_explicit(&control->eventful, eventful, memory_order_release);
+}
+
 static void set_failure(struct haul_control *control, const struct haul_error *error)
 {
     pthread_mutex_lock(&control->lock);
@@ -99,6 +107,7 @@ static void set_failure(struct haul_control *control, const struct haul_error *e
         control->failure = -error->code;
         control->failure_error = *error;
     }
+    set_eventful(control);
     pthread_cond_broadcast(&control->changed);
     pthread_mutex_unlock(&control->lock);
     control->options.notify(control->options.opaque);
@@ -211,6 +220,7 @@ static int enqueue(struct haul_control *control, enum haul_frame_type type, cons
     *control->tail = frame;
     control->tail = &frame->next;
     control->queued++;
+    set_eventful(control);
     pthread_cond_broadcast(&control->changed);
     pthread_mutex_unlock(&control->lock);
     control->options.notify(control->options.opaque);
@@ -383,6 +393,7 @@ int haul_control_next(struct haul_control *control, int timeout_ms, struct haul_
             control->tail = &control->head;
         }
         control->queued--;
+        set_eventful(control);
         pthread_cond_broadcast(&control->changed);
         rc = 0;
     } else if (control->failure != 0) {
@@ -402,6 +413,12 @@ int haul_control_next(struct haul_control *control, int timeout_ms, struct haul_
     }
     *frame = taken;
     return rc;
+}
+
+bool haul_control_quiet(const struct haul_control *control)
+{
+    /* Acquire, pairs with the release in set_eventful. */
+    return !atomic_load_explicit(&control->eventful, memory_order_acquire);
 }
 
 int haul_control_expect(struct haul_control *control, enum haul_frame_type type, int timeout_ms,
@@ -462,6 +479,7 @@ void haul_control_wake(struct haul_control *control)
 {
     pthread_mutex_lock(&control->lock);
     control->woken = true;
+    set_eventful(control);
     pthread_cond_broadcast(&control->changed);
     pthread_mutex_unlock(&control->lock);
 }

@@ -75,6 +75,9 @@ struct haul_frame {
 int haul_control_next(struct haul_control *control, int timeout_ms, struct haul_frame **frame,
                       struct haul_error *error);
 
+/* haul_control_quiet tells that haul_control_next would find nothing now; costs one load. Any thread. */
+bool haul_control_quiet(const struct haul_control *control);
+
 /* haul_control_expect is haul_control_next for one type of frame; any other is -EPROTO. */
 int haul_control_expect(struct haul_control *control, enum haul_frame_type type, int timeout_ms,
                         struct haul_frame **frame, struct haul_error *error);

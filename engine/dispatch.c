@@ -42,19 +42,15 @@ int haul_source_check(struct haul_migration *migration, struct haul_error *error
             return reason < 0 ? reason : -error->code;
         }
     }
-    for (;;) {
+    int rc = 0;
+    while (rc == 0 && !haul_control_quiet(migration->control)) {
         struct haul_frame *frame = NULL;
-        int rc = haul_control_next(migration->control, 0, &frame, error);
-        if (rc == -ETIMEDOUT) {
-            return 0;
-        }
+        rc = haul_control_next(migration->control, 0, &frame, error);
         if (rc == 0) {
             rc = take_frame(migration, frame, error);
         }
-        if (rc < 0) {
-            return rc;
-        }
     }
+    return rc;
 }
 
 /* ---- rate limit ---- */
@@ -199,6 +195,7 @@ static int acquire(struct haul_migration *migration, int node, struct haul_sende
 static void begin_batch(struct haul_batch *batch, enum haul_batch_kind kind, uint32_t round, uint32_t block)
 {
     batch->kind = kind;
+    batch->first_touch = round == 1;
     batch->round = round;
     batch->block = block;
     batch->run_count = 0;

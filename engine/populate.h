@@ -25,7 +25,9 @@ int haul_populate_start(struct haul_migration *migration, unsigned threads, stru
                         struct haul_error *error);
 
 /* haul_populate_restrict takes a PRESENT payload whose block index was translated by `order`: chunks whose
- * bit is clear are left alone from now on. -EPROTO when it does not fit the block. From the loader thread. */
+ * bit is clear are left alone from now on. The source is about to send: populating takes its full share of
+ * the CPUs now, and no longer only idle time. -EPROTO when it does not fit the block. From the loader thread.
+ */
 int haul_populate_restrict(struct haul_populate *populate, const uint32_t *order, const void *payload,
                            size_t length, struct haul_error *error);
 

@@ -516,7 +516,7 @@ TEST(Channel, SlowReceiverHoldsTheSenderBack)
     /* Nobody reads: the depth of the ring is all that can be submitted. */
     unsigned taken = 0;
     while (haul_batch *batch = haul_sender_acquire(link.senders[0])) {
-        *batch = haul_batch{HAUL_BATCH_KIND_PAGES, 1, 0, 1, 256, {{taken * 256u, 256}}};
+        *batch = haul_batch{HAUL_BATCH_KIND_PAGES, 1, 0, 1, 256, false, {{taken * 256u, 256}}};
         haul_sender_submit(link.senders[0], batch);
         if (++taken == 16)
             break;
@@ -534,6 +534,38 @@ TEST(Channel, SlowReceiverHoldsTheSenderBack)
     link.mark(1);
     ASSERT_TRUE(link.barrier.wait_round(1));
     EXPECT_EQ(0, memcmp(link.source.view.host, link.destination.view.host, taken * 256 * HAUL_PAGE_SIZE));
+}
+
+TEST(Channel, BellRingsOnceTheRingRunsLow)
+{
+    Link link(Later{1}, 256 * HAUL_SENDER_DEPTH);
+    auto [out, in] = connect_pair("pair");
+    link.add_sender(0, out, HAUL_COMPRESS_NONE);
+    for (uint64_t i = 0; i < link.source.view.pages; i++)
+        link.source.fill(i, 1);
+    uint32_t ticket = haul_doorbell_ticket(&link.bell);
+    for (unsigned i = 0; i < HAUL_SENDER_DEPTH; i++) {
+        link.submit(0, HAUL_BATCH_KIND_PAGES, 1, {{i * 256u, 256}});
+    }
+    // Nobody reads yet: the first batch fills the socket, the others wait in the ring.
+    std::vector<char> bytes(1 << 20);
+    size_t read = 0;
+    haul_channel_counters counters{};
+    while (counters.batches == 0) {
+        ASSERT_EQ(recv(in, bytes.data(), 65536, MSG_WAITALL), 65536);
+        read += 65536;
+        haul_sender_counters(link.senders[0], &counters);
+    }
+    EXPECT_FALSE(haul_doorbell_wait(&link.bell, ticket, 20'000'000)) << "the ring is nearly full";
+    std::thread reader([&] {
+        while (recv(in, bytes.data(), bytes.size(), 0) > 0) {
+        }
+    });
+    EXPECT_TRUE(haul_doorbell_wait(&link.bell, ticket, 10'000'000'000)) << "the ring has run low";
+    link.drain(0);
+    haul_sender_abort(link.senders[0]);
+    reader.join();
+    close(in);
 }
 
 TEST(Channel, PeerClosingInTheMiddleFailsTheSender)

@@ -3,6 +3,7 @@
 #include "engine/populate.h"
 #include "fake_migration.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
@@ -66,6 +67,37 @@ TEST_F(Populate, MakesEverythingPresentAndKeepsContents)
     EXPECT_EQ(a.data[3 * kMiB], 0x5a);
     EXPECT_EQ(a.data[3 * kMiB + 4095], 0x5a);
     EXPECT_EQ(a.data[3 * kMiB + 4096], 0);
+}
+
+// Pages of the mapping at `mapping` that have a page table entry in this process.
+size_t MappedPages(const Mapping &mapping)
+{
+    std::vector<uint64_t> entries(mapping.size / 4096);
+    FILE *pagemap = fopen("/proc/self/pagemap", "re");
+    EXPECT_NE(pagemap, nullptr);
+    fseeko(pagemap, static_cast<off_t>(reinterpret_cast<uintptr_t>(mapping.data) / 4096 * 8), SEEK_SET);
+    EXPECT_EQ(fread(entries.data(), 8, entries.size(), pagemap), entries.size());
+    fclose(pagemap);
+    return static_cast<size_t>(
+        std::count_if(entries.begin(), entries.end(), [](uint64_t entry) { return entry >> 63; }));
+}
+
+TEST_F(Populate, MapsMemoryThatIsPresentAlready)
+{
+    Mapping used(6 * kMiB + 3 * 4096);
+    memset(used.data, 0x5a, used.size);
+    // A second mapping of the same pages, as this process has of a guest's memory, starts without any.
+    munmap(used.data, used.size);
+    used.data = static_cast<unsigned char *>(
+        mmap(nullptr, used.size, PROT_READ | PROT_WRITE, MAP_SHARED, used.fd, 0));
+    ASSERT_NE(used.data, MAP_FAILED);
+    ASSERT_EQ(MappedPages(used), 0u);
+    migration_.Add("used", used);
+    Start(2);
+    WaitFor(used.size);
+    EXPECT_EQ(haul_populate_failed(populate_), 0);
+    EXPECT_EQ(MappedPages(used), used.size / 4096);
+    EXPECT_EQ(used.data[used.size - 1], 0x5a);
 }
 
 TEST_F(Populate, StopsInTheMiddle)
