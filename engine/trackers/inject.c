@@ -27,8 +27,10 @@
 struct inject_plan {
     int pid;
     int pidfd;
-    int memory; /* /proc/PID/mem */
-    int flags;
+    int memory;                             /* /proc/PID/mem */
+    int flags;                              /* of userfaultfd */
+    const struct haul_injected_call *calls; /* instead of a userfaultfd, unless NULL */
+    unsigned call_count;
     uint64_t syscall_address;
     struct haul_process_info info;
 };
@@ -120,16 +122,39 @@ static int gather(struct inject_plan *plan, struct haul_error *error)
 
 /* ---- in the helper ------------------------------------------------------------------------------------ */
 
+static int did_not_run(const struct inject_plan *plan, int failure, struct haul_error *error)
+{
+    return haul_error_set(error, -failure, "process %d %s", plan->pid,
+                          failure == -ESRCH ? "exited meanwhile" : "did not run the injected call");
+}
+
+/* The thread is borrowed; returned by the caller. */
+static int run_calls(const struct inject_plan *plan, struct haul_tracee *tracee, struct haul_error *error)
+{
+    for (unsigned i = 0; i < plan->call_count; i++) {
+        const struct haul_injected_call *call = &plan->calls[i];
+        long result = -1;
+        int failure = haul_tracee_call(tracee, plan->syscall_address, call->number, call->arguments, &result);
+        if (failure) {
+            return did_not_run(plan, failure, error);
+        }
+        if (result < 0 && result >= -4095) {
+            return haul_error_set(error, (int)-result, "%s within process %d: %s", call->name, plan->pid,
+                                  strerror((int)-result));
+        }
+    }
+    return 0;
+}
+
 /* Opens, takes and closes. The thread is borrowed; returned by the caller. */
 static int take_descriptor(const struct inject_plan *plan, struct haul_tracee *tracee, int *fd,
                            struct haul_error *error)
 {
     long remote = -1, closed = -1;
     int failure =
-        haul_tracee_call(tracee, plan->syscall_address, SYS_userfaultfd, (long[3]){plan->flags}, &remote);
+        haul_tracee_call(tracee, plan->syscall_address, SYS_userfaultfd, (long[6]){plan->flags}, &remote);
     if (failure) {
-        return haul_error_set(error, -failure, "process %d %s", plan->pid,
-                              failure == -ESRCH ? "exited meanwhile" : "did not run the injected call");
+        return did_not_run(plan, failure, error);
     }
     if (remote < 0) {
         int code = (int)-remote;
@@ -138,7 +163,7 @@ static int take_descriptor(const struct inject_plan *plan, struct haul_tracee *t
     }
     *fd = (int)syscall(SYS_pidfd_getfd, plan->pidfd, (int)remote, 0);
     int code = errno;
-    failure = haul_tracee_call(tracee, plan->syscall_address, SYS_close, (long[3]){remote}, &closed);
+    failure = haul_tracee_call(tracee, plan->syscall_address, SYS_close, (long[6]){remote}, &closed);
     if (*fd < 0) {
         return haul_error_set(error, code, "cannot take the userfaultfd of process %d: %s", plan->pid,
                               strerror(code));
@@ -195,7 +220,11 @@ static void inject_work(void *opaque, int socket)
         if (borrow(plan, tid, &tracee, &outcome)) {
             break; /* nothing was changed; the end of this process lets it go */
         }
-        take_descriptor(plan, &tracee, &fd, &outcome);
+        if (plan->calls) {
+            run_calls(plan, &tracee, &outcome);
+        } else {
+            take_descriptor(plan, &tracee, &fd, &outcome);
+        }
         failure = haul_tracee_return(&tracee);
         if (failure && !outcome.code) {
             haul_error_set(&outcome, -failure, "process %d could not be let go: %s", plan->pid,
@@ -206,31 +235,41 @@ static void inject_work(void *opaque, int socket)
     haul_helper_reply(socket, &outcome, outcome.code ? -1 : fd);
 }
 
+/* Runs the plan in a helper; *fd gets the descriptor that it took, or -1. */
+static int inject(struct inject_plan *plan, int *fd, struct haul_error *error)
+{
+    struct haul_helper helper;
+    *fd = -1;
+    int result = gather(plan, error);
+    if (!result) {
+        int keep[] = {plan->pidfd, plan->memory};
+        result = haul_helper_start(&helper, inject_work, plan, keep, 2, error);
+    }
+    if (!result) {
+        result = haul_helper_receive(&helper, fd, error);
+        haul_helper_finish(&helper);
+    }
+    if (plan->memory >= 0) {
+        close(plan->memory);
+    }
+    if (plan->pidfd >= 0) {
+        close(plan->pidfd);
+    }
+    return result;
+}
+
 int haul_inject_userfaultfd(int pid, int flags, int *uffd, struct haul_error *error)
 {
     struct inject_plan plan = {.pid = pid, .pidfd = -1, .memory = -1, .flags = flags};
-    struct haul_helper helper;
-    *uffd = -1;
-    int result = gather(&plan, error);
-    if (result) {
-        goto out;
-    }
-    int keep[] = {plan.pidfd, plan.memory};
-    result = haul_helper_start(&helper, inject_work, &plan, keep, 2, error);
-    if (result) {
-        goto out;
-    }
-    result = haul_helper_receive(&helper, uffd, error);
-    haul_helper_finish(&helper);
-    if (!result && *uffd < 0) {
-        result = haul_error_set(error, EIO, "the helper process sent no userfaultfd");
-    }
-out:
-    if (plan.memory >= 0) {
-        close(plan.memory);
-    }
-    if (plan.pidfd >= 0) {
-        close(plan.pidfd);
-    }
-    return result;
+    int result = inject(&plan, uffd, error);
+    return !result && *uffd < 0 ? haul_error_set(error, EIO, "the helper process sent no userfaultfd")
+                                : result;
+}
+
+int haul_inject_calls(int pid, const struct haul_injected_call *calls, unsigned count,
+                      struct haul_error *error)
+{
+    struct inject_plan plan = {.pid = pid, .pidfd = -1, .memory = -1, .calls = calls, .call_count = count};
+    int none;
+    return inject(&plan, &none, error);
 }

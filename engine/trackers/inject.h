@@ -2,7 +2,7 @@
 #ifndef HAUL_ENGINE_TRACKERS_INJECT_H
 #define HAUL_ENGINE_TRACKERS_INJECT_H
 
-/* A userfaultfd for another process's memory. */
+/* System calls that another process makes: a userfaultfd for its memory, or a list of others. */
 
 #include "channels/error.h"
 
@@ -14,5 +14,20 @@
  * gave there.
  */
 int haul_inject_userfaultfd(int pid, int flags, int *uffd, struct haul_error *error);
+
+/* One system call that needs no memory of the process for its arguments. */
+struct haul_injected_call {
+    const char *name; /* for messages */
+    long number;
+    long arguments[6];
+};
+
+/*
+ * haul_inject_calls makes one thread of process `pid` run `calls` in order, up to the first that fails; what
+ * those before it did stays done. A helper that began finishes them also when this process is killed. Errors
+ * as above, or that of the call, which the message names.
+ */
+int haul_inject_calls(int pid, const struct haul_injected_call *calls, unsigned count,
+                      struct haul_error *error);
 
 #endif

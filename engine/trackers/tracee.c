@@ -138,7 +138,7 @@ static int run_to_syscall_stop(int tid)
     }
 }
 
-int haul_tracee_call(struct haul_tracee *tracee, uint64_t address, long number, const long arguments[3],
+int haul_tracee_call(struct haul_tracee *tracee, uint64_t address, long number, const long arguments[6],
                      long *result)
 {
     const uint64_t all = ~UINT64_C(0);
@@ -149,6 +149,9 @@ int haul_tracee_call(struct haul_tracee *tracee, uint64_t address, long number, 
     registers.rdi = (unsigned long)arguments[0];
     registers.rsi = (unsigned long)arguments[1];
     registers.rdx = (unsigned long)arguments[2];
+    registers.r10 = (unsigned long)arguments[3];
+    registers.r8 = (unsigned long)arguments[4];
+    registers.r9 = (unsigned long)arguments[5];
     registers.eflags &= ~0x100ul; /* no single step */
     if (ptrace(PTRACE_SETSIGMASK, tracee->tid, sizeof all, &all)) {
         return -errno;

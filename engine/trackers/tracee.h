@@ -34,7 +34,7 @@ int haul_tracee_borrow(struct haul_tracee *tracee, int tid, int memory, unsigned
  * `address`, with all signals held. *result gets what the call returned. -ESRCH: it died meanwhile; -EIO: it
  * did not come back from the call.
  */
-int haul_tracee_call(struct haul_tracee *tracee, uint64_t address, long number, const long arguments[3],
+int haul_tracee_call(struct haul_tracee *tracee, uint64_t address, long number, const long arguments[6],
                      long *result);
 
 /* haul_tracee_return puts the thread back as it was and lets it go; a system call that the stop interrupted

@@ -7,6 +7,7 @@
 #include "channels/error.h"
 #include "channels/placement.h"
 #include "engine/haul.h"
+#include "engine/remap.h"
 #include "engine/trackers.h"
 
 #ifdef __cplusplus
@@ -27,7 +28,8 @@ extern "C" {
     X(haul_stats)                                                                                            \
     X(haul_channel_stats)                                                                                    \
     X(haul_tracked_range)                                                                                    \
-    X(haul_kvm_slot)
+    X(haul_kvm_slot)                                                                                         \
+    X(haul_remap)
 
 /* layout_size returns the size of struct `name` in C, or 0 for an unknown name. */
 size_t layout_size(const char *name);

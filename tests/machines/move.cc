@@ -176,8 +176,12 @@ void Proxy::run()
 
 Move::Move(const Machine &from, const Machine &to, const MoveOptions &options)
 {
-    std::vector<std::string> words = {"receive", to.qmp(), "tcp:127.0.0.1:0"};
+    std::vector<std::string> words = {"receive", to.qmp(),
+                                      options.cpr ? "unix:" + to.qmp() + ".haul" : "tcp:127.0.0.1:0"};
     words.insert(words.end(), options.destination.begin(), options.destination.end());
+    if (options.cpr) {
+        words.push_back("mode=cpr-transfer");
+    }
     destination = std::make_unique<Mover>(words);
     std::string uri = destination->expect("LISTEN ");
     if (uri.empty()) {
@@ -189,6 +193,9 @@ Move::Move(const Machine &from, const Machine &to, const MoveOptions &options)
     }
     words = {"send", from.qmp(), uri};
     words.insert(words.end(), options.source.begin(), options.source.end());
+    if (options.cpr) {
+        words.push_back("mode=cpr-transfer");
+    }
     source = std::make_unique<Mover>(words);
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // One end of a move of a QEMU machine in a process of its own, which can be told to die, or to wait, in a
 // given state. usage: mover send|receive QMP URI [NAME=VALUE...]
-//   channels=N compress=C downtime=MS verify=1 timeout=S     as in haul_options
+//   channels=N compress=C downtime=MS verify=1 timeout=S mode=M     as in haul_options
 //   die=STATE     SIGKILL itself on entering the state ("handover": before HANDOVER is sent; "round1": after
 //   the first) wait=STATE    print the state and wait a second in it
 // Prints "LISTEN URI", "STATE NAME" for each state, and at the end "END RESULT OWNER MESSAGE". Exit: 0 moved,
@@ -80,11 +80,11 @@ int report(haul_migration *migration, haul_machine *machine, int result, const h
     auto ms = [](uint64_t ns) { return (double)ns / 1e6; };
     snprintf(line, sizeof line,
              "STATS total %.0f ms, downtime %.1f ms (expected %.1f): stop %.1f, pass %.1f, device %.1f, "
-             "start %.1f; rounds %llu, %llu MiB, tracker %s",
+             "start %.1f; rounds %llu, %llu MiB, %s, tracker %s",
              ms(stats.total_time_ns), ms(stats.actual.total_ns), ms(stats.expected.total_ns),
              ms(stats.actual.stop_ns), ms(stats.actual.last_pass_ns), ms(stats.actual.device_ns),
              ms(stats.actual.start_ns), (unsigned long long)stats.dirty_sync_count,
-             (unsigned long long)stats.transferred >> 20, stats.tracker);
+             (unsigned long long)stats.transferred >> 20, haul_mode_name(stats.mode), stats.tracker);
     say(line);
     if (machine->ops->summary) {
         machine->ops->summary(machine, line, sizeof line);
@@ -121,6 +121,9 @@ int main(int count, char **words)
     options.verify = settings["verify"] == "1";
     if (settings.count("compress")) {
         options.compress = settings["compress"].c_str();
+    }
+    if (settings.count("mode")) {
+        options.mode = settings["mode"].c_str();
     }
     haul_events events = {};
     events.state = on_state;

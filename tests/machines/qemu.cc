@@ -135,11 +135,12 @@ std::vector<std::string> arguments(const MachineOptions &options, const std::str
     unsigned each = options.mib / options.backends;
     for (unsigned i = 0; i < options.backends; i++) {
         std::string id = "ram" + std::to_string(i);
-        std::string size = ",size=" + std::to_string(each) + "M";
+        std::string size = ",size=" + std::to_string(each) + "M" + (options.prealloc ? ",prealloc=on" : "");
+        std::string path = options.mem_path.empty() ? name : options.mem_path;
         if (options.backing == "memfd") {
             add({"-object", "memory-backend-memfd,share=on,id=" + id + size});
         } else if (options.backing == "file") {
-            add({"-object", "memory-backend-file,share=on,mem-path=" + name + "." + id + ",id=" + id + size});
+            add({"-object", "memory-backend-file,share=on,mem-path=" + path + "." + id + ",id=" + id + size});
         } else if (options.backing == "hugetlb") {
             add({"-object", "memory-backend-memfd,share=on,hugetlb=on,hugetlbsize=2M,id=" + id + size});
         } else {

@@ -38,6 +38,8 @@ class Folder
 struct MachineOptions {
     std::string type = "q35";
     std::string backing = "memfd"; // "memfd", "file" or "private"
+    std::string mem_path;          // of "file" backings, which get ".ramN"; "": in the test's folder
+    bool prealloc = false;         // all memory present from the start
     unsigned backends = 1;
     unsigned mib = 192;
     unsigned guest_mib = 32; // memory that the guest checks

@@ -29,6 +29,10 @@ const struct cli_option cli_option_table[] = {
      .help =
          "The reference guest: a small machine inside this process that writes memory and checks itself."},
 
+    {"mode", "MODE", SEND | RECEIVE, CLI_OPTION_CHOICE, FIELD(haul.mode), .choices = "normal|cpr-transfer",
+     .help = "normal (default), or cpr-transfer: both sides are on this host and the memory itself is handed "
+             "over, in no time, by unix:PATH. haul receive follows the source; told the mode, it allocates "
+             "nothing ahead."},
     {"channels", "N", SEND | TOPOLOGY, CLI_OPTION_NUMBER, FIELD(haul.channels), .minimum = 1, .maximum = 128,
      .help = "Parallel connections, each with its own thread: 1 to 128 (default 2)."},
     {"compress", "MODE", SEND, CLI_OPTION_CHOICE, FIELD(haul.compress), .choices = "none|lz4|auto",

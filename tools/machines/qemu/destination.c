@@ -3,6 +3,7 @@
  * A QEMU that waits with -incoming defer. Without -S it starts the machine by itself when its stream ends, so
  * the stream's last byte is held back until the handover: by then it has read and accepted everything else.
  */
+#include "tools/machines/qemu/adopt.h"
 #include "tools/machines/qemu/preamble.h"
 #include "tools/machines/qemu/source.h"
 
@@ -31,15 +32,20 @@ struct haul_qemu_destination {
     int stream; /* our end of QEMU's incoming migration, -1: none */
     bool holds; /* whether `held` waits for the handover */
     char held;
-    bool running; /* the source's machine ran */
+    bool running;              /* the source's machine ran */
+    bool adopted;              /* its memory is the source's: QEMU may not write it before the handover */
+    char restore_script[4096]; /* what settings restore sends, for the guardian */
 };
 
-static int refused(struct haul_error *error)
+static int refused(const struct haul_qemu_destination *destination, struct haul_error *error)
 {
     return haul_error_set(
         error, EREMOTEIO,
-        "the destination's QEMU refused the device state and ended; its standard error says why. "
-        "Start it again, with the source's options, for the next try");
+        "the destination's QEMU refused the device state and ended; its standard error says why%s. "
+        "Start it again, with the source's options, for the next try",
+        destination->adopted ? " (nothing there: it wrote guest memory while it loaded, for which mode "
+                               "cpr-transfer ends it; use mode normal)"
+                             : "");
 }
 
 /* What a broken stream means: usually that QEMU is gone. */
@@ -48,7 +54,7 @@ static int check_alive(struct haul_qemu_destination *destination, struct haul_er
     char status[32];
     int result = haul_qemu_status(destination->qmp, status, sizeof status, error);
     if (result == -EPIPE) {
-        return refused(error);
+        return refused(destination, error);
     }
     if (!result && strcmp(status, "inmigrate") != 0) {
         return haul_error_set(
@@ -174,7 +180,7 @@ static int wait_accepted(struct haul_qemu_destination *destination, struct haul_
         int hung_up = poll(&poller, 1, unread ? 1 : 0);
         if (hung_up > 0) {
             int result = check_alive(destination, error);
-            return result ? result : refused(error);
+            return result ? result : refused(destination, error);
         }
         if (haul_qemu_now_ns() > deadline) {
             return haul_error_set(error, ETIMEDOUT, "the destination's QEMU took no device state for %d s",
@@ -204,7 +210,7 @@ static int wait_loaded(struct haul_qemu_destination *destination, char *status, 
     for (;;) {
         int result = haul_qemu_status(destination->qmp, status, size, error);
         if (result == -EPIPE) {
-            return refused(error);
+            return refused(destination, error);
         }
         if (result || strcmp(status, "inmigrate") != 0) {
             return result;
@@ -217,11 +223,47 @@ static int wait_loaded(struct haul_qemu_destination *destination, char *status, 
     }
 }
 
+/* ---- mode cpr-transfer ---- */
+
+static int adopt(void *opaque, const char *name, int fd, uint64_t offset, struct haul_error *error)
+{
+    struct haul_qemu_destination *destination = opaque;
+    const struct haul_qemu_block *block = NULL;
+    for (unsigned i = 0; i < destination->inspection.count; i++) {
+        if (strcmp(destination->inspection.blocks[i].name, name) == 0) {
+            block = &destination->inspection.blocks[i];
+        }
+    }
+    if (!block) {
+        return haul_error_set(error, EINVAL, "QEMU has no such memory backend");
+    }
+    /* From here on this QEMU is of no use but for this move, also if haul dies. */
+    int result = haul_guardian_arm(destination->guardian, "{\"execute\":\"quit\"}\n", error);
+    destination->adopted = true;
+    return result ? result
+                  : haul_qemu_adopt(destination->qmp, &destination->inspection, block, fd, offset, error);
+}
+
+static void disown(void *opaque)
+{
+    struct haul_qemu_destination *destination = opaque;
+    haul_qemu_adopt_end(destination->qmp, &destination->inspection);
+    haul_guardian_arm(destination->guardian, "", NULL);
+}
+
+/* At the handover: QEMU may write, and haul's death no longer ends it. */
+static int release_memory(struct haul_qemu_destination *destination, struct haul_error *error)
+{
+    int result = haul_qemu_lock_memory(&destination->inspection, true, error);
+    return result ? result : haul_guardian_arm(destination->guardian, destination->restore_script, error);
+}
+
 static int start_guest(void *opaque, struct haul_error *error)
 {
     struct haul_qemu_destination *destination = opaque;
     char status[32];
-    int result = write_all(destination, &destination->held, 1, error);
+    int result = destination->adopted ? release_memory(destination, error) : 0;
+    result = result ? result : write_all(destination, &destination->held, 1, error);
     destination->holds = false;
     result = result ? result : wait_loaded(destination, status, sizeof status, error);
     /* With -S, and where the disks could not be opened at once, QEMU waits for `cont`. */
@@ -250,13 +292,14 @@ static void detach(struct haul_qemu_destination *destination)
         destination->stream = -1;
     }
     destination->holds = false;
+    destination->adopted = false;
 }
 
 static int register_with(struct haul_qemu_destination *destination, struct haul_migration *migration,
                          struct haul_error *error)
 {
     static const struct haul_state_ops state = {.name = HAUL_QEMU_STATE_NAME, .load = load};
-    static const struct haul_guest_ops guest = {.start = start_guest};
+    static const struct haul_guest_ops guest = {.start = start_guest, .adopt = adopt, .disown = disown};
     for (unsigned i = 0; i < destination->inspection.count; i++) {
         const struct haul_qemu_block *block = &destination->inspection.blocks[i];
         struct haul_ram_block ram = {
@@ -280,7 +323,6 @@ static int attach(struct haul_machine *machine, struct haul_migration *migration
 {
     struct haul_qemu_destination *destination = (struct haul_qemu_destination *)machine;
     char status[32];
-    char script[4096];
     detach(destination);
     int result = haul_qemu_status(destination->qmp, status, sizeof status, error);
     if (!result && strcmp(status, "inmigrate") != 0) {
@@ -290,12 +332,16 @@ static int attach(struct haul_machine *machine, struct haul_migration *migration
                                 status);
     }
     result = result ? result : haul_qemu_inspect(destination->qmp, true, &destination->inspection, error);
+    if (!result && haul_get_mode(migration) == HAUL_MODE_NORMAL) {
+        result = haul_qemu_refuse_overwriting(&destination->inspection, error);
+    }
     result =
         result ? result : haul_qemu_settings_apply(destination->qmp, false, &destination->settings, error);
     result = result ? result : register_with(destination, migration, error);
     if (!result) {
-        haul_qemu_settings_script(&destination->settings, script, sizeof script);
-        result = haul_guardian_arm(destination->guardian, script, error);
+        haul_qemu_settings_script(&destination->settings, destination->restore_script,
+                                  sizeof destination->restore_script);
+        result = haul_guardian_arm(destination->guardian, destination->restore_script, error);
     }
     if (result) {
         detach(destination);

@@ -165,6 +165,75 @@ int haul_shared_mapping_open(pid_t pid, const struct haul_shared_mapping *mappin
                                 mapping->name, path, strerror(first_errno));
 }
 
+struct wanted_fds {
+    pid_t pid;
+    struct stat file;
+    int *numbers;
+    unsigned capacity;
+    unsigned count; /* may pass capacity */
+};
+
+static bool is_read_write(pid_t pid, int number)
+{
+    char path[64];
+    char line[128];
+    unsigned flags = 0;
+    snprintf(path, sizeof path, "/proc/%d/fdinfo/%d", (int)pid, number);
+    FILE *file = fopen(path, "re");
+    while (file && fgets(line, sizeof line, file)) {
+        if (starts_with(line, "flags:")) {
+            flags = (unsigned)strtoul(line + strlen("flags:"), NULL, 8);
+        }
+    }
+    if (file) {
+        fclose(file);
+    }
+    return (flags & O_ACCMODE) == O_RDWR;
+}
+
+static bool match_fd(const char *path, const char *link, void *opaque)
+{
+    struct wanted_fds *wanted = opaque;
+    struct stat status;
+    (void)link;
+    int number = (int)strtol(strrchr(path, '/') + 1, NULL, 10);
+    if (stat(path, &status) == 0 && status.st_ino == wanted->file.st_ino &&
+        status.st_dev == wanted->file.st_dev && is_read_write(wanted->pid, number)) {
+        if (wanted->count < wanted->capacity) {
+            wanted->numbers[wanted->count] = number;
+        }
+        wanted->count++;
+    }
+    return false;
+}
+
+static int compare_numbers(const void *a, const void *b)
+{
+    return *(const int *)a - *(const int *)b;
+}
+
+int haul_process_find_fds(pid_t pid, int fd, int *numbers, unsigned capacity, unsigned *count,
+                          struct haul_error *error)
+{
+    struct wanted_fds wanted = {.pid = pid, .numbers = numbers, .capacity = capacity};
+    *count = 0;
+    if (fstat(fd, &wanted.file) < 0) {
+        return haul_error_set(error, errno, "cannot look at a memory file: %s", strerror(errno));
+    }
+    int result = visit_fds(pid, match_fd, &wanted);
+    if (result) {
+        return haul_error_set(error, -result, "cannot list the open files of process %d: %s", (int)pid,
+                              strerror(-result));
+    }
+    if (wanted.count > capacity) {
+        return haul_error_set(error, ENOSPC, "process %d holds more than %u descriptors of one memory file",
+                              (int)pid, capacity);
+    }
+    qsort(numbers, wanted.count, sizeof *numbers, compare_numbers);
+    *count = wanted.count;
+    return 0;
+}
+
 bool haul_fd_is_passthrough(const char *link)
 {
     return starts_with(link, "/dev/vfio/") || strcmp(link, "/dev/iommu") == 0 ||

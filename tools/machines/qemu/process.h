@@ -41,6 +41,13 @@ int haul_shared_mappings_read(pid_t pid, struct haul_shared_mapping **mappings, 
 int haul_shared_mapping_open(pid_t pid, const struct haul_shared_mapping *mapping, bool writable, int *fd,
                              struct haul_error *error);
 
+/*
+ * haul_process_find_fds lists the descriptors of `pid`, open for reading and writing, of the file behind our
+ * own `fd`; in ascending order. -ENOSPC: more than `capacity`.
+ */
+int haul_process_find_fds(pid_t pid, int fd, int *numbers, unsigned capacity, unsigned *count,
+                          struct haul_error *error);
+
 /* haul_fd_is_passthrough tells from a link in /proc/PID/fd whether the process drives a device that writes
  * guest memory by DMA or pins it, unseen by any tracker (trap T3): VFIO, iommufd, vDPA, vhost-scsi. */
 bool haul_fd_is_passthrough(const char *link);

@@ -115,30 +115,69 @@ static int register_with(struct haul_qemu_source *source, struct haul_migration 
             return result;
         }
     }
-    haul_qemu_bracket_tracker_init(source);
-    int result = haul_set_tracker(migration, &source->tracker_ops, source, error);
+    int result = 0;
+    if (!source->hands_over) {
+        haul_qemu_bracket_tracker_init(source);
+        result = haul_set_tracker(migration, &source->tracker_ops, source, error);
+    }
     result = result ? result : haul_add_state(migration, haul_qemu_switchover_state_ops(), source, error);
     return result ? result : haul_set_guest(migration, haul_qemu_switchover_guest_ops(), source, error);
+}
+
+/* QEMU would empty such a backend's file when it exits, and the destination runs on it. */
+static int refuse_discarding(struct haul_qemu_source *source, struct haul_error *error)
+{
+    for (unsigned i = 0; i < source->inspection.count; i++) {
+        const char *id = source->inspection.blocks[i].name;
+        char path[320];
+        json_t *reply = NULL;
+        snprintf(path, sizeof path, "/objects/%s", id);
+        /* Only file backends have this property. */
+        int result =
+            haul_qmp_execute(source->qmp, "qom-get",
+                             json_pack("{s:s, s:s}", "path", path, "property", "discard-data"), &reply, NULL);
+        bool discards = result == 0 && json_is_true(reply);
+        json_decref(reply);
+        if (result && result != -EREMOTEIO) {
+            return haul_error_set(error, -result, "QEMU's monitor does not answer: %s", strerror(-result));
+        }
+        if (discards) {
+            return haul_error_set(
+                error, ENOTSUP,
+                "memory backend \"%s\" has discard-data=on, with which this QEMU would empty "
+                "the memory that it hands over when it exits: qom-set it to false first",
+                id);
+        }
+    }
+    return 0;
+}
+
+/* What only a copy needs: who writes the memory, and a tracker for each. */
+static int watch_writers(struct haul_qemu_source *source, struct haul_error *error)
+{
+    int result = haul_qemu_find_writers(&source->inspection, &source->writers, error);
+    result =
+        result ? result : haul_qemu_watch_new(&source->inspection, &source->writers, &source->tracker, error);
+    if (!result && source->inspection.direct_io[0]) {
+        source->bracket_why = source->inspection.direct_io;
+    } else if (!result && source->writers.count > 1) {
+        source->bracket_why = "another process that maps the memory";
+    }
+    return result;
 }
 
 static int attach(struct haul_machine *machine, struct haul_migration *migration, struct haul_error *error)
 {
     struct haul_qemu_source *source = (struct haul_qemu_source *)machine;
     detach(source);
+    source->hands_over = haul_get_mode(migration) == HAUL_MODE_CPR_TRANSFER;
     int result = check_state(source, error);
-    result = result ? result : haul_qemu_inspect(source->qmp, false, &source->inspection, error);
-    result = result ? result : haul_qemu_find_writers(&source->inspection, &source->writers, error);
-    result =
-        result ? result : haul_qemu_watch_new(&source->inspection, &source->writers, &source->tracker, error);
-    if (result) {
-        goto fail;
+    /* Who gets a descriptor must be able to write by it. */
+    result = result ? result : haul_qemu_inspect(source->qmp, source->hands_over, &source->inspection, error);
+    if (!result) {
+        result = source->hands_over ? refuse_discarding(source, error) : watch_writers(source, error);
     }
-    if (source->inspection.direct_io[0]) {
-        source->bracket_why = source->inspection.direct_io;
-    } else if (source->writers.count > 1) {
-        source->bracket_why = "another process that maps the memory";
-    }
-    result = haul_qemu_settings_apply(source->qmp, true, &source->settings, error);
+    result = result ? result : haul_qemu_settings_apply(source->qmp, true, &source->settings, error);
     result = result ? result : register_with(source, migration, error);
     if (!result) {
         haul_qemu_settings_script(&source->settings, source->restore_script, sizeof source->restore_script);

@@ -24,6 +24,7 @@ struct haul_qemu_source {
     struct haul_guardian *guardian;
     struct haul_qemu_inspection inspection;
     struct haul_qemu_settings settings;
+    bool hands_over; /* mode cpr-transfer: no writers, no tracker */
     struct haul_qemu_writers writers;
     struct haul_tracker *tracker;
     struct haul_tracker_ops tracker_ops; /* ours around it; opaque is the source */

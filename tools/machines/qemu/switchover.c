@@ -4,6 +4,7 @@
  * QEMU itself has to say (device state, private memory) from a socket pair, and can take it all back until
  * the handover.
  */
+#include "tools/machines/qemu/adopt.h"
 #include "tools/machines/qemu/preamble.h"
 #include "tools/machines/qemu/process.h"
 #include "tools/machines/qemu/source.h"
@@ -17,6 +18,7 @@
 
 #define STREAM_LIMIT ((size_t)256 << 20)
 #define ENDING_NS 30000000000u
+#define HANDING_NS 5000000u /* loading, which no round of memory hides, and a call that QEMU makes for haul */
 
 /* query-migrate's status, and its error-desc in `reason`. */
 static int migrate_status(struct haul_qmp *qmp, char *status, size_t size, char *reason, size_t reason_size,
@@ -87,7 +89,10 @@ static int recheck(struct haul_qemu_source *source, struct haul_error *error)
     char direct_io[192];
     struct haul_qemu_writers writers;
     int result = haul_process_refuse_passthrough(source->inspection.pid, error);
-    result = result ? result : haul_qemu_query_direct_io(source->qmp, direct_io, sizeof direct_io, error);
+    if (result || source->hands_over) {
+        return result; /* nothing is tracked, and the stop drains all I/O */
+    }
+    result = haul_qemu_query_direct_io(source->qmp, direct_io, sizeof direct_io, error);
     result = result ? result : haul_qemu_find_writers(&source->inspection, &writers, error);
     if (result) {
         return result;
@@ -231,6 +236,9 @@ static int estimate(void *opaque, uint64_t *stop_ns, uint64_t *start_ns, uint64_
      * 5 ms. */
     *stop_ns = 2000000 + 2 * trip;
     *start_ns = 5000000 + 2 * trip;
+    if (source->hands_over) {
+        *start_ns += HANDING_NS;
+    }
     *state_bytes = source->state_bytes ? source->state_bytes : (uint64_t)256 << 10;
     return result;
 }
@@ -247,6 +255,11 @@ static void handed_over(void *opaque)
     haul_qemu_settings_restore(source->qmp, &source->settings, NULL);
     source->restore_script[0] = '\0';
     haul_qemu_source_rearm(source, "", NULL);
+    if (source->hands_over) {
+        /* The memory is the destination's: a `cont` or a reset here must end this QEMU rather than write it.
+         */
+        haul_qemu_lock_memory(&source->inspection, false, NULL);
+    }
 }
 
 /* Passes QEMU's stream on until its end. */
