@@ -2,7 +2,7 @@
 /* The program without a move: usage, help, and what resume and abandon make of records. */
 #include "engine/haul.h"
 #include "tests/tools/program.h"
-#include "tools/haul/record.h"
+#include "tools/session/record.h"
 
 #include <gtest/gtest.h>
 #include <jansson.h>
@@ -48,10 +48,10 @@ class Cli : public ::testing::Test
                 const std::string &locator, bool alive = false)
     {
         setenv("HAUL_STATE_DIR", options_.state_directory.c_str(), 1);
-        cli_store *store = nullptr;
+        haul_store *store = nullptr;
         haul_error error = {};
-        ASSERT_EQ(cli_store_open(&store, &error), 0) << error.message;
-        cli_record record = {};
+        ASSERT_EQ(haul_store_open(&store, &error), 0) << error.message;
+        haul_record record = {};
         snprintf(record.id, sizeof record.id, "%s", id);
         snprintf(record.step, sizeof record.step, "%s", step);
         snprintf(record.machine, sizeof record.machine, "%s", machine);
@@ -59,9 +59,9 @@ class Cli : public ::testing::Test
         snprintf(record.peer, sizeof record.peer, "tcp:peer:7000");
         record.source = source;
         record.haul_pid = getpid();
-        record.haul_start = cli_process_start(getpid()) + (alive ? 0 : 1);
-        ASSERT_EQ(cli_record_write(store, &record, &error), 0) << error.message;
-        cli_store_close(store);
+        record.haul_start = haul_record_process_start(getpid()) + (alive ? 0 : 1);
+        ASSERT_EQ(haul_record_write(store, &record, &error), 0) << error.message;
+        haul_store_close(store);
     }
     bool HasRecord(const char *id, const char *side)
     {
@@ -231,8 +231,8 @@ TEST_F(Cli, NothingRecordedIsSaid)
 
 TEST_F(Cli, SeveralMovesAreListedAndNoneIsTouched)
 {
-    Record(kFirst, true, CLI_STEP_SENDING, "guest", "guest");
-    Record(kSecond, false, CLI_STEP_RECEIVED, "guest", "guest");
+    Record(kFirst, true, HAUL_RECORDED_SENDING, "guest", "guest");
+    Record(kSecond, false, HAUL_RECORDED_RECEIVED, "guest", "guest");
     EXPECT_EQ(Run({"abandon"}), 1);
     EXPECT_NE(err_.find("haul: no ID given; uncertain moves: "), std::string::npos) << err_;
     EXPECT_NE(err_.find(std::string(kFirst) + ".source (guest, handover-sending, "), std::string::npos)
@@ -247,8 +247,8 @@ TEST_F(Cli, SeveralMovesAreListedAndNoneIsTouched)
 
 TEST_F(Cli, TheBeginningOfAnIdIsEnough)
 {
-    Record(kFirst, true, CLI_STEP_SENDING, "guest", "guest");
-    Record(kSecond, true, CLI_STEP_SENDING, "guest", "guest");
+    Record(kFirst, true, HAUL_RECORDED_SENDING, "guest", "guest");
+    Record(kSecond, true, HAUL_RECORDED_SENDING, "guest", "guest");
     EXPECT_EQ(Run({"abandon", "22"}), 0) << err_;
     EXPECT_NE(out_.find("had ended with the process"), std::string::npos) << out_;
     EXPECT_TRUE(HasRecord(kFirst, "source"));
@@ -257,8 +257,8 @@ TEST_F(Cli, TheBeginningOfAnIdIsEnough)
 
 TEST_F(Cli, BothSidesOnOneHostAreToldApartBySuffix)
 {
-    Record(kFirst, true, CLI_STEP_UNCERTAIN, "guest", "guest");
-    Record(kFirst, false, CLI_STEP_RECEIVED, "guest", "guest");
+    Record(kFirst, true, HAUL_RECORDED_UNCERTAIN, "guest", "guest");
+    Record(kFirst, false, HAUL_RECORDED_RECEIVED, "guest", "guest");
     EXPECT_EQ(Run({"abandon", kFirst}), 1);
     EXPECT_NE(err_.find("that ID names more than one"), std::string::npos) << err_;
     EXPECT_EQ(Run({"abandon", std::string(kFirst) + ".destination"}), 0) << err_;
@@ -268,7 +268,7 @@ TEST_F(Cli, BothSidesOnOneHostAreToldApartBySuffix)
 
 TEST_F(Cli, AGuestThatDiedWithItsProcessCannotBeResumed)
 {
-    Record(kFirst, true, CLI_STEP_SENDING, "guest", "guest");
+    Record(kFirst, true, HAUL_RECORDED_SENDING, "guest", "guest");
     EXPECT_EQ(Run({"resume"}), 1);
     EXPECT_NE(err_.find("only haul abandon is left"), std::string::npos) << err_;
     EXPECT_TRUE(HasRecord(kFirst, "source"));
@@ -276,7 +276,7 @@ TEST_F(Cli, AGuestThatDiedWithItsProcessCannotBeResumed)
 
 TEST_F(Cli, AHandoverUnderWayIsLeftAlone)
 {
-    Record(kFirst, true, CLI_STEP_SENDING, "guest", "guest", true);
+    Record(kFirst, true, HAUL_RECORDED_SENDING, "guest", "guest", true);
     for (const char *command : {"resume", "abandon"}) {
         EXPECT_EQ(Run({command}), 1);
         EXPECT_NE(err_.find("is still being handed over by process"), std::string::npos) << err_;
@@ -286,15 +286,15 @@ TEST_F(Cli, AHandoverUnderWayIsLeftAlone)
 
 TEST_F(Cli, WhatRunsAtTheDestinationIsNotResumedAtTheSource)
 {
-    Record(kFirst, true, CLI_STEP_UNCERTAIN, "qemu", "/no/such/qmp");
-    Record(kFirst, false, CLI_STEP_RUNNING, "qemu", "/no/other/qmp");
+    Record(kFirst, true, HAUL_RECORDED_UNCERTAIN, "qemu", "/no/such/qmp");
+    Record(kFirst, false, HAUL_RECORDED_RUNNING, "qemu", "/no/other/qmp");
     EXPECT_EQ(Run({"resume", kFirst}), 1);
     EXPECT_NE(err_.find("runs already, at the destination on this same host"), std::string::npos) << err_;
 }
 
 TEST_F(Cli, ADestinationThatRunsItsGuestHasNothingUncertain)
 {
-    Record(kFirst, false, CLI_STEP_RUNNING, "qemu", "/no/such/qmp");
+    Record(kFirst, false, HAUL_RECORDED_RUNNING, "qemu", "/no/such/qmp");
     EXPECT_EQ(Run({"resume"}), 1);
     EXPECT_NE(err_.find("nothing is uncertain here; moves whose guest runs here: "), std::string::npos)
         << err_;
@@ -304,7 +304,7 @@ TEST_F(Cli, ADestinationThatRunsItsGuestHasNothingUncertain)
 
 TEST_F(Cli, AQemuThatIsGoneKeepsItsRecord)
 {
-    Record(kFirst, true, CLI_STEP_SENDING, "qemu", "/no/such/qmp");
+    Record(kFirst, true, HAUL_RECORDED_SENDING, "qemu", "/no/such/qmp");
     EXPECT_EQ(Run({"resume", "--qemu", "/no/such/qmp"}), 1);
     EXPECT_NE(err_.find("/no/such/qmp"), std::string::npos) << err_;
     EXPECT_TRUE(HasRecord(kFirst, "source"));
@@ -340,7 +340,7 @@ class Stopped
     }
     std::string Locator() const
     {
-        return std::to_string(pid_) + " " + std::to_string(cli_process_start(pid_)) + " " + path_;
+        return std::to_string(pid_) + " " + std::to_string(haul_record_process_start(pid_)) + " " + path_;
     }
     bool Continued() const
     {
@@ -356,7 +356,7 @@ class Stopped
 TEST_F(Cli, ResumeLetsAStoppedWriterGoOn)
 {
     Stopped writer;
-    Record(kFirst, true, CLI_STEP_UNCERTAIN, "memory", writer.Locator());
+    Record(kFirst, true, HAUL_RECORDED_UNCERTAIN, "memory", writer.Locator());
     EXPECT_EQ(Run({"resume"}), 0) << err_;
     EXPECT_NE(out_.find("goes on"), std::string::npos) << out_;
     EXPECT_TRUE(writer.Continued());
@@ -366,7 +366,7 @@ TEST_F(Cli, ResumeLetsAStoppedWriterGoOn)
 TEST_F(Cli, AbandonLeavesAStoppedWriterStopped)
 {
     Stopped writer;
-    Record(kFirst, true, CLI_STEP_UNCERTAIN, "memory", writer.Locator());
+    Record(kFirst, true, HAUL_RECORDED_UNCERTAIN, "memory", writer.Locator());
     EXPECT_EQ(Run({"abandon", kFirst}), 0) << err_;
     EXPECT_NE(out_.find("was given up"), std::string::npos) << out_;
     EXPECT_FALSE(writer.Continued());

@@ -1,4 +1,4 @@
-#include "tools/haul/record.h"
+#include "tools/session/record.h"
 
 #include <gtest/gtest.h>
 
@@ -29,17 +29,17 @@ class Record : public ::testing::Test
     }
     void TearDown() override
     {
-        cli_store_close(store_);
+        haul_store_close(store_);
         std::string command = "rm -rf '" + base_ + "'";
         EXPECT_EQ(system(command.c_str()), 0);
     }
     void Open()
     {
-        ASSERT_EQ(cli_store_open(&store_, &error_), 0) << error_.message;
+        ASSERT_EQ(haul_store_open(&store_, &error_), 0) << error_.message;
     }
-    static cli_record Sample(const char *id, bool source, const char *step)
+    static haul_record Sample(const char *id, bool source, const char *step)
     {
-        cli_record record = {};
+        haul_record record = {};
         strcpy(record.id, id);
         record.source = source;
         strcpy(record.step, step);
@@ -47,31 +47,31 @@ class Record : public ::testing::Test
         strcpy(record.machine, "memory");
         strcpy(record.locator, "/dev/shm/a \"quoted\" path");
         record.haul_pid = getpid();
-        record.haul_start = cli_process_start(getpid());
+        record.haul_start = haul_record_process_start(getpid());
         return record;
     }
     size_t Count()
     {
-        cli_record *records = nullptr;
+        haul_record *records = nullptr;
         size_t count = 99;
-        EXPECT_EQ(cli_record_list(store_, &records, &count, &error_), 0) << error_.message;
+        EXPECT_EQ(haul_record_list(store_, &records, &count, &error_), 0) << error_.message;
         free(records);
         return count;
     }
     static constexpr const char *kId = "0123456789abcdef0123456789abcdef";
     std::string base_, directory_;
-    cli_store *store_ = nullptr;
+    haul_store *store_ = nullptr;
     haul_error error_ = {};
 };
 
 TEST_F(Record, ComesBackAsItWasWritten)
 {
     Open();
-    cli_record written = Sample(kId, true, CLI_STEP_SENDING);
-    ASSERT_EQ(cli_record_write(store_, &written, &error_), 0) << error_.message;
-    cli_record *records = nullptr;
+    haul_record written = Sample(kId, true, HAUL_RECORDED_SENDING);
+    ASSERT_EQ(haul_record_write(store_, &written, &error_), 0) << error_.message;
+    haul_record *records = nullptr;
     size_t count = 0;
-    ASSERT_EQ(cli_record_list(store_, &records, &count, &error_), 0) << error_.message;
+    ASSERT_EQ(haul_record_list(store_, &records, &count, &error_), 0) << error_.message;
     ASSERT_EQ(count, 1u);
     EXPECT_STREQ(records[0].id, kId);
     EXPECT_TRUE(records[0].source);
@@ -79,7 +79,7 @@ TEST_F(Record, ComesBackAsItWasWritten)
     EXPECT_STREQ(records[0].peer, "tcp:[::1]:7000");
     EXPECT_STREQ(records[0].machine, "memory");
     EXPECT_STREQ(records[0].locator, "/dev/shm/a \"quoted\" path");
-    EXPECT_TRUE(cli_process_alive(records[0].haul_pid, records[0].haul_start));
+    EXPECT_TRUE(haul_record_process_alive(records[0].haul_pid, records[0].haul_start));
     EXPECT_EQ(strlen(records[0].time), strlen("2024-01-01T00:00:00Z"));
     free(records);
 }
@@ -87,8 +87,8 @@ TEST_F(Record, ComesBackAsItWasWritten)
 TEST_F(Record, IsPrivateAndLeavesNoOtherFile)
 {
     Open();
-    cli_record record = Sample(kId, false, CLI_STEP_RECEIVED);
-    ASSERT_EQ(cli_record_write(store_, &record, &error_), 0) << error_.message;
+    haul_record record = Sample(kId, false, HAUL_RECORDED_RECEIVED);
+    ASSERT_EQ(haul_record_write(store_, &record, &error_), 0) << error_.message;
     struct stat status;
     ASSERT_EQ(stat(directory_.c_str(), &status), 0);
     EXPECT_EQ(status.st_mode & 07777, 0700u);
@@ -101,14 +101,14 @@ TEST_F(Record, IsPrivateAndLeavesNoOtherFile)
 TEST_F(Record, BothSidesOfAMoveOnOneHostKeepTheirOwn)
 {
     Open();
-    cli_record record = Sample(kId, true, CLI_STEP_SENDING);
-    ASSERT_EQ(cli_record_write(store_, &record, &error_), 0);
-    record = Sample(kId, false, CLI_STEP_RUNNING);
-    ASSERT_EQ(cli_record_write(store_, &record, &error_), 0);
+    haul_record record = Sample(kId, true, HAUL_RECORDED_SENDING);
+    ASSERT_EQ(haul_record_write(store_, &record, &error_), 0);
+    record = Sample(kId, false, HAUL_RECORDED_RUNNING);
+    ASSERT_EQ(haul_record_write(store_, &record, &error_), 0);
     EXPECT_EQ(Count(), 2u);
-    EXPECT_EQ(cli_record_remove(store_, kId, true, &error_), 0);
+    EXPECT_EQ(haul_record_remove(store_, kId, true, &error_), 0);
     EXPECT_EQ(Count(), 1u);
-    EXPECT_EQ(cli_record_remove(store_, kId, true, &error_), 0) << "removing twice is no error";
+    EXPECT_EQ(haul_record_remove(store_, kId, true, &error_), 0) << "removing twice is no error";
 }
 
 TEST_F(Record, ForeignAndDamagedFilesArePassedOver)
@@ -123,8 +123,8 @@ TEST_F(Record, ForeignAndDamagedFilesArePassedOver)
 TEST_F(Record, ARecordUnderAnotherNameIsNoRecord)
 {
     Open();
-    cli_record record = Sample(kId, true, CLI_STEP_SENDING);
-    ASSERT_EQ(cli_record_write(store_, &record, &error_), 0);
+    haul_record record = Sample(kId, true, HAUL_RECORDED_SENDING);
+    ASSERT_EQ(haul_record_write(store_, &record, &error_), 0);
     std::string from = directory_ + "/" + kId + ".source.json";
     std::string to = directory_ + "/ffffffffffffffffffffffffffffffff.source.json";
     ASSERT_EQ(rename(from.c_str(), to.c_str()), 0);
@@ -135,21 +135,21 @@ TEST_F(Record, ADirectoryThatOthersCanWriteIsRefused)
 {
     ASSERT_EQ(mkdir(directory_.c_str(), 0700), 0);
     ASSERT_EQ(chmod(directory_.c_str(), 0770), 0);
-    EXPECT_EQ(cli_store_open(&store_, &error_), -EPERM);
+    EXPECT_EQ(haul_store_open(&store_, &error_), -EPERM);
     EXPECT_NE(strstr(error_.message, "chmod it to 700"), nullptr) << error_.message;
 }
 
 TEST_F(Record, AFileInPlaceOfTheDirectoryIsRefused)
 {
     std::ofstream(directory_) << "x";
-    EXPECT_EQ(cli_store_open(&store_, &error_), -ENOTDIR);
+    EXPECT_EQ(haul_store_open(&store_, &error_), -ENOTDIR);
     EXPECT_NE(strstr(error_.message, directory_.c_str()), nullptr) << error_.message;
 }
 
 TEST_F(Record, AMissingParentIsSaidPlainly)
 {
     setenv("HAUL_STATE_DIR", (base_ + "/a/b").c_str(), 1);
-    EXPECT_EQ(cli_store_open(&store_, &error_), -ENOENT);
+    EXPECT_EQ(haul_store_open(&store_, &error_), -ENOENT);
     EXPECT_NE(strstr(error_.message, "HAUL_STATE_DIR"), nullptr) << error_.message;
 }
 
@@ -157,8 +157,8 @@ TEST_F(Record, ADirectoryThatVanishedFailsTheWrite)
 {
     Open();
     ASSERT_EQ(rmdir(directory_.c_str()), 0);
-    cli_record record = Sample(kId, true, CLI_STEP_SENDING);
-    EXPECT_EQ(cli_record_write(store_, &record, &error_), -ENOENT);
+    haul_record record = Sample(kId, true, HAUL_RECORDED_SENDING);
+    EXPECT_EQ(haul_record_write(store_, &record, &error_), -ENOENT);
     EXPECT_NE(strstr(error_.message, "record"), nullptr) << error_.message;
 }
 
@@ -166,25 +166,25 @@ TEST_F(Record, ADirectoryThatVanishedFailsTheWrite)
 TEST_F(Record, AFailedWriteLeavesTheOlderRecord)
 {
     Open();
-    cli_record record = Sample(kId, true, CLI_STEP_SENDING);
-    ASSERT_EQ(cli_record_write(store_, &record, &error_), 0);
+    haul_record record = Sample(kId, true, HAUL_RECORDED_SENDING);
+    ASSERT_EQ(haul_record_write(store_, &record, &error_), 0);
     pid_t child = fork();
     ASSERT_GE(child, 0);
     if (child == 0) {
         signal(SIGXFSZ, SIG_IGN);
         struct rlimit limit = {10, 10};
         setrlimit(RLIMIT_FSIZE, &limit);
-        strcpy(record.step, CLI_STEP_UNCERTAIN);
-        _exit(cli_record_write(store_, &record, &error_) == -EFBIG ? 0 : 1);
+        strcpy(record.step, HAUL_RECORDED_UNCERTAIN);
+        _exit(haul_record_write(store_, &record, &error_) == -EFBIG ? 0 : 1);
     }
     int status = 0;
     ASSERT_EQ(waitpid(child, &status, 0), child);
     EXPECT_EQ(status, 0);
-    cli_record *records = nullptr;
+    haul_record *records = nullptr;
     size_t count = 0;
-    ASSERT_EQ(cli_record_list(store_, &records, &count, &error_), 0);
+    ASSERT_EQ(haul_record_list(store_, &records, &count, &error_), 0);
     ASSERT_EQ(count, 1u);
-    EXPECT_STREQ(records[0].step, CLI_STEP_SENDING);
+    EXPECT_STREQ(records[0].step, HAUL_RECORDED_SENDING);
     free(records);
     EXPECT_NE(access((directory_ + "/" + kId + ".source.json.new").c_str(), F_OK), 0);
 }
@@ -192,15 +192,15 @@ TEST_F(Record, AFailedWriteLeavesTheOlderRecord)
 TEST_F(Record, PruneTakesOnlyOldDestinationsThatRan)
 {
     Open();
-    cli_record record = Sample(kId, true, CLI_STEP_UNCERTAIN);
-    ASSERT_EQ(cli_record_write(store_, &record, &error_), 0);
-    record = Sample(kId, false, CLI_STEP_RUNNING);
-    ASSERT_EQ(cli_record_write(store_, &record, &error_), 0);
-    record = Sample("ffffffffffffffffffffffffffffffff", false, CLI_STEP_RECEIVED);
-    ASSERT_EQ(cli_record_write(store_, &record, &error_), 0);
-    cli_record_prune(store_, 3600);
+    haul_record record = Sample(kId, true, HAUL_RECORDED_UNCERTAIN);
+    ASSERT_EQ(haul_record_write(store_, &record, &error_), 0);
+    record = Sample(kId, false, HAUL_RECORDED_RUNNING);
+    ASSERT_EQ(haul_record_write(store_, &record, &error_), 0);
+    record = Sample("ffffffffffffffffffffffffffffffff", false, HAUL_RECORDED_RECEIVED);
+    ASSERT_EQ(haul_record_write(store_, &record, &error_), 0);
+    haul_record_prune(store_, 3600);
     EXPECT_EQ(Count(), 3u);
-    cli_record_prune(store_, -10);
+    haul_record_prune(store_, -10);
     EXPECT_EQ(Count(), 2u);
 }
 
@@ -212,7 +212,7 @@ TEST_F(Record, WithoutAnyDirectoryTheVariablesAreNamed)
         if (child == 0) {
             unsetenv("HAUL_STATE_DIR");
             unsetenv("XDG_RUNTIME_DIR");
-            bool right = seteuid(65534) == 0 && cli_store_open(&store_, &error_) == -ENOENT &&
+            bool right = seteuid(65534) == 0 && haul_store_open(&store_, &error_) == -ENOENT &&
                          strstr(error_.message, "XDG_RUNTIME_DIR");
             _exit(right ? 0 : 1);
         }
@@ -223,17 +223,17 @@ TEST_F(Record, WithoutAnyDirectoryTheVariablesAreNamed)
     }
     unsetenv("HAUL_STATE_DIR");
     unsetenv("XDG_RUNTIME_DIR");
-    EXPECT_EQ(cli_store_open(&store_, &error_), -ENOENT);
+    EXPECT_EQ(haul_store_open(&store_, &error_), -ENOENT);
     EXPECT_NE(strstr(error_.message, "XDG_RUNTIME_DIR"), nullptr) << error_.message;
 }
 
 TEST(Process, IsKnownByItsStartTime)
 {
-    uint64_t start = cli_process_start(getpid());
+    uint64_t start = haul_record_process_start(getpid());
     EXPECT_NE(start, 0u);
-    EXPECT_TRUE(cli_process_alive(getpid(), start));
-    EXPECT_FALSE(cli_process_alive(getpid(), start + 1)) << "a reused pid";
-    EXPECT_FALSE(cli_process_alive(0, 0));
+    EXPECT_TRUE(haul_record_process_alive(getpid(), start));
+    EXPECT_FALSE(haul_record_process_alive(getpid(), start + 1)) << "a reused pid";
+    EXPECT_FALSE(haul_record_process_alive(0, 0));
     pid_t child = fork();
     ASSERT_GE(child, 0);
     if (child == 0) {
@@ -241,7 +241,7 @@ TEST(Process, IsKnownByItsStartTime)
     }
     siginfo_t info;
     ASSERT_EQ(waitid(P_PID, (id_t)child, &info, WEXITED | WNOWAIT), 0);
-    EXPECT_EQ(cli_process_start(child), 0u) << "a zombie runs nothing";
+    EXPECT_EQ(haul_record_process_start(child), 0u) << "a zombie runs nothing";
     waitpid(child, nullptr, 0);
 }
 

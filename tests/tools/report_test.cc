@@ -1,5 +1,5 @@
-#include "tools/haul/outcome.h"
 #include "tools/haul/progress.h"
+#include "tools/haul/report.h"
 
 #include <gtest/gtest.h>
 #include <jansson.h>
@@ -79,7 +79,7 @@ class Report : public ::testing::Test
     {
         return Captured([&](FILE *out) { cli_report_print(&outcome_, out); });
     }
-    cli_outcome outcome_ = {};
+    haul_outcome outcome_ = {};
     haul_channel_stats channels_[2] = {};
 };
 
@@ -232,17 +232,17 @@ TEST_F(Report, HeadlineOfEachOwnershipAndSide)
     char line[512];
     outcome_.stats.ownership = HAUL_OWNER_SOURCE;
     outcome_.status = "cancelled";
-    cli_outcome_headline(&outcome_, line, sizeof line);
+    haul_outcome_headline(&outcome_, line, sizeof line);
     EXPECT_STREQ(line, "Not moved (cancelled): the guest goes on here.");
     outcome_.source = false;
-    cli_outcome_headline(&outcome_, line, sizeof line);
+    haul_outcome_headline(&outcome_, line, sizeof line);
     EXPECT_STREQ(line, "Not received (cancelled): the guest stays with the source.");
     outcome_.stats.ownership = HAUL_OWNER_DESTINATION;
     outcome_.machine = "memory";
-    cli_outcome_headline(&outcome_, line, sizeof line);
+    haul_outcome_headline(&outcome_, line, sizeof line);
     EXPECT_STREQ(line, "Received: the memory is now here.");
     outcome_.stats.ownership = HAUL_OWNER_UNCERTAIN;
-    cli_outcome_headline(&outcome_, line, sizeof line);
+    haul_outcome_headline(&outcome_, line, sizeof line);
     EXPECT_NE(strstr(line, "this copy is paused"), nullptr);
 }
 

@@ -5,7 +5,7 @@
 /* The commands, each from parsed options to the exit status (enum cli_exit). */
 
 #include "tools/haul/options.h"
-#include "tools/haul/outcome.h"
+#include "tools/haul/report.h"
 
 int cli_move(const struct cli_options *options);    /* send and receive */
 int cli_recover(const struct cli_options *options); /* resume and abandon */

@@ -2,34 +2,23 @@
 #ifndef HAUL_TOOLS_HAUL_MOVE_H
 #define HAUL_TOOLS_HAUL_MOVE_H
 
-/* One run of send or receive, shared by the files that carry it out. */
+/* One run of send or receive on a terminal, shared by the files that carry it out. */
 
 #include "tools/haul/options.h"
-#include "tools/haul/outcome.h"
 #include "tools/haul/progress.h"
-#include "tools/haul/record.h"
 #include "tools/haul/watch.h"
+#include "tools/session/session.h"
 
 struct cli_move {
     const struct cli_options *options;
-    struct cli_store *store;
     struct cli_progress *progress;
     struct cli_watch *watch;
-    struct haul_machine *machine;
-    struct haul_migration *migration;
-    bool started;  /* haul_start succeeded */
-    char uri[300]; /* destination: what it really listens on */
-    struct haul_channel_stats *channels;
-    struct cli_outcome outcome;
+    struct haul_session *session;
 };
 
-/* cli_move_record writes this side's record with `step`. Any thread of the migration's events. */
-int cli_move_record(struct cli_move *move, const char *step, struct haul_error *error);
-
 /*
- * cli_move_hold is for uncertain ownership: it records that, and tells the operator. The reference guest
- * lives in this process, so then it waits here for haul resume or haul abandon, and the outcome's ownership
- * says what was ordered.
+ * cli_move_hold is for uncertain ownership: it tells the operator. The reference guest lives in this process,
+ * so then it waits here for haul resume or haul abandon, and the outcome's ownership says what was ordered.
  */
 void cli_move_hold(struct cli_move *move);
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* resume and abandon: the operator's decision after an uncertain move (rule R1). */
 #include "tools/haul/commands.h"
-#include "tools/haul/orders.h"
+#include "tools/session/orders.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -11,18 +11,18 @@
 
 struct recovery {
     const struct cli_options *options;
-    struct cli_store *store;
-    struct cli_record *records;
+    struct haul_store *store;
+    struct haul_record *records;
     size_t count;
 };
 
-static bool is_running(const struct cli_record *record)
+static bool is_running(const struct haul_record *record)
 {
-    return !strcmp(record->step, CLI_STEP_RUNNING);
+    return !strcmp(record->step, HAUL_RECORDED_RUNNING);
 }
 
 /* `name` is an ID, or its beginning, with or without ".source" or ".destination". */
-static bool is_named(const struct cli_record *record, const char *name)
+static bool is_named(const struct haul_record *record, const char *name)
 {
     const char *dot = strchr(name, '.');
     size_t length = dot ? (size_t)(dot - name) : strlen(name);
@@ -35,7 +35,7 @@ static const char *qmp_path(const char *qmp)
     return strncmp(qmp, "unix:", 5) ? qmp : qmp + 5;
 }
 
-static bool is_wanted(const struct recovery *recovery, const struct cli_record *record)
+static bool is_wanted(const struct recovery *recovery, const struct haul_record *record)
 {
     const struct cli_options *options = recovery->options;
     if (options->qmp) {
@@ -44,7 +44,7 @@ static bool is_wanted(const struct recovery *recovery, const struct cli_record *
     return !options->id || is_named(record, options->id);
 }
 
-static void append(char *list, const struct cli_record *record)
+static void append(char *list, const struct haul_record *record)
 {
     size_t used = strlen(list);
     snprintf(list + used, LIST_SIZE - used, "%s%s.%s (%s, %s, %s)", used ? "; " : "", record->id,
@@ -52,14 +52,15 @@ static void append(char *list, const struct cli_record *record)
 }
 
 /* One uncertain record must remain; *chosen stays NULL when there is none but --qemu named a machine. */
-static int choose(const struct recovery *recovery, const struct cli_record **chosen, struct haul_error *error)
+static int choose(const struct recovery *recovery, const struct haul_record **chosen,
+                  struct haul_error *error)
 {
     const struct cli_options *options = recovery->options;
     char uncertain[LIST_SIZE] = "", running[LIST_SIZE] = "";
     size_t matches = 0;
     *chosen = NULL;
     for (size_t i = 0; i < recovery->count; i++) {
-        const struct cli_record *record = &recovery->records[i];
+        const struct haul_record *record = &recovery->records[i];
         if (is_wanted(recovery, record)) {
             append(is_running(record) ? running : uncertain, record);
             if (!is_running(record)) {
@@ -84,21 +85,21 @@ static int choose(const struct recovery *recovery, const struct cli_record **cho
         return 0;
     }
     return haul_error_set(error, ENOENT, "no uncertain move%s%s is recorded in %s", options->id ? " " : "",
-                          options->id ? options->id : "", cli_store_path(recovery->store));
+                          options->id ? options->id : "", haul_store_path(recovery->store));
 }
 
 /* Refuses what the records themselves show to be wrong. */
-static int check_safe(const struct recovery *recovery, const struct cli_record *record,
+static int check_safe(const struct recovery *recovery, const struct haul_record *record,
                       struct haul_error *error)
 {
-    if (strcmp(record->step, CLI_STEP_UNCERTAIN) != 0 &&
-        cli_process_alive(record->haul_pid, record->haul_start)) {
+    if (strcmp(record->step, HAUL_RECORDED_UNCERTAIN) != 0 &&
+        haul_record_process_alive(record->haul_pid, record->haul_start)) {
         return haul_error_set(error, EBUSY,
                               "move %s is still being handed over by process %d: wait for it to end",
                               record->id, record->haul_pid);
     }
     for (size_t i = 0; i < recovery->count && recovery->options->command == CLI_RESUME; i++) {
-        const struct cli_record *other = &recovery->records[i];
+        const struct haul_record *other = &recovery->records[i];
         if (!strcmp(other->id, record->id) && other->source != record->source && is_running(other)) {
             return haul_error_set(
                 error, EPERM,
@@ -133,7 +134,7 @@ static int act_on_qemu(const char *qmp, enum cli_command command, char *text, si
 }
 
 /* At a destination the memory lies complete in its file and nothing of ours runs: there is nobody to tell. */
-static int act_on_memory(const struct cli_record *record, enum cli_command command, char *text, size_t size,
+static int act_on_memory(const struct haul_record *record, enum cli_command command, char *text, size_t size,
                          struct haul_error *error)
 {
     bool resume = command == CLI_RESUME;
@@ -160,13 +161,13 @@ static int act_on_memory(const struct cli_record *record, enum cli_command comma
     return 0;
 }
 
-static int act_on_guest(const struct recovery *recovery, const struct cli_record *record, char *text,
+static int act_on_guest(const struct recovery *recovery, const struct haul_record *record, char *text,
                         size_t size, struct haul_error *error)
 {
     bool resume = recovery->options->command == CLI_RESUME;
-    int status = cli_orders_send(recovery->store, record->id, record->source,
-                                 resume ? CLI_ORDER_RESUME : CLI_ORDER_ABANDON, text, size, error);
-    if (status != -ESRCH || cli_process_alive(record->haul_pid, record->haul_start)) {
+    int status = haul_orders_send(recovery->store, record->id, record->source,
+                                  resume ? HAUL_ORDER_RESUME : HAUL_ORDER_ABANDON, text, size, error);
+    if (status != -ESRCH || haul_record_process_alive(record->haul_pid, record->haul_start)) {
         return status;
     }
     if (resume) {
@@ -179,7 +180,7 @@ static int act_on_guest(const struct recovery *recovery, const struct cli_record
     return 0;
 }
 
-static int act(const struct recovery *recovery, const struct cli_record *record, char *text, size_t size,
+static int act(const struct recovery *recovery, const struct haul_record *record, char *text, size_t size,
                struct haul_error *error)
 {
     enum cli_command command = recovery->options->command;
@@ -195,22 +196,22 @@ static int act(const struct recovery *recovery, const struct cli_record *record,
 static void print_list(const struct recovery *recovery)
 {
     for (size_t i = 0; i < recovery->count; i++) {
-        const struct cli_record *record = &recovery->records[i];
+        const struct haul_record *record = &recovery->records[i];
         printf("%s.%-11s  %-6s  %-17s  %s  %s\n", record->id, record->source ? "source" : "destination",
                record->machine, record->step, record->time, record->peer);
     }
     if (!recovery->count) {
-        printf("no move is recorded in %s\n", cli_store_path(recovery->store));
+        printf("no move is recorded in %s\n", haul_store_path(recovery->store));
     }
 }
 
 static int recover(struct recovery *recovery, char *text, size_t size, struct haul_error *error)
 {
     const struct cli_options *options = recovery->options;
-    const struct cli_record *record = NULL;
-    int status = cli_store_open(&recovery->store, error);
-    if (status < 0 || (status = cli_store_lock(recovery->store, error)) < 0 ||
-        (status = cli_record_list(recovery->store, &recovery->records, &recovery->count, error)) < 0) {
+    const struct haul_record *record = NULL;
+    int status = haul_store_open(&recovery->store, error);
+    if (status < 0 || (status = haul_store_lock(recovery->store, error)) < 0 ||
+        (status = haul_record_list(recovery->store, &recovery->records, &recovery->count, error)) < 0) {
         return status;
     }
     if (options->list) {
@@ -228,7 +229,7 @@ static int recover(struct recovery *recovery, char *text, size_t size, struct ha
     if (status < 0 || (status = act(recovery, record, text, size, error)) < 0) {
         return status;
     }
-    return cli_record_remove(recovery->store, record->id, record->source, error);
+    return haul_record_remove(recovery->store, record->id, record->source, error);
 }
 
 int cli_recover(const struct cli_options *options)
@@ -238,7 +239,7 @@ int cli_recover(const struct cli_options *options)
     char text[600] = "";
     int status = recover(&recovery, text, sizeof text, &error);
     free(recovery.records);
-    cli_store_close(recovery.store);
+    haul_store_close(recovery.store);
     if (status < 0) {
         return cli_complain(CLI_EXIT_FAILED, "%s", error.message);
     }

@@ -1,11 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "tools/haul/outcome.h"
+#include "tools/haul/report.h"
 
 #include "tools/haul/number.h"
 
+#include <errno.h>
 #include <inttypes.h>
+#include <stdlib.h>
 
 #define LABEL "  %-12s "
+
+enum cli_exit cli_outcome_exit(const struct haul_outcome *outcome)
+{
+    if (outcome->stats.ownership == HAUL_OWNER_UNCERTAIN) {
+        return CLI_EXIT_UNCERTAIN;
+    }
+    if (outcome->stats.ownership != HAUL_OWNER_DESTINATION || outcome->self_check_code < 0) {
+        return CLI_EXIT_FAILED;
+    }
+    return CLI_EXIT_MOVED;
+}
 
 static void print_times(const struct haul_stats *stats, FILE *out)
 {
@@ -36,7 +49,7 @@ static void print_downtime(const struct haul_stats *stats, FILE *out)
     fprintf(out, LABEL "%-10s %10s\n", "", "limit", cli_format_duration(limit, stats->downtime_limit_ns));
 }
 
-static void print_volume(const struct cli_outcome *outcome, FILE *out)
+static void print_volume(const struct haul_outcome *outcome, FILE *out)
 {
     const struct haul_stats *stats = &outcome->stats;
     char total[CLI_NUMBER_SIZE], sent[CLI_NUMBER_SIZE], rate[CLI_NUMBER_SIZE];
@@ -72,7 +85,7 @@ static void format_place(char *text, size_t size, int value)
     }
 }
 
-static void print_channels(const struct cli_outcome *outcome, FILE *out)
+static void print_channels(const struct haul_outcome *outcome, FILE *out)
 {
     if (!outcome->channel_count) {
         return;
@@ -91,10 +104,10 @@ static void print_channels(const struct cli_outcome *outcome, FILE *out)
     }
 }
 
-void cli_report_print(const struct cli_outcome *outcome, FILE *out)
+void cli_report_print(const struct haul_outcome *outcome, FILE *out)
 {
     char headline[512];
-    cli_outcome_headline(outcome, headline, sizeof headline);
+    haul_outcome_headline(outcome, headline, sizeof headline);
     fprintf(out, "%s\n", headline);
     /* Nothing of a move that never got to its memory is worth a table. */
     if (outcome->stats.transferred) {
@@ -119,4 +132,17 @@ void cli_report_print(const struct cli_outcome *outcome, FILE *out)
     }
     print_channels(outcome, out);
     fflush(out);
+}
+
+int cli_json_print(const struct haul_outcome *outcome, FILE *out)
+{
+    json_t *json = haul_outcome_json(outcome);
+    char *text = json ? json_dumps(json, JSON_INDENT(2) | JSON_REAL_PRECISION(12)) : NULL;
+    json_decref(json);
+    if (!text) {
+        return -ENOMEM;
+    }
+    fprintf(out, "%s\n", text);
+    free(text);
+    return fflush(out) == 0 ? 0 : -EIO;
 }

@@ -157,6 +157,11 @@ bool cli_watch_interrupted(const struct cli_watch *watch)
     return atomic_load_explicit(&watch->interrupted, memory_order_relaxed);
 }
 
+int cli_watch_interrupt_fd(const struct cli_watch *watch)
+{
+    return watch->interrupt_fd;
+}
+
 int cli_watch_sleep(struct cli_watch *watch, int fd, int timeout_ms)
 {
     struct pollfd fds[] = {{watch->interrupt_fd, POLLIN, 0}, {fd, POLLIN, 0}};

@@ -35,6 +35,10 @@ bool cli_watch_interrupted(const struct cli_watch *watch);
  */
 int cli_watch_sleep(struct cli_watch *watch, int fd, int timeout_ms);
 
+/* cli_watch_interrupt_fd returns an eventfd that is readable while a signal waits that cli_watch_sleep has
+ * not told of. */
+int cli_watch_interrupt_fd(const struct cli_watch *watch);
+
 void cli_watch_free(struct cli_watch *watch);
 
 #endif

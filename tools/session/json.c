@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "tools/haul/outcome.h"
+#include "tools/session/outcome.h"
 
-#include <errno.h>
-#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -44,7 +42,7 @@ static json_t *parts_json(const struct haul_downtime *part)
                      fine_ms(part->device_ns), "start", fine_ms(part->start_ns));
 }
 
-static json_t *channels_json(const struct cli_outcome *outcome)
+static json_t *channels_json(const struct haul_outcome *outcome)
 {
     json_t *array = json_array();
     for (unsigned i = 0; i < outcome->channel_count; i++) {
@@ -67,13 +65,13 @@ static json_t *error_json(int code, const char *sentence)
     return json_pack("{s:s s:s}", "code", name ? name : "EIO", "desc", sentence);
 }
 
-static json_t *outcome_json(const struct cli_outcome *outcome)
+json_t *haul_outcome_json(const struct haul_outcome *outcome)
 {
     const struct haul_stats *stats = &outcome->stats;
     bool moved = stats->ownership == HAUL_OWNER_DESTINATION;
     json_t *json = json_pack(
         "{s:s s:s s:s s:s s:s s:o s:o s:o s:o s:o}", "status", outcome->status, "side",
-        outcome->source ? "source" : "destination", "ownership", cli_ownership_name(stats->ownership),
+        outcome->source ? "source" : "destination", "ownership", haul_ownership_name(stats->ownership),
         "migration-id", outcome->id, "machine", outcome->machine ? outcome->machine : "", "total-time",
         whole_ms(stats->total_time_ns), "setup-time", whole_ms(stats->setup_time_ns), "downtime",
         whole_ms(stats->actual.total_ns), "expected-downtime", whole_ms(stats->expected.total_ns),
@@ -107,17 +105,4 @@ static json_t *outcome_json(const struct cli_outcome *outcome)
         json_object_set_new(json, "error", error_json(outcome->self_check_code, outcome->self_check));
     }
     return json;
-}
-
-int cli_json_print(const struct cli_outcome *outcome, FILE *out)
-{
-    json_t *json = outcome_json(outcome);
-    char *text = json ? json_dumps(json, JSON_INDENT(2) | JSON_REAL_PRECISION(12)) : NULL;
-    json_decref(json);
-    if (!text) {
-        return -ENOMEM;
-    }
-    fprintf(out, "%s\n", text);
-    free(text);
-    return fflush(out) == 0 ? 0 : -EIO;
 }

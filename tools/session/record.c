@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "tools/haul/record.h"
+#include "tools/session/record.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -13,7 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
-struct cli_store {
+struct haul_store {
     int fd;
     char path[4096];
 };
@@ -42,7 +42,7 @@ static int find_directory(char *path, size_t size, struct haul_error *error)
 }
 
 /* A directory that somebody else can write would let him forge or remove the record of who owns a guest. */
-static int check_directory(const struct cli_store *store, struct haul_error *error)
+static int check_directory(const struct haul_store *store, struct haul_error *error)
 {
     struct stat status;
     if (fstat(store->fd, &status) < 0) {
@@ -68,9 +68,9 @@ static int check_directory(const struct cli_store *store, struct haul_error *err
     return 0;
 }
 
-int cli_store_open(struct cli_store **result, struct haul_error *error)
+int haul_store_open(struct haul_store **result, struct haul_error *error)
 {
-    struct cli_store *store = malloc(sizeof *store);
+    struct haul_store *store = malloc(sizeof *store);
     if (!store) {
         return haul_error_set(error, ENOMEM, "no memory for the move's record");
     }
@@ -99,11 +99,11 @@ int cli_store_open(struct cli_store **result, struct haul_error *error)
     *result = store;
     return 0;
 fail:
-    cli_store_close(store);
+    haul_store_close(store);
     return status;
 }
 
-void cli_store_close(struct cli_store *store)
+void haul_store_close(struct haul_store *store)
 {
     if (store) {
         if (store->fd >= 0) {
@@ -113,17 +113,17 @@ void cli_store_close(struct cli_store *store)
     }
 }
 
-const char *cli_store_path(const struct cli_store *store)
+const char *haul_store_path(const struct haul_store *store)
 {
     return store->path;
 }
 
-int cli_store_fd(const struct cli_store *store)
+int haul_store_fd(const struct haul_store *store)
 {
     return store->fd;
 }
 
-int cli_store_lock(struct cli_store *store, struct haul_error *error)
+int haul_store_lock(struct haul_store *store, struct haul_error *error)
 {
     while (flock(store->fd, LOCK_EX) < 0) {
         if (errno != EINTR) {
@@ -140,7 +140,7 @@ static void record_name(char name[NAME_SIZE], const char *id, bool source, const
     snprintf(name, NAME_SIZE, "%.32s.%s.json%s", id, source ? "source" : "destination", tail);
 }
 
-static json_t *record_to_json(const struct cli_record *record)
+static json_t *record_to_json(const struct haul_record *record)
 {
     return json_pack("{s:i s:s s:s s:s s:s s:s s:s s:s s:i s:I}", "version", 1, "id", record->id, "side",
                      record->source ? "source" : "destination", "step", record->step, "time", record->time,
@@ -175,7 +175,7 @@ static int write_file(int directory, const char *name, const char *text)
     return failure;
 }
 
-int cli_record_write(struct cli_store *store, struct cli_record *record, struct haul_error *error)
+int haul_record_write(struct haul_store *store, struct haul_record *record, struct haul_error *error)
 {
     time_t now = time(NULL);
     struct tm utc;
@@ -205,7 +205,7 @@ int cli_record_write(struct cli_store *store, struct cli_record *record, struct 
     return 0;
 }
 
-int cli_record_remove(struct cli_store *store, const char *id, bool source, struct haul_error *error)
+int haul_record_remove(struct haul_store *store, const char *id, bool source, struct haul_error *error)
 {
     char name[NAME_SIZE];
     record_name(name, id, source, "");
@@ -222,7 +222,7 @@ static bool copy_text(char *to, size_t size, const char *from)
     return (size_t)snprintf(to, size, "%s", from) < size;
 }
 
-static int record_read(struct cli_store *store, const char *name, struct cli_record *record)
+static int record_read(struct haul_store *store, const char *name, struct haul_record *record)
 {
     int fd = openat(store->fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
     if (fd < 0) {
@@ -238,7 +238,7 @@ static int record_read(struct cli_store *store, const char *name, struct cli_rec
                              &machine, "locator", &locator, "haul-pid", &haul_pid, "haul-start", &haul_start);
     char expected[NAME_SIZE] = "";
     if (result == 0) {
-        *record = (struct cli_record){
+        *record = (struct haul_record){
             .source = !strcmp(side, "source"), .haul_pid = haul_pid, .haul_start = (uint64_t)haul_start};
         record_name(expected, id, record->source, "");
     }
@@ -257,7 +257,7 @@ static int record_read(struct cli_store *store, const char *name, struct cli_rec
 
 /* A stream over a second descriptor of the directory: fdopendir takes over and moves the one that it is
  * given. */
-static DIR *open_listing(const struct cli_store *store)
+static DIR *open_listing(const struct haul_store *store)
 {
     int fd = openat(store->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     DIR *directory = fd < 0 ? NULL : fdopendir(fd);
@@ -267,21 +267,21 @@ static DIR *open_listing(const struct cli_store *store)
     return directory;
 }
 
-int cli_record_list(struct cli_store *store, struct cli_record **records, size_t *count,
-                    struct haul_error *error)
+int haul_record_list(struct haul_store *store, struct haul_record **records, size_t *count,
+                     struct haul_error *error)
 {
     DIR *directory = open_listing(store);
     if (!directory) {
         return haul_error_set(error, errno, "state directory %s cannot be read: %m", store->path);
     }
-    struct cli_record *list = NULL;
+    struct haul_record *list = NULL;
     size_t used = 0;
     for (struct dirent *entry; (entry = readdir(directory));) {
-        struct cli_record record;
+        struct haul_record record;
         if (entry->d_name[0] == '.' || record_read(store, entry->d_name, &record) < 0) {
             continue;
         }
-        struct cli_record *grown = reallocarray(list, used + 1, sizeof *list);
+        struct haul_record *grown = reallocarray(list, used + 1, sizeof *list);
         if (!grown) {
             free(list);
             closedir(directory);
@@ -296,24 +296,24 @@ int cli_record_list(struct cli_store *store, struct cli_record **records, size_t
     return 0;
 }
 
-void cli_record_prune(struct cli_store *store, int64_t seconds)
+void haul_record_prune(struct haul_store *store, int64_t seconds)
 {
-    struct cli_record *records;
+    struct haul_record *records;
     size_t count;
-    if (cli_record_list(store, &records, &count, NULL) < 0) {
+    if (haul_record_list(store, &records, &count, NULL) < 0) {
         return;
     }
     for (size_t i = 0; i < count; i++) {
         struct tm utc = {0};
-        if (!records[i].source && !strcmp(records[i].step, CLI_STEP_RUNNING) &&
+        if (!records[i].source && !strcmp(records[i].step, HAUL_RECORDED_RUNNING) &&
             strptime(records[i].time, "%Y-%m-%dT%H:%M:%SZ", &utc) && time(NULL) - timegm(&utc) > seconds) {
-            cli_record_remove(store, records[i].id, false, NULL);
+            haul_record_remove(store, records[i].id, false, NULL);
         }
     }
     free(records);
 }
 
-uint64_t cli_process_start(int pid)
+uint64_t haul_record_process_start(int pid)
 {
     char path[64], text[1024];
     snprintf(path, sizeof path, "/proc/%d/stat", pid);
@@ -337,7 +337,7 @@ uint64_t cli_process_start(int pid)
     return field ? strtoull(field, NULL, 10) : 0;
 }
 
-bool cli_process_alive(int pid, uint64_t start)
+bool haul_record_process_alive(int pid, uint64_t start)
 {
-    return pid > 0 && start != 0 && cli_process_start(pid) == start;
+    return pid > 0 && start != 0 && haul_record_process_start(pid) == start;
 }

@@ -1,18 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "tools/haul/outcome.h"
+#include "tools/session/outcome.h"
 
-enum cli_exit cli_outcome_exit(const struct cli_outcome *outcome)
-{
-    if (outcome->stats.ownership == HAUL_OWNER_UNCERTAIN) {
-        return CLI_EXIT_UNCERTAIN;
-    }
-    if (outcome->stats.ownership != HAUL_OWNER_DESTINATION || outcome->self_check_code < 0) {
-        return CLI_EXIT_FAILED;
-    }
-    return CLI_EXIT_MOVED;
-}
-
-const char *cli_ownership_name(enum haul_ownership ownership)
+const char *haul_ownership_name(enum haul_ownership ownership)
 {
     switch (ownership) {
     case HAUL_OWNER_SOURCE:
@@ -25,12 +14,12 @@ const char *cli_ownership_name(enum haul_ownership ownership)
     return "uncertain";
 }
 
-static const char *subject(const struct cli_outcome *outcome)
+static const char *subject(const struct haul_outcome *outcome)
 {
     return outcome->machine && outcome->machine[0] == 'm' ? "memory" : "guest";
 }
 
-void cli_outcome_headline(const struct cli_outcome *outcome, char *text, size_t size)
+void haul_outcome_headline(const struct haul_outcome *outcome, char *text, size_t size)
 {
     const char *noun = subject(outcome);
     switch (outcome->stats.ownership) {

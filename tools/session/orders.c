@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "tools/haul/orders.h"
+#include "tools/session/orders.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,7 +14,7 @@
 
 #define LINE_SIZE 640
 
-struct cli_orders {
+struct haul_orders {
     int fd;
     int directory; /* the store's */
     char name[64];
@@ -31,15 +32,15 @@ static void fill_name(char *name, size_t size, const char *id, bool source)
     snprintf(name, size, "%.32s.%s.sock", id, source ? "source" : "destination");
 }
 
-int cli_orders_open(struct cli_store *store, const char *id, bool source, struct cli_orders **result,
-                    struct haul_error *error)
+int haul_orders_open(struct haul_store *store, const char *id, bool source, struct haul_orders **result,
+                     struct haul_error *error)
 {
-    struct cli_orders *orders = calloc(1, sizeof *orders);
+    struct haul_orders *orders = calloc(1, sizeof *orders);
     if (!orders) {
         return haul_error_set(error, ENOMEM, "no memory to wait for haul resume");
     }
     struct sockaddr_un address;
-    orders->directory = cli_store_fd(store);
+    orders->directory = haul_store_fd(store);
     fill_name(orders->name, sizeof orders->name, id, source);
     fill_address(&address, orders->directory, orders->name);
     unlinkat(orders->directory, orders->name, 0);
@@ -47,15 +48,15 @@ int cli_orders_open(struct cli_store *store, const char *id, bool source, struct
     if (orders->fd < 0 || bind(orders->fd, (struct sockaddr *)&address, sizeof address) < 0 ||
         listen(orders->fd, 4) < 0) {
         int failure = errno;
-        cli_orders_close(orders);
+        haul_orders_close(orders);
         return haul_error_set(error, failure, "haul resume cannot reach this process: %s/%s: %s",
-                              cli_store_path(store), orders->name, strerror(failure));
+                              haul_store_path(store), orders->name, strerror(failure));
     }
     *result = orders;
     return 0;
 }
 
-void cli_orders_close(struct cli_orders *orders)
+void haul_orders_close(struct haul_orders *orders)
 {
     if (orders) {
         if (orders->fd >= 0) {
@@ -94,24 +95,25 @@ static int read_line(int fd, char *line, size_t size, int seconds)
     return -EMSGSIZE;
 }
 
-int cli_orders_wait(struct cli_orders *orders, struct cli_watch *watch, enum cli_order *order, int *client,
-                    struct haul_error *error)
+int haul_orders_wait(struct haul_orders *orders, int interrupt_fd, enum haul_order *order, int *client,
+                     struct haul_error *error)
 {
     for (;;) {
-        int ready = cli_watch_sleep(watch, orders->fd, -1);
-        if (ready < 0) {
-            return haul_error_set(error, EINTR, "a signal came while waiting for haul resume");
+        struct pollfd fds[] = {{interrupt_fd, POLLIN, 0}, {orders->fd, POLLIN, 0}};
+        int ready = poll(fds, 2, -1);
+        if (ready > 0 && fds[0].revents) {
+            return haul_error_set(error, EINTR, "interrupted while waiting for haul resume");
         }
-        int fd = ready ? accept4(orders->fd, NULL, NULL, SOCK_CLOEXEC) : -1;
+        int fd = ready > 0 ? accept4(orders->fd, NULL, NULL, SOCK_CLOEXEC) : -1;
         if (fd < 0) {
             continue;
         }
         char line[LINE_SIZE] = "";
         read_line(fd, line, sizeof line, 5);
-        *order = !strcmp(line, "resume")    ? CLI_ORDER_RESUME
-                 : !strcmp(line, "abandon") ? CLI_ORDER_ABANDON
-                                            : CLI_ORDER_NONE;
-        if (*order != CLI_ORDER_NONE) {
+        *order = !strcmp(line, "resume")    ? HAUL_ORDER_RESUME
+                 : !strcmp(line, "abandon") ? HAUL_ORDER_ABANDON
+                                            : HAUL_ORDER_NONE;
+        if (*order != HAUL_ORDER_NONE) {
             *client = fd;
             return 0;
         }
@@ -119,7 +121,7 @@ int cli_orders_wait(struct cli_orders *orders, struct cli_watch *watch, enum cli
     }
 }
 
-void cli_orders_answer(int client, const struct haul_error *failure, const char *text)
+void haul_orders_answer(int client, const struct haul_error *failure, const char *text)
 {
     char line[LINE_SIZE];
     int length =
@@ -130,25 +132,25 @@ void cli_orders_answer(int client, const struct haul_error *failure, const char 
     close(client);
 }
 
-int cli_orders_send(struct cli_store *store, const char *id, bool source, enum cli_order order, char *answer,
-                    size_t size, struct haul_error *error)
+int haul_orders_send(struct haul_store *store, const char *id, bool source, enum haul_order order,
+                     char *answer, size_t size, struct haul_error *error)
 {
     char name[64], line[LINE_SIZE] = "";
     struct sockaddr_un address;
     fill_name(name, sizeof name, id, source);
-    fill_address(&address, cli_store_fd(store), name);
+    fill_address(&address, haul_store_fd(store), name);
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof address) < 0) {
         int failure = errno == ENOENT || errno == ECONNREFUSED ? ESRCH : errno;
         if (errno == ECONNREFUSED) {
-            unlinkat(cli_store_fd(store), name, 0); /* left by a process that was killed */
+            unlinkat(haul_store_fd(store), name, 0); /* left by a process that was killed */
         }
         if (fd >= 0) {
             close(fd);
         }
         return haul_error_set(error, failure, "nobody answers for the guest of move %s", id);
     }
-    const char *word = order == CLI_ORDER_RESUME ? "resume\n" : "abandon\n";
+    const char *word = order == HAUL_ORDER_RESUME ? "resume\n" : "abandon\n";
     int status =
         send(fd, word, strlen(word), MSG_NOSIGNAL) < 0 ? -errno : read_line(fd, line, sizeof line, 60);
     close(fd);

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef HAUL_TOOLS_SESSION_OUTCOME_H
+#define HAUL_TOOLS_SESSION_OUTCOME_H
+
+/* What a move came to: everything that the report and the JSON object show. */
+
+#include "engine/haul.h"
+
+#include <jansson.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct haul_outcome {
+    bool source;          /* this side */
+    const char *status;   /* QEMU's name of the last state */
+    const char *uri;      /* the peer's, or the one listened on */
+    const char *machine;  /* "qemu", "memory" or "guest" */
+    const char *compress; /* "none", "lz4" or "auto"; NULL at the destination */
+    bool verify;          /* was asked for */
+    char id[33];          /* empty before there was one */
+    struct haul_stats stats;
+    struct haul_channel_stats *channels; /* stats.channels entries at most; `channel_count` are known */
+    unsigned channel_count;
+    int code;                /* 0, or the negative errno of the failure */
+    struct haul_error error; /* its sentence */
+    int self_check_code;     /* 0, or the negative errno of a failed self-check */
+    char self_check[256];    /* the self-check's sentence, empty when there was none */
+    char summary[256];       /* the machine's own line for the report, or empty */
+    bool gave_up;            /* after uncertainty, the operator abandoned this copy */
+};
+
+/* haul_ownership_name returns "source", "destination" or "uncertain". */
+const char *haul_ownership_name(enum haul_ownership ownership);
+
+/* haul_outcome_headline writes one line that says where the guest runs now. */
+void haul_outcome_headline(const struct haul_outcome *outcome, char *text, size_t size);
+
+/* haul_outcome_json returns a new object with query-migrate's names and units, or NULL without memory. */
+json_t *haul_outcome_json(const struct haul_outcome *outcome);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

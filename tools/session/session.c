@@ -1,0 +1,392 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tools/session/session.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define KEEP_RECORDS_S (INT64_C(7) * 24 * 3600)
+
+struct haul_session {
+    /* Written once at creation. */
+    bool source;
+    struct haul_machine_spec spec;
+    struct haul_session_events events;
+    void *opaque;
+
+    /* The owner's. */
+    struct haul_store *store;
+    struct haul_machine *machine;
+    struct haul_migration *migration;
+    struct haul_orders *orders;
+    bool started;
+    char uri[300];  /* destination: what it really listens on */
+    char peer[300]; /* as it was asked for */
+    char compress[8];
+    struct haul_channel_stats channels[HAUL_SESSION_CHANNELS];
+    struct haul_outcome outcome;
+};
+
+static void say(struct haul_session *session, bool urgent, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+static void say(struct haul_session *session, bool urgent, const char *format, ...)
+{
+    char text[sizeof(struct haul_error) + 64];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    if (session->events.message) {
+        session->events.message(session->opaque, urgent, text);
+    }
+}
+
+/* ---- the record follows the steps of ownership (rule R1) ---- */
+
+static int write_record(struct haul_session *session, const char *step, struct haul_error *error)
+{
+    struct haul_record record = {.source = session->source, .haul_pid = getpid()};
+    const struct haul_machine_ops *ops = session->machine->ops;
+    haul_id(session->migration, record.id);
+    snprintf(record.step, sizeof record.step, "%s", step);
+    snprintf(record.peer, sizeof record.peer, "%s", session->peer);
+    snprintf(record.machine, sizeof record.machine, "%s", ops->kind);
+    snprintf(record.locator, sizeof record.locator, "%s", ops->locator ? ops->locator(session->machine) : "");
+    record.haul_start = haul_record_process_start(record.haul_pid);
+    return haul_record_write(session->store, &record, error);
+}
+
+static void forget_record(struct haul_session *session)
+{
+    struct haul_error error;
+    char id[33];
+    haul_id(session->migration, id);
+    if (haul_record_remove(session->store, id, session->source, &error) < 0) {
+        say(session, true, "haul: %s", error.message);
+    }
+}
+
+static int on_step(void *opaque, enum haul_step step, struct haul_error *error)
+{
+    struct haul_session *session = opaque;
+    int status = 0;
+    switch (step) {
+    case HAUL_STEP_HANDOVER_SENDING:
+        status = write_record(session, HAUL_RECORDED_SENDING, error);
+        break;
+    case HAUL_STEP_HANDOVER_RECEIVED:
+        status = write_record(session, HAUL_RECORDED_RECEIVED, error);
+        break;
+    case HAUL_STEP_RUNNING:
+        if (session->source) {
+            forget_record(session);
+        } else {
+            /* It runs: too late to refuse. The older record stays, which only asks the operator to look. */
+            struct haul_error failure;
+            if (write_record(session, HAUL_RECORDED_RUNNING, &failure) < 0) {
+                say(session, true, "haul: %s", failure.message);
+            }
+        }
+        break;
+    case HAUL_STEP_RESUMED:
+        forget_record(session);
+        break;
+    }
+    return status < 0 ? haul_error_prefix(error, "no handover: ") : 0;
+}
+
+static void on_message(void *opaque, const char *text)
+{
+    say(opaque, false, "%s", text);
+}
+
+static void on_state(void *opaque, enum haul_state from, enum haul_state to)
+{
+    struct haul_session *session = opaque;
+    if (session->events.state) {
+        session->events.state(session->opaque, from, to);
+    }
+}
+
+static void on_pass(void *opaque, uint32_t pass)
+{
+    struct haul_session *session = opaque;
+    if (session->events.pass) {
+        session->events.pass(session->opaque, pass);
+    }
+}
+
+static void on_guest(void *opaque, bool running)
+{
+    struct haul_session *session = opaque;
+    if (session->events.guest) {
+        session->events.guest(session->opaque, running);
+    }
+}
+
+static const struct haul_events migration_events = {
+    .state = on_state, .pass = on_pass, .guest = on_guest, .step = on_step, .message = on_message};
+
+/* ---- setting up ---- */
+
+int haul_session_new(bool source, const struct haul_machine_spec *spec,
+                     const struct haul_session_events *events, void *opaque, struct haul_session **session,
+                     struct haul_error *error)
+{
+    struct haul_session *made = calloc(1, sizeof *made);
+    if (!made) {
+        return haul_error_set(error, ENOMEM, "no memory for a move");
+    }
+    made->source = source;
+    made->spec = *spec;
+    made->events = *events;
+    made->opaque = opaque;
+    *session = made;
+    return 0;
+}
+
+static int make_machine(struct haul_session *session, struct haul_error *error)
+{
+    const struct haul_machine_spec *spec = &session->spec;
+    bool source = session->source;
+    if (spec->qmp) {
+        return source ? haul_qemu_source_new(spec->qmp, &session->machine, error)
+                      : haul_qemu_destination_new(spec->qmp, &session->machine, error);
+    }
+    if (spec->memory) {
+        return source
+                   ? haul_memory_source_new(spec->memory, spec->pid, &session->machine, error)
+                   : haul_memory_destination_new(spec->memory, spec->memory_size, &session->machine, error);
+    }
+    return source ? haul_guest_source_new(&spec->guest_options, &session->machine, error)
+                  : haul_guest_destination_new(&spec->guest_options, &session->machine, error);
+}
+
+/* What the outcome says of a move that has not come to anything yet. */
+static void reset_outcome(struct haul_session *session, const char *uri, const struct haul_options *options)
+{
+    snprintf(session->peer, sizeof session->peer, "%s", uri);
+    snprintf(session->compress, sizeof session->compress, "%s",
+             options->compress ? options->compress : "none");
+    session->started = false;
+    session->outcome = (struct haul_outcome){
+        .source = session->source,
+        .status = "failed",
+        .uri = session->peer,
+        .machine = session->spec.qmp      ? "qemu"
+                   : session->spec.memory ? "memory"
+                                          : "guest",
+        .compress = session->source ? session->compress : NULL,
+        .verify = options->verify,
+        .channels = session->channels,
+    };
+}
+
+static int start(struct haul_session *session, const char *uri, const struct haul_options *options,
+                 struct haul_error *error)
+{
+    int status = session->store ? 0 : haul_store_open(&session->store, error);
+    if (status < 0) {
+        return status;
+    }
+    haul_record_prune(session->store, KEEP_RECORDS_S);
+    if (!session->machine && (status = make_machine(session, error)) < 0) {
+        return status;
+    }
+    status = session->source ? haul_source_new(options, &session->migration, error)
+                             : haul_destination_new(options, &session->migration, error);
+    if (status < 0 ||
+        (status = session->machine->ops->attach(session->machine, session->migration, error)) < 0 ||
+        (status = haul_set_events(session->migration, &migration_events, session, error)) < 0 ||
+        (status = haul_start(session->migration, uri, error)) < 0) {
+        return status;
+    }
+    if (!session->source) {
+        snprintf(session->uri, sizeof session->uri, "%s", haul_local_uri(session->migration));
+        session->outcome.uri = session->uri;
+        say(session, true, "listening on %s", session->uri);
+    }
+    session->started = true;
+    return 0;
+}
+
+int haul_session_start(struct haul_session *session, const char *uri, const struct haul_options *options,
+                       struct haul_error *error)
+{
+    haul_free(session->migration);
+    session->migration = NULL;
+    reset_outcome(session, uri, options);
+    int status = start(session, uri, options, &session->outcome.error);
+    session->outcome.code = status;
+    if (status < 0 && error) {
+        *error = session->outcome.error;
+    }
+    return status;
+}
+
+struct haul_migration *haul_session_migration(struct haul_session *session)
+{
+    return session->started ? session->migration : NULL;
+}
+
+/* ---- the end ---- */
+
+static void collect(struct haul_session *session)
+{
+    struct haul_outcome *outcome = &session->outcome;
+    outcome->stats.size = sizeof outcome->stats;
+    haul_get_stats(session->migration, &outcome->stats);
+    outcome->status = haul_state_name(outcome->stats.state);
+    haul_id(session->migration, outcome->id);
+    if (strspn(outcome->id, "0") == 32) {
+        outcome->id[0] = '\0'; /* no source came */
+    }
+    unsigned count = 0;
+    for (; count < HAUL_SESSION_CHANNELS; count++) {
+        session->channels[count].size = sizeof session->channels[count];
+        if (haul_get_channel_stats(session->migration, count, &session->channels[count]) < 0) {
+            break;
+        }
+    }
+    outcome->channel_count = count;
+}
+
+void haul_session_finish(struct haul_session *session)
+{
+    struct haul_outcome *outcome = &session->outcome;
+    if (!session->started) {
+        return;
+    }
+    outcome->code = haul_wait(session->migration, &outcome->error);
+    collect(session);
+    if (outcome->stats.ownership == HAUL_OWNER_UNCERTAIN) {
+        struct haul_error error;
+        if (write_record(session, HAUL_RECORDED_UNCERTAIN, &error) < 0) {
+            say(session, true, "haul: %s", error.message);
+        }
+    } else if (outcome->stats.ownership == HAUL_OWNER_SOURCE && outcome->id[0]) {
+        forget_record(session);
+    }
+}
+
+/* ---- after an uncertain end ---- */
+
+bool haul_session_holds_guest(const struct haul_session *session)
+{
+    return session->started && session->spec.guest && !session->outcome.gave_up &&
+           session->outcome.stats.ownership == HAUL_OWNER_UNCERTAIN;
+}
+
+static int obey(struct haul_session *session, enum haul_order order, char *text, size_t size,
+                struct haul_error *error)
+{
+    struct haul_outcome *outcome = &session->outcome;
+    const struct haul_machine_ops *ops = session->machine->ops;
+    bool resume = order == HAUL_ORDER_RESUME;
+    int (*act)(struct haul_machine *, struct haul_error *) = resume ? ops->resume : ops->abandon;
+    int status = act ? act(session->machine, error) : 0;
+    if (status < 0) {
+        return status;
+    }
+    haul_record_remove(session->store, outcome->id, session->source, NULL);
+    if (resume) {
+        outcome->stats.ownership = session->source ? HAUL_OWNER_SOURCE : HAUL_OWNER_DESTINATION;
+        snprintf(text, size, "the guest runs again in process %d", (int)getpid());
+    } else {
+        outcome->gave_up = true;
+        snprintf(text, size, "the guest of process %d was given up; the process ends", (int)getpid());
+    }
+    say(session, true, "%s", text);
+    return 0;
+}
+
+int haul_session_await_order(struct haul_session *session, int interrupt_fd, struct haul_error *error)
+{
+    const struct haul_outcome *outcome = &session->outcome;
+    if (!session->orders) {
+        int status = haul_orders_open(session->store, outcome->id, session->source, &session->orders, error);
+        if (status < 0) {
+            return status;
+        }
+        say(session, true,
+            "the paused guest stays in this process (%d) and waits for 'haul resume %s' or 'haul abandon %s'",
+            (int)getpid(), outcome->id, outcome->id);
+    }
+    for (;;) {
+        enum haul_order order;
+        int client;
+        int status = haul_orders_wait(session->orders, interrupt_fd, &order, &client, error);
+        if (status < 0) {
+            return status;
+        }
+        char text[128];
+        struct haul_error failure = {0};
+        status = obey(session, order, text, sizeof text, &failure);
+        haul_orders_answer(client, status < 0 ? &failure : NULL, text);
+        if (status == 0) {
+            return 0;
+        }
+    }
+}
+
+int haul_session_give_up(struct haul_session *session, struct haul_error *error)
+{
+    char text[128];
+    return obey(session, HAUL_ORDER_ABANDON, text, sizeof text, error);
+}
+
+/* ---- the machine ---- */
+
+int haul_session_self_check(struct haul_session *session, struct haul_error *error)
+{
+    struct haul_outcome *outcome = &session->outcome;
+    const struct haul_machine_ops *ops = session->machine ? session->machine->ops : NULL;
+    if (!ops || !ops->self_check) {
+        return -ENOTSUP;
+    }
+    outcome->self_check_code =
+        ops->self_check(session->machine, 1, outcome->self_check, sizeof outcome->self_check, error);
+    if (outcome->self_check_code < 0) {
+        snprintf(outcome->self_check, sizeof outcome->self_check, "self-check failed: %.200s",
+                 error->message);
+    }
+    return outcome->self_check_code;
+}
+
+void haul_session_close(struct haul_session *session)
+{
+    struct haul_outcome *outcome = &session->outcome;
+    if (!session->started) {
+        return;
+    }
+    if (!session->source && outcome->stats.ownership == HAUL_OWNER_DESTINATION && session->spec.guest) {
+        forget_record(session);
+    }
+    const struct haul_machine_ops *ops = session->machine->ops;
+    if (ops->summary) {
+        ops->summary(session->machine, outcome->summary, sizeof outcome->summary);
+    }
+}
+
+const struct haul_outcome *haul_session_outcome(const struct haul_session *session)
+{
+    return &session->outcome;
+}
+
+void haul_session_free(struct haul_session *session)
+{
+    if (!session) {
+        return;
+    }
+    haul_orders_close(session->orders);
+    haul_free(session->migration);
+    if (session->machine) {
+        session->machine->ops->free(session->machine);
+    }
+    haul_store_close(session->store);
+    free(session);
+}
