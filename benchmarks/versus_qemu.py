@@ -209,7 +209,7 @@ def one_move(options, work, by, case, channels):
 
 
 def limit(options, case, channels):
-    output = subprocess.run([options.limit, str(channels), str(options.size), "present" if case == "present" else "fresh"],
+    output = subprocess.run([options.limit, str(channels), str(options.size), "fresh" if case == "together" else "present"],
                             check=True, capture_output=True, text=True).stdout
     return {"seconds": json.loads(output)["seconds"]}
 
@@ -223,7 +223,7 @@ def measure(options, work, case, channels):
     for _ in range(options.repeat):
         runs["haul"].append(one_move(options, work, "haul", case, channels))
         runs["qemu"].append(one_move(options, work, "qemu", case, channels))
-        if case in ("present", "together"):
+        if case != "untouched":
             runs["limit"].append(limit(options, case, channels))
     row = {"case": case, "channels": channels, "repeat": options.repeat}
     for by, results in runs.items():

@@ -129,6 +129,7 @@ static void receive_all(const struct options *options, struct haul_listener *lis
     double start = seconds(), start_cpu = cpu_seconds();
     for (unsigned i = 0; i < options->channels; i++) {
         struct haul_receiver_options receiver = {.index = i,
+                                                 .fd = sockets[i],
                                                  .blocks = &block,
                                                  .block_count = 1,
                                                  .opaque = &barrier,
