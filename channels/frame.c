@@ -11,13 +11,30 @@
 #include <xxhash.h>
 
 #define FRAME_MAGIC 0x464c4148u /* "HALF" as bytes: HAuL Frame */
-#define FRAME_HEADER 16
-#define FRAME_SUMMED 12 /* header bytes before the checksum */
+#define FRAME_SUMMED 12         /* header bytes before the checksum */
 
 /* The low 32 bits of XXH3 over the payload, seeded by the header before it: covers both. */
 static uint32_t frame_checksum(const unsigned char *header, const void *payload, size_t length)
 {
     return (uint32_t)XXH3_64bits_withSeed(payload, length, XXH3_64bits(header, FRAME_SUMMED));
+}
+
+void haul_frame_header_encode(void *header, enum haul_frame_type type, const void *payload, size_t length)
+{
+    struct haul_writer writer;
+    haul_writer_init(&writer, header, HAUL_FRAME_HEADER_SIZE);
+    haul_writer_u32(&writer, FRAME_MAGIC);
+    haul_writer_u16(&writer, (uint16_t)type);
+    haul_writer_u16(&writer, 0);
+    haul_writer_u32(&writer, (uint32_t)length);
+    haul_writer_u32(&writer, frame_checksum(header, payload, length));
+}
+
+bool haul_frame_intact(const void *header, const void *payload, size_t length)
+{
+    struct haul_cursor cursor;
+    haul_cursor_init(&cursor, (const unsigned char *)header + FRAME_SUMMED, sizeof(uint32_t));
+    return haul_cursor_u32(&cursor) == frame_checksum(header, payload, length);
 }
 
 /* `passed`: a descriptor that goes beside the frame, or -1. */
@@ -28,14 +45,8 @@ static int send_frame(int fd, enum haul_frame_type type, const void *payload, si
         return haul_error_set(error, EMSGSIZE, "sending %s: %zu bytes are more than a frame's %zu",
                               haul_frame_name(type), length, HAUL_FRAME_MAX);
     }
-    unsigned char header[FRAME_HEADER];
-    struct haul_writer writer;
-    haul_writer_init(&writer, header, sizeof header);
-    haul_writer_u32(&writer, FRAME_MAGIC);
-    haul_writer_u16(&writer, (uint16_t)type);
-    haul_writer_u16(&writer, 0);
-    haul_writer_u32(&writer, (uint32_t)length);
-    haul_writer_u32(&writer, frame_checksum(header, payload, length));
+    unsigned char header[HAUL_FRAME_HEADER_SIZE];
+    haul_frame_header_encode(header, type, payload, length);
     struct iovec parts[2] = {{header, sizeof header}, {(void *)payload, length}};
     size_t count = length > 0 ? 2 : 1;
     int result = passed >= 0 ? haul_io_send_fd(fd, parts, count, passed) : haul_io_send(fd, parts, count);
@@ -131,14 +142,15 @@ static int receive_failed(int result, const char *what, struct haul_error *error
     return haul_error_set(error, -result, "receiving %s: %s", what, strerror(-result));
 }
 
-/* Checks the header's fields against what this side accepts. */
-static int check_header(struct haul_cursor *cursor, size_t capacity, unsigned *type, size_t *length,
-                        struct haul_error *error)
+int haul_frame_header_decode(const void *header, size_t capacity, enum haul_frame_type *type, size_t *length,
+                             struct haul_error *error)
 {
-    uint32_t magic = haul_cursor_u32(cursor);
-    *type = haul_cursor_u16(cursor);
-    unsigned reserved = haul_cursor_u16(cursor);
-    *length = haul_cursor_u32(cursor);
+    struct haul_cursor cursor;
+    haul_cursor_init(&cursor, header, HAUL_FRAME_HEADER_SIZE);
+    uint32_t magic = haul_cursor_u32(&cursor);
+    *type = (enum haul_frame_type)haul_cursor_u16(&cursor);
+    unsigned reserved = haul_cursor_u16(&cursor);
+    *length = haul_cursor_u32(&cursor);
     if (magic != FRAME_MAGIC) {
         return haul_error_set(error, EPROTO, "the peer does not speak haul's protocol (magic 0x%08x)", magic);
     }
@@ -162,30 +174,23 @@ static int receive_frame(int fd, enum haul_frame_type *type, void *payload, size
 {
     uint64_t deadline =
         timeout_ms < 0 ? UINT64_MAX : haul_io_now_ns() + (uint64_t)(unsigned)timeout_ms * 1000000u;
-    unsigned char header[FRAME_HEADER];
+    unsigned char header[HAUL_FRAME_HEADER_SIZE];
     int result = receive_until(fd, header, sizeof header, deadline, passed);
     if (result < 0) {
         return receive_failed(result, "a frame", error);
     }
-    struct haul_cursor cursor;
-    haul_cursor_init(&cursor, header, sizeof header);
-    unsigned number;
-    size_t bytes;
-    result = check_header(&cursor, capacity, &number, &bytes, error);
+    result = haul_frame_header_decode(header, capacity, type, length, error);
     if (result < 0) {
         return result;
     }
-    uint32_t checksum = haul_cursor_u32(&cursor);
-    result = receive_until(fd, payload, bytes, deadline, passed);
+    result = receive_until(fd, payload, *length, deadline, passed);
     if (result < 0) {
-        return receive_failed(result, haul_frame_name(number), error);
+        return receive_failed(result, haul_frame_name(*type), error);
     }
-    if (checksum != frame_checksum(header, payload, bytes)) {
+    if (!haul_frame_intact(header, payload, *length)) {
         return haul_error_set(error, EPROTO, "%s: wrong checksum, the connection corrupts data",
-                              haul_frame_name(number));
+                              haul_frame_name(*type));
     }
-    *type = (enum haul_frame_type)number;
-    *length = bytes;
     return 0;
 }
 

@@ -64,8 +64,9 @@ static uint64_t last_word(const struct haul_run *run)
 }
 
 /*
- * Marks the pages as possibly non-zero. Relaxed, here and in clear_run: receivers of one round touch
- * different bits of a word, and between rounds the barrier of haul_receiver_options.round orders everything.
+ * Marks the pages as possibly non-zero. Relaxed, here and in haul_unpack_zero_run: receivers of one round
+ * touch different bits of a word, and between rounds the barrier of haul_receiver_options.round orders
+ * everything.
  */
 static void mark_run(const struct haul_block_view *block, const struct haul_run *run)
 {
@@ -89,7 +90,7 @@ static void clear_pages(const struct haul_block_view *block, uint64_t word, uint
     }
 }
 
-static void clear_run(const struct haul_block_view *block, const struct haul_run *run)
+void haul_unpack_zero_run(const struct haul_block_view *block, const struct haul_run *run)
 {
     for (uint64_t word = run->first / WORD_BITS; word <= last_word(run); word++) {
         uint64_t mask = word_mask(run, word);
@@ -109,7 +110,7 @@ void haul_unpack_zero_pages(const struct haul_unpack *unpack, const struct haul_
 {
     const struct haul_packet *packet = &unpack->packet;
     for (uint32_t i = 0; i < packet->zero_runs; i++) {
-        clear_run(block, &packet->runs[packet->data_runs + i]);
+        haul_unpack_zero_run(block, &packet->runs[packet->data_runs + i]);
     }
 }
 

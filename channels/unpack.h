@@ -23,7 +23,9 @@ struct haul_unpack {
 int haul_unpack_init(struct haul_unpack *unpack, int node);
 void haul_unpack_cleanup(struct haul_unpack *unpack);
 
-/* haul_unpack_zero_pages clears the pages of the zero runs that may hold anything else. */
+/* haul_unpack_zero_run clears the pages of `run` that may hold anything else; haul_unpack_zero_pages those of
+ * the packet's zero runs. */
+void haul_unpack_zero_run(const struct haul_block_view *block, const struct haul_run *run);
 void haul_unpack_zero_pages(const struct haul_unpack *unpack, const struct haul_block_view *block);
 
 /*

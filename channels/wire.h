@@ -93,6 +93,18 @@ void haul_writer_bytes(struct haul_writer *writer, const void *bytes, size_t len
 void haul_writer_string(struct haul_writer *writer, const char *text);
 size_t haul_writer_length(const struct haul_writer *writer); /* 0 after a failure */
 
+/* Header and checksum of a frame, for those who keep frames elsewhere than on a connection. */
+#define HAUL_FRAME_HEADER_SIZE 16
+void haul_frame_header_encode(void *header, enum haul_frame_type type, const void *payload, size_t length);
+/*
+ * haul_frame_header_decode checks HAUL_FRAME_HEADER_SIZE bytes. -EPROTO for a bad magic, an unknown type or a
+ * length over `capacity` or HAUL_FRAME_MAX.
+ */
+int haul_frame_header_decode(const void *header, size_t capacity, enum haul_frame_type *type, size_t *length,
+                             struct haul_error *error);
+/* haul_frame_intact tells whether the header's checksum is that of header and payload. */
+bool haul_frame_intact(const void *header, const void *payload, size_t length);
+
 /*
  * haul_frame_send writes one frame (blocking; bounded by the socket's own SO_SNDTIMEO). -EPIPE, -ETIMEDOUT,
  * -EMSGSIZE for a payload over HAUL_FRAME_MAX. One thread at a time per socket.

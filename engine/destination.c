@@ -3,6 +3,7 @@
 
 #include "engine/bitmap.h"
 #include "engine/clock.h"
+#include "engine/file_destination.h"
 #include "engine/holes.h"
 #include "engine/state_stream.h"
 #include "engine/verify.h"
@@ -80,6 +81,37 @@ static int explain(struct haul_migration *migration, int rc, struct haul_error *
     return reason < 0 ? reason : rc;
 }
 
+int haul_destination_find_handler(struct haul_migration *migration, const char *name, uint32_t *index,
+                                  struct haul_error *error)
+{
+    uint32_t i = 0;
+    while (i < migration->handler_count && strcmp(migration->handlers[i].ops->name, name) != 0) {
+        i++;
+    }
+    if (i == migration->handler_count) {
+        return haul_error_set(error, EINVAL,
+                              "the source sends the state of %s, which this destination does not have", name);
+    }
+    if (migration->destination->loaded[i]) {
+        return haul_error_set(error, EPROTO, "the state of %s came twice", name);
+    }
+    migration->destination->loaded[i] = true;
+    *index = i;
+    return 0;
+}
+
+int haul_destination_all_loaded(const struct haul_migration *migration, const char *before,
+                                struct haul_error *error)
+{
+    for (uint32_t i = 0; i < migration->handler_count; i++) {
+        if (migration->handlers[i].ops->load && !migration->destination->loaded[i]) {
+            return haul_error_set(error, EPROTO, "%s came and the state of %s did not", before,
+                                  migration->handlers[i].ops->name);
+        }
+    }
+    return 0;
+}
+
 static int load_state(struct haul_migration *migration, const struct haul_frame *begin,
                       struct haul_error *error)
 {
@@ -99,18 +131,11 @@ static int load_state(struct haul_migration *migration, const struct haul_frame 
     if (rc < 0) {
         return haul_error_set(error, -rc, "round %u did not arrive before the state of %s", round, name);
     }
-    uint32_t i = 0;
-    while (i < migration->handler_count && strcmp(migration->handlers[i].ops->name, name) != 0) {
-        i++;
+    uint32_t i;
+    rc = haul_destination_find_handler(migration, name, &i, error);
+    if (rc < 0) {
+        return rc;
     }
-    if (i == migration->handler_count) {
-        return haul_error_set(error, EINVAL,
-                              "the source sends the state of %s, which this destination does not have", name);
-    }
-    if (migration->destination->loaded[i]) {
-        return haul_error_set(error, EPROTO, "the state of %s came twice", name);
-    }
-    migration->destination->loaded[i] = true;
     rc = haul_state_load(migration->control, &migration->handlers[i], timeout, error);
     return rc < 0 ? haul_error_prefix(error, "loading the state of %s: ", name) : 0;
 }
@@ -160,11 +185,9 @@ static int prepare(struct haul_migration *migration, struct haul_error *error)
     if (!destination->adopts && haul_barrier_wait(&destination->barrier, 1, 0) < 0) {
         return haul_error_set(error, EPROTO, "PREPARE came before any round was complete");
     }
-    for (uint32_t i = 0; i < migration->handler_count; i++) {
-        if (migration->handlers[i].ops->load && !destination->loaded[i]) {
-            return haul_error_set(error, EPROTO, "PREPARE came and the state of %s did not",
-                                  migration->handlers[i].ops->name);
-        }
+    int rc = haul_destination_all_loaded(migration, "PREPARE", error);
+    if (rc < 0) {
+        return rc;
     }
     stop_receivers(migration);
     destination->prepared = true;
@@ -188,7 +211,8 @@ static int take_over(struct haul_migration *migration, struct haul_error *error)
     }
     /* A source that does not hear this stays paused and says so; the guest runs here either way. */
     struct haul_error unheard;
-    if (haul_control_send(migration->control, HAUL_FRAME_RUNNING, NULL, 0, &unheard) < 0) {
+    if (migration->control &&
+        haul_control_send(migration->control, HAUL_FRAME_RUNNING, NULL, 0, &unheard) < 0) {
         haul_migration_say(migration, "the guest runs here, but the source could not be told: %s",
                            unheard.message);
     }
@@ -228,9 +252,20 @@ static int take_frame(struct haul_migration *migration, const struct haul_frame 
     }
 }
 
+/* A snapshot file in place of a source: nobody to wait for. */
+static int load_file(struct haul_migration *migration, int rc, struct haul_error *error)
+{
+    rc = rc == 0 ? haul_file_destination_load(migration, error) : rc;
+    rc = rc == 0 ? take_over(migration, error) : rc;
+    return rc < 0 && !migration->destination->handed_over ? explain(migration, rc, error) : rc;
+}
+
 static int load(struct haul_migration *migration, struct haul_error *error)
 {
     int rc = haul_migration_set_state(migration, HAUL_STATE_SETUP) < 0 ? -EINVAL : 0;
+    if (migration->destination->file) {
+        return load_file(migration, rc, error);
+    }
     if (rc == 0) {
         rc = haul_destination_accept(migration, error);
     }
@@ -324,13 +359,14 @@ int haul_destination_start(struct haul_migration *migration, const char *uri, st
     int rc = copies ? note_present(migration, error) : 0;
     if (rc == 0) {
         struct haul_transport_options options = haul_migration_transport(migration);
-        rc = haul_listener_open(uri, &options, &destination->listener, error);
+        rc = migration->file_path ? haul_file_destination_open(migration, error)
+                                  : haul_listener_open(uri, &options, &destination->listener, error);
     }
     if (rc == 0) {
-        destination->uri = strdup(haul_listener_uri(destination->listener));
+        destination->uri = strdup(migration->file_path ? uri : haul_listener_uri(destination->listener));
         rc = destination->uri ? 0 : haul_error_set(error, ENOMEM, "no memory for the destination's address");
     }
-    if (rc == 0 && copies && migration->options.populate) {
+    if (rc == 0 && copies && migration->options.populate && !migration->file_path) {
         rc = haul_populate_start(migration, threads, &destination->populate, error);
     }
     if (rc == 0) {
@@ -341,6 +377,8 @@ int haul_destination_start(struct haul_migration *migration, const char *uri, st
         haul_populate_stop(destination->populate);
         destination->populate = NULL;
         haul_destination_close_listener(migration);
+        haul_file_destination_free(destination->file);
+        destination->file = NULL;
         free(destination->uri);
         destination->uri = NULL;
         free_present(migration);
@@ -358,10 +396,9 @@ void haul_destination_counters(struct haul_migration *migration, struct haul_sta
 {
     for (unsigned i = 0; i < HAUL_CHANNELS_MAX; i++) {
         struct haul_channel_counters counters;
-        if (!migration->destination->receivers[i]) {
+        if (haul_destination_channel(migration, i, &counters) < 0) {
             continue;
         }
-        haul_receiver_counters(migration->destination->receivers[i], &counters);
         stats->transferred += counters.bytes_delivered;
         stats->duplicate += counters.zero_pages;
         stats->normal += counters.raw_pages + counters.compressed_pages;
@@ -372,6 +409,9 @@ void haul_destination_counters(struct haul_migration *migration, struct haul_sta
 int haul_destination_channel(struct haul_migration *migration, unsigned index,
                              struct haul_channel_counters *counters)
 {
+    if (migration->destination->file) {
+        return haul_file_destination_channel(migration->destination->file, index, counters);
+    }
     if (index >= HAUL_CHANNELS_MAX || !migration->destination->receivers[index]) {
         return -ENOENT;
     }
@@ -383,6 +423,9 @@ void haul_destination_wake(struct haul_migration *migration)
 {
     pthread_mutex_lock(&migration->lock);
     bool made = migration->destination->barrier_made;
+    if (migration->destination->file) {
+        haul_file_destination_wake(migration->destination->file);
+    }
     pthread_mutex_unlock(&migration->lock);
     if (made) {
         haul_barrier_abort(&migration->destination->barrier);
@@ -398,6 +441,7 @@ void haul_destination_cleanup(struct haul_migration *migration)
     if (destination->barrier_made) {
         haul_barrier_destroy(&destination->barrier);
     }
+    haul_file_destination_free(destination->file);
     free_present(migration);
     haul_destination_close_listener(migration);
     free(destination->uri);

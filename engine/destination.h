@@ -11,6 +11,7 @@
 
 struct haul_destination {
     /* ---- written before the receivers start ---- */
+    struct haul_file_destination *file;   /* file:PATH, else NULL: there is a source */
     struct haul_listener *listener;       /* the loader's; closed when nobody is to come any more */
     char *uri;                            /* with the real port */
     uint32_t order[HAUL_BLOCKS_MAX];      /* the source's block i is our block order[i] */
@@ -40,6 +41,16 @@ struct haul_destination {
  * disturb.
  */
 int haul_destination_accept(struct haul_migration *migration, struct haul_error *error);
+
+/* haul_destination_find_handler finds the handler of state that comes, which must not have come before.
+ * -EINVAL: there is none of that name; -EPROTO: it came twice. Loader thread. */
+int haul_destination_find_handler(struct haul_migration *migration, const char *name, uint32_t *index,
+                                  struct haul_error *error);
+
+/* haul_destination_all_loaded: -EPROTO unless the state of every handler that loads any has come. `before`
+ * what it was due, for the message. */
+int haul_destination_all_loaded(const struct haul_migration *migration, const char *before,
+                                struct haul_error *error);
 
 /* haul_destination_close_listener turns away whoever waits to be let in, and everybody after. Loader thread.
  */

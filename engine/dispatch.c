@@ -3,6 +3,7 @@
 
 #include "engine/bitmap.h"
 #include "engine/clock.h"
+#include "engine/file_source.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -38,9 +39,13 @@ int haul_source_check(struct haul_migration *migration, struct haul_error *error
     for (unsigned i = 0; i < source->sender_count; i++) {
         if (haul_sender_error(source->senders[i], error) < 0) {
             /* "Broken pipe" says less than the destination's own reason, if there is one. */
-            int reason = haul_control_reason(migration->control, error);
+            int reason = source->file ? 0 : haul_control_reason(migration->control, error);
             return reason < 0 ? reason : -error->code;
         }
+    }
+    if (source->file) {
+        source->rounds_done = haul_file_source_rounds_done(source->file);
+        return 0;
     }
     int rc = 0;
     while (rc == 0 && !haul_control_quiet(migration->control)) {
@@ -134,7 +139,7 @@ int haul_source_wait_round(struct haul_migration *migration, uint32_t round, str
             moved_ns = now;
             moved_bytes = bytes;
             moved_round = source->rounds_done;
-        } else if (now - moved_ns > patience_ns) {
+        } else if (now - moved_ns > patience_ns && !source->file) { /* a disk may take its time */
             return haul_error_set(error, ETIMEDOUT,
                                   "round %u: the destination answers but has not confirmed the round, and no "
                                   "channel has moved a byte for %u s; is a data connection stalled?",

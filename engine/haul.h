@@ -91,7 +91,8 @@ enum haul_ownership {
  */
 struct haul_options {
     size_t size;
-    uint32_t channels;                  /* source: 1..128, default 2. The destination follows the source. */
+    uint32_t channels;                  /* source: 1..128, default 2. The destination follows the source,
+                                           or reads a file with as many threads. */
     const char *compress;               /* source: "none", "lz4" or "auto" (default "none") */
     uint32_t downtime_limit_ms;         /* source: 0..2000000, default 300 */
     uint64_t max_bandwidth_bytes_per_s; /* source: cap over all channels; 0 (default): none */
@@ -117,6 +118,7 @@ struct haul_options {
     const char *mode;
     bool pause_before_switchover; /* source: hold in pre-switchover, the guest stopped, until haul_continue;
                                      default false */
+    bool direct_io;               /* file:PATH only: pages bypass the page cache; default false */
 };
 void haul_options_default(struct haul_options *options);
 
@@ -363,6 +365,11 @@ int haul_set_events(struct haul_migration *migration, const struct haul_events *
  * haul_start: the source connects to `uri` and its migration_thread takes over; the destination listens on
  * `uri` and starts to populate its memory, its loader thread takes over. Returns once the URI is checked and,
  * for the destination, bound.
+ * file:PATH is a snapshot file (docs/file.md) in place of the other side. A source writes it: the guest runs
+ * until all of it fits the downtime limit, and once the file has its name the guest is the file's
+ * (HAUL_OWNER_DESTINATION). PATH must not exist. A destination starts its guest from it, with
+ * options.channels reader threads; whether the file is sound and fits is checked before haul_start returns
+ * (header and blocks) and before the guest runs (every byte).
  */
 int haul_start(struct haul_migration *migration, const char *uri, struct haul_error *error);
 

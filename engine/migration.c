@@ -282,6 +282,13 @@ int haul_set_events(struct haul_migration *migration, const struct haul_events *
 
 /* ---- life ---- */
 
+/* PATH of file:PATH, or NULL. */
+static const char *file_path(const char *uri)
+{
+    static const char scheme[] = "file:";
+    return strncmp(uri, scheme, strlen(scheme)) == 0 ? uri + strlen(scheme) : NULL;
+}
+
 /* Undoes a start that failed, so that another may be tried: a port may have been taken. */
 static void forget_start(struct haul_migration *migration)
 {
@@ -289,6 +296,7 @@ static void forget_start(struct haul_migration *migration)
     migration->views = NULL;
     free(migration->uri);
     migration->uri = NULL;
+    migration->file_path = NULL;
     migration->stats.total = 0;
     migration->started_ns = 0;
 }
@@ -316,6 +324,7 @@ int haul_start(struct haul_migration *migration, const char *uri, struct haul_er
         migration->views[i].pages = migration->blocks[i].length / HAUL_PAGE_SIZE;
         migration->stats.total += migration->blocks[i].length;
     }
+    migration->file_path = file_path(migration->uri);
     migration->started_ns = haul_now_ns();
     migration->stats.page_size = HAUL_PAGE_SIZE;
     rc = migration->source ? haul_source_start(migration, uri, error)
@@ -329,6 +338,10 @@ int haul_start(struct haul_migration *migration, const char *uri, struct haul_er
 
 int haul_check_uri(const char *uri, bool listening, struct haul_error *error)
 {
+    const char *path = file_path(uri);
+    if (path) {
+        return *path ? 0 : haul_error_set(error, EINVAL, "'%s' has no path: a file is file:PATH", uri);
+    }
     return haul_uri_check(uri, listening ? HAUL_URI_LISTEN : HAUL_URI_CONNECT, error);
 }
 

@@ -69,6 +69,7 @@ struct haul_migration {
     enum haul_mode mode;
     struct haul_transport_limits limits;
     char *uri;
+    const char *file_path; /* of file:PATH, in `uri`; else NULL */
     struct haul_block blocks[HAUL_BLOCKS_MAX];
     uint32_t block_count;
     struct haul_block_view *views; /* block_count entries */

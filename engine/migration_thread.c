@@ -49,7 +49,7 @@ void haul_source_measure(struct haul_migration *migration, bool force)
 void haul_source_publish(struct haul_migration *migration)
 {
     struct haul_source *source = migration->source;
-    source->estimate.round_trip_ns = haul_control_round_trip_ns(migration->control);
+    source->estimate.round_trip_ns = source->file ? 0 : haul_control_round_trip_ns(migration->control);
     struct haul_downtime expected;
     haul_estimate_downtime(&source->estimate, source->dirty_pages, &expected);
     uint64_t limit_ns = (uint64_t)haul_knobs_downtime_limit_ms(migration) * 1000000;

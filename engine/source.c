@@ -5,6 +5,7 @@
 #include "engine/block_table.h"
 #include "engine/clock.h"
 #include "engine/cpr.h"
+#include "engine/file_source.h"
 #include "engine/holes.h"
 #include "engine/populate.h"
 
@@ -180,7 +181,8 @@ static int plan_placement(struct haul_migration *migration, struct haul_placemen
     struct haul_placement_request request = {
         .policy = migration->placement,
         .channels = migration->options.channels,
-        .nic_node = haul_control_nic_node(migration->control, migration->topology),
+        .nic_node = migration->source->file ? HAUL_NODE_UNKNOWN
+                                            : haul_control_nic_node(migration->control, migration->topology),
         .memory_bytes_by_node = bytes,
         .memory_nodes = NODES_MAX,
     };
@@ -188,9 +190,12 @@ static int plan_placement(struct haul_migration *migration, struct haul_placemen
 }
 
 /* Connects channel `index`: what its sender will send through. */
-static int open_carrier(struct haul_migration *migration, unsigned index, struct haul_carrier **carrier,
-                        struct haul_error *error)
+static int open_carrier(struct haul_migration *migration, unsigned index, int node,
+                        struct haul_carrier **carrier, struct haul_error *error)
 {
+    if (migration->source->file) {
+        return haul_file_source_carrier(migration->source->file, node, carrier, error);
+    }
     int fd;
     int rc = open_connection(migration, (uint16_t)index, &fd, error);
     if (rc < 0) {
@@ -207,7 +212,7 @@ static int open_channels(struct haul_migration *migration, struct haul_error *er
     int rc = plan_placement(migration, slots, error);
     for (unsigned i = 0; rc == 0 && i < migration->options.channels; i++) {
         struct haul_carrier *carrier;
-        rc = open_carrier(migration, i, &carrier, error);
+        rc = open_carrier(migration, i, slots[i].node, &carrier, error);
         if (rc < 0) {
             return rc;
         }
@@ -262,8 +267,8 @@ static int send_present(struct haul_migration *migration, uint32_t block, struct
     uint64_t chunks = (pages + per_chunk - 1) / per_chunk;
     size_t bytes = (size_t)((chunks + 7) / 8);
     size_t capacity = bytes + 16;
-    if (capacity > HAUL_FRAME_MAX) {
-        return 0; /* over 16 TiB: the destination populates everything */
+    if (migration->source->file || capacity > HAUL_FRAME_MAX) {
+        return 0; /* nobody to tell; or over 16 TiB: the destination populates everything */
     }
     unsigned char *payload = calloc(1, capacity);
     unsigned char *bits = calloc(1, bytes);
@@ -351,6 +356,9 @@ static int setup_handlers(struct haul_migration *migration, struct haul_error *e
             *estimate = own;
         }
     }
+    if (migration->source->file) {
+        estimate->start_ns = haul_file_source_cost_ns(migration->source->file);
+    }
     for (uint32_t i = 0; i < migration->handler_count; i++) {
         const struct haul_handler *handler = &migration->handlers[i];
         int rc = handler->ops->setup ? handler->ops->setup(handler->opaque, error) : 0;
@@ -359,6 +367,16 @@ static int setup_handlers(struct haul_migration *migration, struct haul_error *e
         }
     }
     return 0;
+}
+
+/* Makes ready whoever is to take the guest. */
+static int open_other_side(struct haul_migration *migration, struct haul_error *error)
+{
+    if (migration->file_path) {
+        return haul_file_source_open(migration, error);
+    }
+    int rc = connect_control(migration, error);
+    return rc == 0 ? offer_blocks(migration, error) : rc;
 }
 
 /* What only a copied memory needs. */
@@ -382,10 +400,7 @@ static int setup(struct haul_migration *migration, struct haul_error *error)
     if (haul_migration_set_state(migration, HAUL_STATE_SETUP) < 0) {
         return haul_error_set(error, EINVAL, "the migration is not in a state to start");
     }
-    int rc = connect_control(migration, error);
-    if (rc == 0) {
-        rc = offer_blocks(migration, error);
-    }
+    int rc = open_other_side(migration, error);
     if (rc == 0) {
         rc = setup_handlers(migration, error);
     }
@@ -437,6 +452,9 @@ static void give_back(struct haul_migration *migration)
     if (migration->control) {
         haul_control_fail(migration->control, &migration->error);
     }
+    if (source->file) {
+        haul_file_source_discard(source->file);
+    }
 }
 
 static void finish(struct haul_migration *migration, int rc, bool uncertain)
@@ -446,7 +464,12 @@ static void finish(struct haul_migration *migration, int rc, bool uncertain)
     enum haul_ownership owner = rc == 0     ? HAUL_OWNER_DESTINATION
                                 : uncertain ? HAUL_OWNER_UNCERTAIN
                                             : HAUL_OWNER_SOURCE;
-    if (uncertain) {
+    if (uncertain && source->file) {
+        haul_error_prefix(
+            &migration->error,
+            "the file is complete and has its name, but a crash of this host could lose it; the "
+            "guest stays paused here: look at the file, then resume or abandon the guest: ");
+    } else if (uncertain) {
         haul_error_prefix(
             &migration->error,
             "HANDOVER was sent and the destination did not confirm that the guest runs there; the guest "
@@ -534,6 +557,9 @@ int haul_source_start(struct haul_migration *migration, const char *uri, struct 
     if (copies && !migration->tracker) {
         return haul_error_set(error, EINVAL, "the source has no dirty tracker; call haul_set_tracker first");
     }
+    if (migration->file_path && haul_file_source_check(migration, error) < 0) {
+        return -ENOTSUP;
+    }
     if (!copies) {
         int checked = haul_cpr_check_source(migration, uri, error);
         if (checked < 0) {
@@ -548,7 +574,8 @@ int haul_source_start(struct haul_migration *migration, const char *uri, struct 
         strncpy(migration->stats.tracker, migration->tracker->name, sizeof migration->stats.tracker - 1);
     }
     struct haul_transport_options options = haul_migration_transport(migration);
-    int rc = haul_connector_open(uri, &options, &migration->source->connector, error);
+    int rc =
+        migration->file_path ? 0 : haul_connector_open(uri, &options, &migration->source->connector, error);
     if (rc < 0) {
         return rc;
     }
@@ -609,6 +636,7 @@ void haul_source_cleanup(struct haul_migration *migration)
         haul_sender_free(source->senders[i]);
     }
     haul_connector_close(source->connector);
+    haul_file_source_free(source->file);
     free_bitmaps(source->present, migration->block_count);
     free_bitmaps(source->bitmaps, migration->block_count);
     free(source->window_base);

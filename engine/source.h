@@ -32,9 +32,10 @@ struct haul_source {
     bool several_nodes;               /* ask where memory lies only when it matters */
     unsigned next_channel;            /* where the next tie between equally loaded channels is broken */
     struct haul_rate_limit limit;
-    bool unlimited;       /* the last pass ignores max-bandwidth */
-    uint32_t round;       /* of the pages being sent, from 1 */
-    uint32_t rounds_done; /* latest ROUND_DONE */
+    struct haul_file_source *file; /* file:PATH, else NULL: there is a destination */
+    bool unlimited;                /* the last pass ignores max-bandwidth */
+    uint32_t round;                /* of the pages being sent, from 1 */
+    uint32_t rounds_done;          /* latest ROUND_DONE */
     bool tracking;
     bool stopped;          /* the stop hook was called and not undone */
     uint64_t last_sync_ns; /* when the tracker was read last */

@@ -8,15 +8,14 @@
 #define PIECE ((size_t)256 << 10)
 
 struct haul_state_writer {
-    struct haul_control *control;
+    const struct haul_state_sink *sink;
     unsigned char *piece;
     size_t filled;
     uint64_t total;
 };
 
 struct haul_state_reader {
-    struct haul_control *control;
-    int timeout_ms;
+    const struct haul_state_origin *origin;
     struct haul_frame *frame; /* the STATE frame being read */
     size_t taken;
     uint64_t total;
@@ -28,7 +27,7 @@ static int flush(struct haul_state_writer *writer, struct haul_error *error)
     if (writer->filled == 0) {
         return 0;
     }
-    int rc = haul_control_send(writer->control, HAUL_FRAME_STATE, writer->piece, writer->filled, error);
+    int rc = writer->sink->take(writer->sink->opaque, HAUL_FRAME_STATE, writer->piece, writer->filled, error);
     writer->filled = 0;
     return rc;
 }
@@ -55,8 +54,8 @@ int haul_state_write(struct haul_state_writer *writer, const void *bytes, size_t
     return 0;
 }
 
-int haul_state_save(struct haul_control *control, const struct haul_handler *handler, uint32_t round,
-                    struct haul_error *error)
+int haul_state_save_to(const struct haul_state_sink *sink, const struct haul_handler *handler, uint32_t round,
+                       struct haul_error *error)
 {
     if (!handler->ops->save) {
         return 0;
@@ -66,11 +65,11 @@ int haul_state_save(struct haul_control *control, const struct haul_handler *han
     haul_writer_init(&begin, payload, sizeof payload);
     haul_writer_u32(&begin, round);
     haul_writer_string(&begin, handler->ops->name);
-    struct haul_state_writer writer = {.control = control, .piece = malloc(PIECE)};
+    struct haul_state_writer writer = {.sink = sink, .piece = malloc(PIECE)};
     if (!writer.piece) {
         return haul_error_set(error, ENOMEM, "no memory for a piece of state");
     }
-    int rc = haul_control_send(control, HAUL_FRAME_STATE_BEGIN, payload, haul_writer_length(&begin), error);
+    int rc = sink->take(sink->opaque, HAUL_FRAME_STATE_BEGIN, payload, haul_writer_length(&begin), error);
     if (rc == 0) {
         rc = handler->ops->save(handler->opaque, &writer, error);
     }
@@ -81,10 +80,23 @@ int haul_state_save(struct haul_control *control, const struct haul_handler *han
         struct haul_writer end;
         haul_writer_init(&end, payload, sizeof payload);
         haul_writer_u64(&end, writer.total);
-        rc = haul_control_send(control, HAUL_FRAME_STATE_END, payload, haul_writer_length(&end), error);
+        rc = sink->take(sink->opaque, HAUL_FRAME_STATE_END, payload, haul_writer_length(&end), error);
     }
     free(writer.piece);
     return rc;
+}
+
+static int take_by_control(void *opaque, enum haul_frame_type type, const void *payload, size_t length,
+                           struct haul_error *error)
+{
+    return haul_control_send(opaque, type, payload, length, error);
+}
+
+int haul_state_save(struct haul_control *control, const struct haul_handler *handler, uint32_t round,
+                    struct haul_error *error)
+{
+    const struct haul_state_sink sink = {.take = take_by_control, .opaque = control};
+    return haul_state_save_to(&sink, handler, round, error);
 }
 
 int haul_state_begin_decode(const struct haul_frame *frame, uint32_t *round, char *name, size_t size,
@@ -106,7 +118,7 @@ static int next_frame(struct haul_state_reader *reader, struct haul_error *error
     reader->frame = NULL;
     reader->taken = 0;
     struct haul_frame *frame = NULL;
-    int rc = haul_control_next(reader->control, reader->timeout_ms, &frame, error);
+    int rc = reader->origin->next(reader->origin->opaque, &frame, error);
     if (rc < 0) {
         return rc;
     }
@@ -148,10 +160,10 @@ ptrdiff_t haul_state_read(struct haul_state_reader *reader, void *bytes, size_t 
     return (ptrdiff_t)now;
 }
 
-int haul_state_load(struct haul_control *control, const struct haul_handler *handler, int timeout_ms,
-                    struct haul_error *error)
+int haul_state_load_from(const struct haul_state_origin *origin, const struct haul_handler *handler,
+                         struct haul_error *error)
 {
-    struct haul_state_reader reader = {.control = control, .timeout_ms = timeout_ms};
+    struct haul_state_reader reader = {.origin = origin};
     int rc = handler->ops->load ? handler->ops->load(handler->opaque, &reader, error) : 0;
     if (rc == 0 && !reader.ended) {
         /* The handler took what it understood: whatever is left is a mismatch of the two sides. */
@@ -163,4 +175,23 @@ int haul_state_load(struct haul_control *control, const struct haul_handler *han
     }
     free(reader.frame);
     return rc;
+}
+
+struct control_origin {
+    struct haul_control *control;
+    int timeout_ms;
+};
+
+static int next_of_control(void *opaque, struct haul_frame **frame, struct haul_error *error)
+{
+    const struct control_origin *from = opaque;
+    return haul_control_next(from->control, from->timeout_ms, frame, error);
+}
+
+int haul_state_load(struct haul_control *control, const struct haul_handler *handler, int timeout_ms,
+                    struct haul_error *error)
+{
+    struct control_origin from = {.control = control, .timeout_ms = timeout_ms};
+    const struct haul_state_origin origin = {.next = next_of_control, .opaque = &from};
+    return haul_state_load_from(&origin, handler, error);
 }

@@ -2,6 +2,7 @@
 #include "engine/source.h"
 
 #include "engine/clock.h"
+#include "engine/file_source.h"
 #include "engine/state_stream.h"
 #include "engine/verify.h"
 
@@ -100,10 +101,12 @@ static int hold(struct haul_migration *migration, struct times *times, struct ha
 static int save_state(struct haul_migration *migration, struct haul_error *error)
 {
     for (uint32_t i = 0; i < migration->handler_count; i++) {
-        int rc =
-            haul_state_save(migration->control, &migration->handlers[i], migration->source->round, error);
+        const struct haul_handler *handler = &migration->handlers[i];
+        struct haul_source *source = migration->source;
+        int rc = source->file ? haul_file_source_save(source->file, handler, error)
+                              : haul_state_save(migration->control, handler, source->round, error);
         if (rc < 0) {
-            return haul_error_prefix(error, "state handler %s: ", migration->handlers[i].ops->name);
+            return haul_error_prefix(error, "state handler %s: ", handler->ops->name);
         }
     }
     return 0;
@@ -160,7 +163,7 @@ static int send_what_saving_wrote(struct haul_migration *migration, struct haul_
     if (rc == 0) {
         rc = haul_source_wait_round(migration, migration->source->round, error);
     }
-    if (rc == 0 && migration->options.verify) {
+    if (rc == 0 && migration->options.verify && !migration->source->file) {
         rc = verify(migration, error);
     }
     return rc;
@@ -170,6 +173,10 @@ static int send_what_saving_wrote(struct haul_migration *migration, struct haul_
 static int send_the_rest(struct haul_migration *migration, struct times *times, struct haul_error *error)
 {
     bool copies = migration->mode == HAUL_MODE_NORMAL;
+    struct haul_file_source *file = migration->source->file;
+    if (file) {
+        haul_file_source_stopped(file);
+    }
     int rc = copies ? send_last(migration, error) : 0;
     if (rc < 0) {
         return rc;
@@ -182,6 +189,9 @@ static int send_the_rest(struct haul_migration *migration, struct times *times, 
     times->device_ns = haul_now_ns() - begun;
     if (rc == 0 && copies) {
         rc = send_what_saving_wrote(migration, error);
+    }
+    if (rc == 0 && file) {
+        return haul_file_source_complete(migration, error);
     }
     struct haul_frame *frame = NULL;
     if (rc == 0) {
@@ -203,7 +213,7 @@ static int hand_over(struct haul_migration *migration, struct times *times, bool
     if (rc == 0 && migration->guest.handing_over) {
         rc = migration->guest.handing_over(migration->guest_opaque, error);
     }
-    if (rc == 0) {
+    if (rc == 0 && migration->control) {
         /* A destination that is known to have failed gets no HANDOVER: the guest is still the source's. */
         rc = haul_control_status(migration->control, error);
     }
@@ -213,8 +223,13 @@ static int hand_over(struct haul_migration *migration, struct times *times, bool
     if (!haul_migration_commit(migration)) {
         return haul_error_set(error, ECANCELED, "cancelled");
     }
-    *uncertain = true;
     times->handover_ns = haul_now_ns();
+    if (migration->source->file) {
+        rc = haul_file_source_publish(migration->source->file, uncertain, error);
+        times->running_ns = haul_now_ns();
+        return rc;
+    }
+    *uncertain = true;
     rc = haul_control_send(migration->control, HAUL_FRAME_HANDOVER, NULL, 0, error);
     struct haul_frame *frame = NULL;
     if (rc == 0) {
