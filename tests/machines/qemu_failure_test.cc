@@ -80,13 +80,31 @@ class QemuFailure : public ::testing::Test
 Folder *QemuFailure::folder;
 Machine *QemuFailure::source;
 
-class InState : public QemuFailure, public ::testing::WithParamInterface<const char *>
-{
+struct Case {
+    std::string state;
+    bool cpr; // memory is handed over, not copied
 };
 
-std::string as_name(const ::testing::TestParamInfo<const char *> &info)
+class InState : public QemuFailure, public ::testing::WithParamInterface<Case>
 {
-    std::string name = info.param;
+  protected:
+    static const std::string &state()
+    {
+        return GetParam().state;
+    }
+    // A QEMU whose memory is the source's must not stay, whoever died.
+    static void expect_gone(Machine &to)
+    {
+        for (int i = 0; i < 200 && GetParam().cpr && state() != "setup" && to.alive(); i++) {
+            usleep(50000);
+        }
+        EXPECT_FALSE(GetParam().cpr && state() != "setup" && to.alive());
+    }
+};
+
+std::string as_name(const ::testing::TestParamInfo<Case> &info)
+{
+    std::string name = info.param.state + (info.param.cpr ? "_cpr" : "");
     for (char &letter : name) {
         letter = letter == '-' ? '_' : letter;
     }
@@ -96,27 +114,29 @@ std::string as_name(const ::testing::TestParamInfo<const char *> &info)
 TEST_P(InState, SourcesHaulDies)
 {
     auto to = destination();
-    Move move(*source, *to, {{std::string("die=") + GetParam(), "channels=2"}, {"timeout=5"}});
+    Move move(*source, *to, {{"die=" + state(), "channels=2"}, {"timeout=5"}, false, GetParam().cpr});
     EXPECT_EQ(-SIGKILL, move.source->wait()) << move.log();
-    expect_failed(move, GetParam());
+    expect_failed(move, state());
     expect_back(move, *to);
+    expect_gone(*to);
 }
 
 TEST_P(InState, DestinationsHaulDies)
 {
     auto to = destination();
-    Move move(*source, *to, {{std::string("wait=") + GetParam(), "timeout=5"}});
-    move.source->expect(std::string("STATE ") + GetParam());
+    Move move(*source, *to, {{"wait=" + state(), "timeout=5"}, {}, false, GetParam().cpr});
+    move.source->expect("STATE " + state());
     move.destination->kill(SIGKILL);
     EXPECT_EQ(1, move.source->wait()) << move.log();
     expect_back(move, *to);
+    expect_gone(*to);
 }
 
 TEST_P(InState, DestinationsQemuDies)
 {
     auto to = destination();
-    Move move(*source, *to, {{std::string("wait=") + GetParam(), "timeout=5"}, {"timeout=5"}});
-    move.source->expect(std::string("STATE ") + GetParam());
+    Move move(*source, *to, {{"wait=" + state(), "timeout=5"}, {"timeout=5"}, false, GetParam().cpr});
+    move.source->expect("STATE " + state());
     to->kill();
     EXPECT_EQ(1, move.source->wait()) << move.log();
     EXPECT_EQ(1, move.destination->wait()) << move.log();
@@ -124,20 +144,36 @@ TEST_P(InState, DestinationsQemuDies)
     expect_back(move, *to);
 }
 
-TEST_P(InState, ConnectionBreaks)
+// A unix socket does not break by itself: copies only.
+class Connection : public InState
+{
+};
+
+TEST_P(Connection, Breaks)
 {
     auto to = destination();
-    MoveOptions how = {{std::string("wait=") + GetParam(), "timeout=5"}, {"timeout=5"}, true};
-    Move move(*source, *to, how);
-    move.source->expect(std::string("STATE ") + GetParam());
+    Move move(*source, *to, {{"wait=" + state(), "timeout=5"}, {"timeout=5"}, true});
+    move.source->expect("STATE " + state());
     move.proxy->cut();
     EXPECT_EQ(1, move.source->wait()) << move.log();
-    expect_failed(move, GetParam());
+    expect_failed(move, state());
     expect_back(move, *to);
 }
 
-INSTANTIATE_TEST_SUITE_P(Before, InState, ::testing::Values("setup", "active", "pre-switchover", "device"),
-                         as_name);
+std::vector<Case> cases(bool with_cpr)
+{
+    std::vector<Case> list;
+    for (const char *state : {"setup", "active", "pre-switchover", "device"}) {
+        list.push_back({state, false});
+        if (with_cpr) {
+            list.push_back({state, true});
+        }
+    }
+    return list;
+}
+
+INSTANTIATE_TEST_SUITE_P(Before, InState, ::testing::ValuesIn(cases(true)), as_name);
+INSTANTIATE_TEST_SUITE_P(Before, Connection, ::testing::ValuesIn(cases(false)), as_name);
 
 // The last moment before HANDOVER goes out.
 TEST_F(QemuFailure, SourcesHaulDiesBeforeTheHandover)
@@ -147,6 +183,16 @@ TEST_F(QemuFailure, SourcesHaulDiesBeforeTheHandover)
     EXPECT_EQ(-SIGKILL, move.source->wait()) << move.log();
     EXPECT_EQ(1, move.destination->wait()) << move.log();
     expect_back(move, *to);
+}
+
+TEST_F(QemuFailure, SourcesHaulDiesBeforeTheHandoverOfItsMemory)
+{
+    auto to = destination();
+    Move move(*source, *to, {{"die=handover"}, {"timeout=5"}, false, true});
+    EXPECT_EQ(-SIGKILL, move.source->wait()) << move.log();
+    EXPECT_EQ(1, move.destination->wait()) << move.log();
+    expect_back(move, *to);
+    EXPECT_FALSE(to->alive());
 }
 
 TEST_F(QemuFailure, AnotherMachineTypeIsRefused)
@@ -164,17 +210,24 @@ TEST_F(QemuFailure, AnotherMachineTypeIsRefused)
 }
 
 // Same machine type and memory, one device more: QEMU itself refuses the state, and ends.
-TEST_F(QemuFailure, ADeviceStateThatQemuRefuses)
+class Refused : public QemuFailure, public ::testing::WithParamInterface<bool>
+{
+};
+
+TEST_P(Refused, ADeviceStateThatQemuRefuses)
 {
     MachineOptions options;
     options.extra = {"-vga", "none"};
     auto to = destination(options);
-    Move move(*source, *to, {});
+    Move move(*source, *to, {{}, {}, false, GetParam()});
     EXPECT_EQ(1, move.source->wait()) << move.log();
     EXPECT_EQ(1, move.destination->wait()) << move.log();
     EXPECT_NE(std::string::npos, move.log().find("refused the device state")) << move.log();
     expect_back(move, *to);
 }
+
+INSTANTIATE_TEST_SUITE_P(Modes, Refused, ::testing::Bool(),
+                         [](const auto &info) { return info.param ? "cpr" : "copy"; });
 
 TEST_F(QemuFailure, ADestinationThatDoesNotWait)
 {

@@ -134,6 +134,54 @@ TEST_F(GuestMoves, TrackersOfItsOwnServe)
     }
 }
 
+// Its vCPU, KVM's or a thread, sees the source's memory in the place of its own, from its first write on.
+TEST_F(GuestMoves, HandedOverMemoryServes)
+{
+    Machine from = source(), to = destination();
+    haul_options how = move_options();
+    how.mode = "cpr-transfer";
+    MachineMove move(from, to, how);
+    ASSERT_EQ(move.wait(), "");
+    EXPECT_EQ(move.stats.transferred, 0u);
+    EXPECT_EQ(move.stats.mode, HAUL_MODE_CPR_TRANSFER);
+    haul_error error = {};
+    EXPECT_EQ(from->ops->resume(from.get(), &error), -EPERM);
+    from.reset();
+    expect_proves_itself(to);
+}
+
+// What it adopted it gives back: the source's guest goes on, and the destination can be used again.
+TEST_F(GuestMoves, CancelledHandOverLeavesTheGuestRunning)
+{
+    Machine from = source(), to = destination();
+    haul_options how = move_options();
+    how.mode = "cpr-transfer";
+    haul_migration *halves[2] = {};
+    haul_error error = {};
+    haul_events events = {};
+    events.state = [](void *opaque, haul_state, haul_state state) {
+        if (state == HAUL_STATE_ACTIVE) {
+            haul_cancel(static_cast<haul_migration *>(opaque));
+        }
+    };
+    std::string uri = "unix:/tmp/haul-machine-cancel-" + kVcpu + std::to_string(getpid());
+    ASSERT_EQ(haul_destination_new(&how, &halves[0], &error), 0) << error.message;
+    ASSERT_EQ(haul_source_new(&how, &halves[1], &error), 0) << error.message;
+    ASSERT_EQ(to->ops->attach(to.get(), halves[0], &error), 0) << error.message;
+    ASSERT_EQ(from->ops->attach(from.get(), halves[1], &error), 0) << error.message;
+    ASSERT_EQ(haul_set_events(halves[1], &events, halves[1], &error), 0);
+    ASSERT_EQ(haul_start(halves[0], uri.c_str(), &error), 0) << error.message;
+    ASSERT_EQ(haul_start(halves[1], uri.c_str(), &error), 0) << error.message;
+    EXPECT_EQ(haul_wait(halves[1], &error), -ECANCELED) << error.message;
+    EXPECT_EQ(haul_wait(halves[0], &error), -ECANCELED) << error.message;
+    haul_free(halves[0]);
+    haul_free(halves[1]);
+    expect_proves_itself(from);
+    MachineMove again(from, to);
+    EXPECT_EQ(again.wait(), "");
+    expect_proves_itself(to);
+}
+
 TEST_F(GuestMoves, FailedMoveLeavesTheGuestRunningAndCanBeTriedAgain)
 {
     Machine from = source();

@@ -103,6 +103,46 @@ TEST_F(MemoryMachine, AtRestArrivesInANewFile)
     expect_same(object);
 }
 
+haul_options hand_over()
+{
+    haul_options options = move_options();
+    options.mode = "cpr-transfer";
+    return options;
+}
+
+ino_t inode_of(const std::string &path)
+{
+    struct stat status = {};
+    EXPECT_EQ(stat(path.c_str(), &status), 0) << path;
+    return status.st_ino;
+}
+
+// The destination's name becomes one of the object itself.
+TEST_F(MemoryMachine, HandedOverObjectGetsTheDestinationsName)
+{
+    SharedObject object(kSize);
+    fill(object);
+    Machine from = source_of(object, 0), to = new_destination();
+    EXPECT_NE(inode_of(destination_path), inode_of(object.path()));
+    MachineMove move(from, to, hand_over());
+    EXPECT_EQ(move.wait(), "");
+    EXPECT_EQ(inode_of(destination_path), inode_of(object.path()));
+    EXPECT_EQ(move.stats.transferred, 0u);
+    expect_same(object);
+}
+
+TEST_F(MemoryMachine, MemfdCannotBeGivenAName)
+{
+    SharedObject object(kSize, false);
+    fill(object);
+    {
+        Machine from = source_of(object, 0), to = new_destination();
+        MachineMove move(from, to, hand_over());
+        EXPECT_NE(move.wait().find("cannot become a name of the source's memory"), std::string::npos);
+    }
+    EXPECT_NE(access(destination_path.c_str(), F_OK), 0) << "what was created for the move goes again";
+}
+
 // Trap T5: what is zero or a hole at the source must not keep the destination's older content.
 TEST_F(MemoryMachine, AtRestReplacesAllOfAnExistingFile)
 {
@@ -195,6 +235,18 @@ TEST_F(LiveMemory, LiveMemoryArrivesWholeAndItsProcessStaysStopped)
     }
     EXPECT_TRUE(writer.comes_to('T'));
     expect_same(object);
+}
+
+TEST_F(LiveMemory, HandedOverLiveMemoryIsNoLongerItsProcesss)
+{
+    SharedObject object(kSize);
+    fill(object);
+    Child writer(writer_of(object));
+    Machine from = source_of(object, writer.pid()), to = new_destination();
+    MachineMove move(from, to, hand_over());
+    ASSERT_EQ(move.wait(), "");
+    EXPECT_EQ(writer.state(), 'T');
+    EXPECT_EQ(inode_of(destination_path), inode_of(object.path()));
 }
 
 TEST_F(LiveMemory, LiveMemoryInPiecesArrivesWhole)

@@ -83,6 +83,24 @@ class Report : public ::testing::Test
     haul_channel_stats channels_[2] = {};
 };
 
+TEST_F(Report, MemoryThatWasHandedOverWasNotSent)
+{
+    outcome_.mode = "cpr-transfer";
+    outcome_.channel_count = 0;
+    outcome_.stats.mode = HAUL_MODE_CPR_TRANSFER;
+    outcome_.stats.transferred = outcome_.stats.normal = outcome_.stats.duplicate = 0;
+    outcome_.stats.dirty_sync_count = outcome_.stats.channels = 0;
+    outcome_.stats.tracker[0] = '\0';
+    std::string text = Text();
+    EXPECT_NE(text.find("256 MiB, handed over as it is (--mode cpr-transfer)\n"), std::string::npos) << text;
+    EXPECT_NE(text.find("predicted"), std::string::npos) << text;
+    EXPECT_EQ(text.find("on the wire"), std::string::npos) << text;
+    EXPECT_EQ(text.find("Rounds"), std::string::npos) << text;
+    json_t *json = Json();
+    EXPECT_STREQ(json_string_value(json_object_get(json, "mode")), "cpr-transfer");
+    json_decref(json);
+}
+
 TEST_F(Report, JsonHasQueryMigratesNamesAndUnits)
 {
     json_t *json = Json();

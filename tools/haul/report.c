@@ -55,6 +55,11 @@ static void print_volume(const struct haul_outcome *outcome, FILE *out)
     char total[CLI_NUMBER_SIZE], sent[CLI_NUMBER_SIZE], rate[CLI_NUMBER_SIZE];
     double seconds = (double)stats->total_time_ns / 1e9;
     uint64_t mean = seconds > 0 ? (uint64_t)((double)stats->transferred / seconds) : 0;
+    if (stats->mode == HAUL_MODE_CPR_TRANSFER) {
+        fprintf(out, LABEL "%s, handed over as it is (--mode %s)\n", "Memory",
+                cli_format_bytes(total, stats->total), outcome->mode);
+        return;
+    }
     fprintf(out, LABEL "%s\n", "Memory", cli_format_bytes(total, stats->total));
     if (outcome->source) {
         fprintf(out, LABEL "%" PRIu64 "\n", "Rounds", stats->dirty_sync_count);
@@ -110,7 +115,9 @@ void cli_report_print(const struct haul_outcome *outcome, FILE *out)
     haul_outcome_headline(outcome, headline, sizeof headline);
     fprintf(out, "%s\n", headline);
     /* Nothing of a move that never got to its memory is worth a table. */
-    if (outcome->stats.transferred) {
+    bool handed_over =
+        outcome->stats.mode == HAUL_MODE_CPR_TRANSFER && outcome->stats.ownership == HAUL_OWNER_DESTINATION;
+    if (outcome->stats.transferred || handed_over) {
         fputc('\n', out);
         print_times(&outcome->stats, out);
         if (outcome->source) {

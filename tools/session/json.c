@@ -84,6 +84,7 @@ json_t *haul_outcome_json(const struct haul_outcome *outcome)
                                   parts_json(&stats->actual)));
     json_object_set_new(json, "ram", ram_json(stats));
     json_object_set_new(json, "channels", channels_json(outcome));
+    json_object_set_new(json, "mode", json_string(outcome->mode ? outcome->mode : "normal"));
     json_object_set_new(json, "tracker", json_string(stats->tracker));
     json_object_set_new(json, "bandwidth", integer(stats->bandwidth_bytes_per_s));
     json_object_set_new(json, "threshold-size", integer(stats->threshold_size));

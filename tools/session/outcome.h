@@ -18,6 +18,7 @@ struct haul_outcome {
     const char *uri;      /* the peer's, or the one listened on */
     const char *machine;  /* "qemu", "memory" or "guest" */
     const char *compress; /* "none", "lz4" or "auto"; NULL at the destination */
+    const char *mode;     /* "normal" or "cpr-transfer"; NULL before there was a migration */
     bool verify;          /* was asked for */
     char id[33];          /* empty before there was one */
     struct haul_stats stats;

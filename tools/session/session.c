@@ -241,6 +241,7 @@ static void collect(struct haul_session *session)
     outcome->stats.size = sizeof outcome->stats;
     haul_get_stats(session->migration, &outcome->stats);
     outcome->status = haul_state_name(outcome->stats.state);
+    outcome->mode = haul_mode_name(outcome->stats.mode);
     haul_id(session->migration, outcome->id);
     if (strspn(outcome->id, "0") == 32) {
         outcome->id[0] = '\0'; /* no source came */

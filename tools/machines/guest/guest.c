@@ -6,6 +6,7 @@
 #include "tools/machines/guest/sweep.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -35,6 +36,7 @@ struct haul_guest {
     unsigned char *memory;
     uint64_t length;
     int memory_fd;
+    bool locked; /* adopted, and mapped without the right to write */
     struct haul_guest_cpu *cpu;
     struct haul_guest_runner *runner;
     char vcpu_reason[512];
@@ -90,20 +92,53 @@ static int read_choices(struct haul_guest *guest, const struct haul_guest_option
     return 0;
 }
 
-static int map_memory(struct haul_guest *guest, struct haul_error *error)
+/* Makes `fd`, which it takes over, the guest's memory, where the memory is that it had before. */
+static int map_file(struct haul_guest *guest, int fd, bool writable, struct haul_error *error)
 {
-    guest->memory_fd = memfd_create("haul-guest", MFD_CLOEXEC);
-    if (guest->memory_fd < 0 || ftruncate(guest->memory_fd, (off_t)guest->length)) {
-        return haul_error_set(error, errno, "cannot make %" PRIu64 " bytes of guest memory: %s",
-                              guest->length, strerror(errno));
-    }
-    void *memory = mmap(NULL, guest->length, PROT_READ | PROT_WRITE, MAP_SHARED, guest->memory_fd, 0);
+    int protection = PROT_READ | (writable ? PROT_WRITE : 0);
+    int flags = MAP_SHARED | (guest->memory ? MAP_FIXED : 0);
+    void *memory = mmap(guest->memory, guest->length, protection, flags, fd, 0);
     if (memory == MAP_FAILED) {
-        return haul_error_set(error, errno, "cannot map %" PRIu64 " bytes of guest memory: %s", guest->length,
-                              strerror(errno));
+        int code = errno;
+        close(fd);
+        return haul_error_set(error, code, "cannot map %" PRIu64 " bytes of guest memory: %s", guest->length,
+                              strerror(code));
+    }
+    if (guest->memory_fd >= 0) {
+        close(guest->memory_fd);
     }
     guest->memory = memory;
+    guest->memory_fd = fd;
+    guest->locked = !writable;
     return 0;
+}
+
+static int map_memory(struct haul_guest *guest, struct haul_error *error)
+{
+    int fd = memfd_create("haul-guest", MFD_CLOEXEC);
+    if (fd < 0 || ftruncate(fd, (off_t)guest->length)) {
+        int code = errno;
+        if (fd >= 0) {
+            close(fd);
+        }
+        return haul_error_set(error, code, "cannot make %" PRIu64 " bytes of guest memory: %s", guest->length,
+                              strerror(code));
+    }
+    return map_file(guest, fd, true, error);
+}
+
+int haul_guest_adopt(struct haul_guest *guest, int fd, struct haul_error *error)
+{
+    int own = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    if (own < 0) {
+        return haul_error_set(error, errno, "cannot keep the source's memory: %s", strerror(errno));
+    }
+    return map_file(guest, own, false, error);
+}
+
+int haul_guest_disown(struct haul_guest *guest, struct haul_error *error)
+{
+    return map_memory(guest, error);
 }
 
 static void drop_cpu(struct haul_guest *guest)
@@ -261,6 +296,10 @@ int haul_guest_resume(struct haul_guest *guest, struct haul_error *error)
     if (!guest->ready) {
         return haul_error_set(error, EINVAL, "the guest has no state to run from");
     }
+    if (guest->locked && mprotect(guest->memory, guest->length, PROT_READ | PROT_WRITE)) {
+        return haul_error_set(error, errno, "cannot let the guest write its memory: %s", strerror(errno));
+    }
+    guest->locked = false;
     haul_guest_runner_resume(guest->runner);
     return 0;
 }

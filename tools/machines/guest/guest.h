@@ -46,6 +46,13 @@ const struct haul_guest_layout *haul_guest_get_layout(const struct haul_guest *g
 int haul_guest_stop(struct haul_guest *guest, uint64_t *stopped_ns, struct haul_error *error);
 int haul_guest_resume(struct haul_guest *guest, struct haul_error *error);
 void haul_guest_throttle(struct haul_guest *guest, unsigned percent);
+/*
+ * haul_guest_adopt, at a destination that was not loaded: its memory is from now on that of `fd` (the
+ * caller's), which is mapped in its place without the right to write; haul_guest_resume gives that right.
+ * haul_guest_disown gives it fresh memory of its own again. Errors of dup, mmap and memfd_create.
+ */
+int haul_guest_adopt(struct haul_guest *guest, int fd, struct haul_error *error);
+int haul_guest_disown(struct haul_guest *guest, struct haul_error *error);
 /* haul_guest_retire ends its thread: this copy never writes again. */
 void haul_guest_retire(struct haul_guest *guest);
 

@@ -65,7 +65,25 @@ static const struct haul_guest_ops source_hooks = {
     .handed_over = handed_over_hook,
 };
 
-static const struct haul_guest_ops destination_hooks = {.start = resume_hook};
+static int adopt_hook(void *opaque, const char *block, int fd, uint64_t fd_offset, struct haul_error *error)
+{
+    (void)block; /* there is only one */
+    struct guest_machine *self = opaque;
+    return fd_offset ? haul_error_set(error, EINVAL, "the source's guest does not begin where its file does")
+                     : haul_guest_adopt(self->guest, fd, error);
+}
+
+static void disown_hook(void *opaque)
+{
+    struct guest_machine *self = opaque;
+    haul_guest_disown(self->guest, NULL);
+}
+
+static const struct haul_guest_ops destination_hooks = {
+    .start = resume_hook,
+    .adopt = adopt_hook,
+    .disown = disown_hook,
+};
 
 static int iterate_state(void *opaque, uint64_t *pending_bytes, struct haul_error *error)
 {
@@ -118,7 +136,8 @@ static int attach(struct haul_machine *machine, struct haul_migration *migration
         .name = "guest.ram", .page_size = HAUL_GUEST_PAGE_SIZE, .fd = haul_guest_memory_fd(self->guest)};
     block.host = haul_guest_memory(self->guest, &block.length);
     int result = haul_add_ram(migration, &block, error);
-    if (!result && self->side == HAUL_GUEST_SOURCE) {
+    bool tracked = self->side == HAUL_GUEST_SOURCE && haul_get_mode(migration) == HAUL_MODE_NORMAL;
+    if (!result && tracked) {
         haul_guest_free_tracker(self->guest, self->tracker);
         self->tracker = NULL;
         result = haul_guest_new_tracker(self->guest, &self->tracker, &self->tracker_name, error);

@@ -8,11 +8,13 @@
 #include "tools/machines/memory/writers.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 /* Stopping waits for every thread and looks into every process once more. */
 #define STOP_NS 5000000u
@@ -22,6 +24,7 @@ struct memory_source {
     char *path;
     struct haul_memory_object object;
     struct haul_process *process; /* NULL: at rest */
+    int handed_fd;                /* the object, writable, to be handed over; -1: none */
     struct haul_tracker *tracker; /* of the last attach, and what it watches */
     struct haul_tracked_range ranges[HAUL_MEMORY_MAX_RANGES];
     unsigned range_count;
@@ -153,6 +156,20 @@ static int new_tracker(struct memory_source *self, struct haul_error *error)
                   : haul_tracker_process_new(pid, self->ranges, self->range_count, &self->tracker, error);
 }
 
+/* Who takes the object over must be able to write it; what we opened is for reading. */
+static int open_writable(struct memory_source *self, struct haul_error *error)
+{
+    char path[64];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", self->object.fd);
+    if (self->handed_fd < 0) {
+        self->handed_fd = open(path, O_RDWR | O_CLOEXEC);
+    }
+    return self->handed_fd >= 0
+               ? 0
+               : haul_error_set(error, errno, "cannot open %s for writing, to hand it over: %s", self->path,
+                                strerror(errno));
+}
+
 static int attach(struct haul_machine *machine, struct haul_migration *migration, struct haul_error *error)
 {
     struct memory_source *self = (struct memory_source *)machine;
@@ -163,11 +180,15 @@ static int attach(struct haul_machine *machine, struct haul_migration *migration
         .page_size = self->object.page_size,
         .fd = self->object.fd,
     };
-    int result = haul_add_ram(migration, &block, error);
-    if (!result) {
-        result = new_tracker(self, error);
+    bool copies = haul_get_mode(migration) == HAUL_MODE_NORMAL;
+    int result = copies ? new_tracker(self, error) : open_writable(self, error);
+    if (!result && !copies) {
+        block.fd = self->handed_fd;
     }
     if (!result) {
+        result = haul_add_ram(migration, &block, error);
+    }
+    if (!result && copies) {
         result = haul_set_tracker(migration, haul_tracker_get_ops(self->tracker),
                                   haul_tracker_get_opaque(self->tracker), error);
     }
@@ -213,6 +234,9 @@ static void free_machine(struct haul_machine *machine)
     haul_tracker_free(self->tracker);
     haul_process_close(self->process);
     haul_memory_object_close(&self->object);
+    if (self->handed_fd >= 0) {
+        close(self->handed_fd);
+    }
     free(self->locator);
     free(self->path);
     free(self);
@@ -257,6 +281,7 @@ static int machine_new(const char *path, struct memory_source **machine, struct 
     self->base.ops = &machine_ops;
     self->path = copy;
     self->object.fd = -1;
+    self->handed_fd = -1;
     *machine = self;
     return 0;
 }

@@ -237,9 +237,14 @@ static int adopt(void *opaque, const char *name, int fd, uint64_t offset, struct
     if (!block) {
         return haul_error_set(error, EINVAL, "QEMU has no such memory backend");
     }
+    char status[32];
+    int result = haul_qemu_status(destination->qmp, status, sizeof status, error);
+    if (!result && strcmp(status, "inmigrate") != 0) {
+        result = haul_error_set(error, EREMOTEIO, "QEMU is \"%s\" now: somebody else commands it", status);
+    }
     /* From here on this QEMU is of no use but for this move, also if haul dies. */
-    int result = haul_guardian_arm(destination->guardian, "{\"execute\":\"quit\"}\n", error);
-    destination->adopted = true;
+    result = result ? result : haul_guardian_arm(destination->guardian, "{\"execute\":\"quit\"}\n", error);
+    destination->adopted = destination->adopted || !result;
     return result ? result
                   : haul_qemu_adopt(destination->qmp, &destination->inspection, block, fd, offset, error);
 }
@@ -247,6 +252,9 @@ static int adopt(void *opaque, const char *name, int fd, uint64_t offset, struct
 static void disown(void *opaque)
 {
     struct haul_qemu_destination *destination = opaque;
+    if (!destination->adopted) {
+        return; /* QEMU was gone, or somebody else's */
+    }
     haul_qemu_adopt_end(destination->qmp, &destination->inspection);
     haul_guardian_arm(destination->guardian, "", NULL);
 }

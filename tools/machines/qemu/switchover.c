@@ -18,7 +18,8 @@
 
 #define STREAM_LIMIT ((size_t)256 << 20)
 #define ENDING_NS 30000000000u
-#define HANDING_NS 5000000u /* loading, which no round of memory hides, and a call that QEMU makes for haul */
+#define HANDING_NS 5000000u /* loading, which no round of memory hides, and a call that QEMU makes for haul  \
+                             */
 
 /* query-migrate's status, and its error-desc in `reason`. */
 static int migrate_status(struct haul_qmp *qmp, char *status, size_t size, char *reason, size_t reason_size,
