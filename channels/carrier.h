@@ -30,8 +30,8 @@ struct haul_carrier_ops {
      * what is carried, so hash only a copy; reads are bracketed as channels/live_read.h says.
      *
      * On return everything in `pack` may be reused. Pages may still be on their way, but never past a mark
-     * (rule R2): the mark must not be seen by the other end, nor be returned from where there is none, before
-     * every page that this carrier took before it is in place.
+     * (rule R2): the mark must not be seen by the other end before every page that this carrier took before
+     * it is in place; and where no other end waits for the marks of all channels, this call does.
      *
      * *written gets the bytes that the call put on their way, headers included. 0, or a negative errno with a
      * message that starts with the step ("sending round 3: ..."); the sender prefixes channel and peer.

@@ -18,11 +18,12 @@
 struct haul_file_rounds {
     struct haul_snapshot_writer *writer;
     unsigned channels;
-    _Atomic uint32_t done; /* release in reach_mark, acquire in haul_file_rounds_done */
+    _Atomic uint32_t done; /* release in end_round, acquire in haul_file_rounds_done */
     atomic_bool hurry;     /* relaxed: whether the next mark flushes */
     atomic_bool settled;   /* relaxed: a counter's */
     pthread_mutex_t lock;
-    unsigned at_mark; /* under `lock`: carriers that reached the mark of round done + 1 */
+    pthread_cond_t moved; /* `done` or a carrier's `aborted` changed */
+    unsigned at_mark;     /* under `lock`: carriers that reached the mark of round done + 1 */
 };
 
 /* Pages written and perhaps not yet on the disk. */
@@ -55,12 +56,14 @@ int haul_file_rounds_new(struct haul_snapshot_writer *writer, unsigned channels,
     (*rounds)->writer = writer;
     (*rounds)->channels = channels;
     pthread_mutex_init(&(*rounds)->lock, NULL);
+    pthread_cond_init(&(*rounds)->moved, NULL);
     return 0;
 }
 
 void haul_file_rounds_free(struct haul_file_rounds *rounds)
 {
     if (rounds) {
+        pthread_cond_destroy(&rounds->moved);
         pthread_mutex_destroy(&rounds->lock);
         free(rounds);
     }
@@ -68,7 +71,7 @@ void haul_file_rounds_free(struct haul_file_rounds *rounds)
 
 uint32_t haul_file_rounds_done(const struct haul_file_rounds *rounds)
 {
-    /* Acquire, pairs with the release in reach_mark: the round's pages were put. */
+    /* Acquire, pairs with the release in end_round: the round's pages were put. */
     return atomic_load_explicit(&((struct haul_file_rounds *)rounds)->done, memory_order_acquire);
 }
 
@@ -82,33 +85,48 @@ void haul_file_rounds_settled(struct haul_file_rounds *rounds)
     atomic_store_explicit(&rounds->settled, true, memory_order_relaxed);
 }
 
-/* The last carrier to come ends the round. No carrier has a page of the next one before that. */
-static int reach_mark(struct haul_file_rounds *rounds, uint32_t round, struct haul_error *error)
-{
-    pthread_mutex_lock(&rounds->lock);
-    bool last = ++rounds->at_mark == rounds->channels;
-    if (last) {
-        rounds->at_mark = 0;
-    }
-    pthread_mutex_unlock(&rounds->lock);
-    if (!last) {
-        return 0;
-    }
-    int rc = atomic_load_explicit(&rounds->hurry, memory_order_relaxed)
-                 ? 0
-                 : haul_snapshot_flush(rounds->writer, error);
-    if (rc == 0) {
-        /* Release, pairs with the acquire in haul_file_rounds_done. */
-        atomic_store_explicit(&rounds->done, round, memory_order_release);
-    }
-    return rc;
-}
-
 /* ---- one carrier ---- */
 
 static bool is_aborted(struct file_carrier *own)
 {
     return atomic_load_explicit(&own->aborted, memory_order_relaxed);
+}
+
+/* The last to reach a mark ends the round. */
+static int end_round(struct haul_file_rounds *rounds, uint32_t round, struct haul_error *error)
+{
+    int rc = atomic_load_explicit(&rounds->hurry, memory_order_relaxed)
+                 ? 0
+                 : haul_snapshot_flush(rounds->writer, error);
+    if (rc < 0) {
+        return rc; /* the others wait on, and are aborted */
+    }
+    pthread_mutex_lock(&rounds->lock);
+    rounds->at_mark = 0;
+    /* Release, pairs with the acquire in haul_file_rounds_done. */
+    atomic_store_explicit(&rounds->done, round, memory_order_release);
+    pthread_cond_broadcast(&rounds->moved);
+    pthread_mutex_unlock(&rounds->lock);
+    return 0;
+}
+
+/*
+ * Waits until every carrier has reached the mark, so that no page of the next round is written before one of
+ * this round (rule R2).
+ */
+static int reach_mark(struct file_carrier *own, uint32_t round, struct haul_error *error)
+{
+    struct haul_file_rounds *rounds = own->rounds;
+    pthread_mutex_lock(&rounds->lock);
+    bool last = ++rounds->at_mark == rounds->channels;
+    while (!last && haul_file_rounds_done(rounds) < round && !is_aborted(own)) {
+        pthread_cond_wait(&rounds->moved, &rounds->lock);
+    }
+    pthread_mutex_unlock(&rounds->lock);
+    if (is_aborted(own)) {
+        return haul_error_set(error, ECANCELED, "aborted");
+    }
+    return last ? end_round(rounds, round, error) : 0;
 }
 
 /* Waits until the oldest span of the window is on the disk, so that its bytes count as delivered. */
@@ -176,7 +194,7 @@ static int pass_mark(struct file_carrier *own, uint32_t round, struct haul_error
         rc = settle_oldest(own, error);
         own->next = (own->next + 1) % WINDOW;
     }
-    return rc == 0 ? reach_mark(own->rounds, round, error) : rc;
+    return rc == 0 ? reach_mark(own, round, error) : rc;
 }
 
 static int file_send(struct haul_carrier *carrier, struct haul_pack *pack,
@@ -205,7 +223,12 @@ static uint64_t file_undelivered(struct haul_carrier *carrier)
 
 static void file_abort(struct haul_carrier *carrier)
 {
-    atomic_store_explicit(&((struct file_carrier *)carrier)->aborted, true, memory_order_relaxed);
+    struct file_carrier *own = (struct file_carrier *)carrier;
+    /* Under the lock, so that no carrier that is about to wait at a mark misses it. */
+    pthread_mutex_lock(&own->rounds->lock);
+    atomic_store_explicit(&own->aborted, true, memory_order_relaxed);
+    pthread_cond_broadcast(&own->rounds->moved);
+    pthread_mutex_unlock(&own->rounds->lock);
 }
 
 static void file_close(struct haul_carrier *carrier)
