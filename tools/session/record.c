@@ -134,6 +134,7 @@ int haul_store_lock(struct haul_store *store, struct haul_error *error)
 }
 
 #define NAME_SIZE 64
+#define RECORD_MAX 8192 /* bytes of a record file, with room to spare */
 
 static void record_name(char name[NAME_SIZE], const char *id, bool source, const char *tail)
 {
@@ -228,8 +229,11 @@ static int record_read(struct haul_store *store, const char *name, struct haul_r
     if (fd < 0) {
         return -errno;
     }
-    json_t *json = json_loadfd(fd, JSON_REJECT_DUPLICATES, NULL);
+    /* In one piece: jansson reads a descriptor byte by byte. */
+    char text[RECORD_MAX];
+    ssize_t length = read(fd, text, sizeof text);
     close(fd);
+    json_t *json = length > 0 ? json_loadb(text, (size_t)length, JSON_REJECT_DUPLICATES, NULL) : NULL;
     int version, haul_pid;
     json_int_t haul_start;
     const char *id, *side, *step, *when, *peer, *machine, *locator;
