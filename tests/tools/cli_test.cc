@@ -102,7 +102,7 @@ TEST_F(Cli, HelpOfEachCommandIsTheSameBothWays)
 
 TEST_F(Cli, WrongUsageIsOneSentenceAndExitStatus2)
 {
-    ExpectUsageError({}, "haul: say what to do: send, receive, topology, resume or abandon; try 'haul help'");
+    ExpectUsageError({}, "haul: say what to do: send, receive, query, watch or another command; try 'haul help'");
     ExpectUsageError({"fly"}, "haul: there is no command 'fly'; try 'haul help'");
     ExpectUsageError({"help", "fly"}, "haul: there is no command 'fly'; try 'haul help'");
     ExpectUsageError({"--json", "send"},

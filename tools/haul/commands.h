@@ -10,6 +10,8 @@
 int cli_move(const struct cli_options *options);    /* send and receive */
 int cli_recover(const struct cli_options *options); /* resume and abandon */
 int cli_topology(const struct cli_options *options);
+int cli_control(const struct cli_options *options); /* query, set, cancel, continue */
+int cli_live(const struct cli_options *options);    /* watch */
 
 /* cli_complain writes "haul: TEXT" and a newline to standard error, and returns `status`. */
 int cli_complain(int status, const char *format, ...) __attribute__((format(printf, 2, 3)));

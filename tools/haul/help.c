@@ -21,6 +21,12 @@ struct command_help {
     "SIZE and RATE take a number of bytes, for RATE per second, with an optional suffix K, M, G or T "       \
     "(1024, 1024 squared, and so on), as QEMU's max-bandwidth does."
 
+#define NAME_OF_ONE "NAME is the daemon's name of the migration; with only one it may be left out."
+
+#define CONTROL_STATUS                                                                                       \
+    "Exit status: 0 done; 1 not done, with the reason; 2 the command line is wrong.\n\n"                     \
+    "docs/control.md tells how to start a daemon and how programs talk to it."
+
 static const struct command_help commands[CLI_COMMAND_COUNT] = {
     [CLI_SEND] =
         {
@@ -112,6 +118,58 @@ static const struct command_help commands[CLI_COMMAND_COUNT] = {
             "is said "
             "under haul help resume. Nothing is asked.",
             "Exit status: 0 done; 1 not done, with the reason; 2 the command line is wrong.",
+        },
+    [CLI_QUERY] =
+        {
+            "haul query [NAME] [--json] [--qmp ADDRESS]",
+            "show a daemon's migrations and their parameters",
+            "Asks a haul daemon how far a migration is, what its parameters are and what each channel "
+            "carries. "
+            "Without NAME it shows all migrations, one line each, and everything of the only one.",
+            CONTROL_STATUS,
+        },
+    [CLI_SET] =
+        {
+            "haul set [NAME] PARAM=VALUE... [--qmp ADDRESS]",
+            "change parameters of a daemon's migration, also while it runs",
+            "Changes parameters of a migration. max-bandwidth, downtime-limit (milliseconds), the switchover "
+            "bandwidth and the throttle act at once on one that runs; the others hold for the next. haul "
+            "query "
+            "shows all of them with their values. A number may have a suffix K, M, G or T (1024, 1024 "
+            "squared, "
+            "and so on); a switch is on or off. All are changed, or none.\n\n" NAME_OF_ONE,
+            CONTROL_STATUS,
+        },
+    [CLI_CANCEL] =
+        {
+            "haul cancel [NAME] [--qmp ADDRESS]",
+            "cancel a daemon's migration; the guest goes on at the source",
+            "Cancels a migration. The guest goes on at the source, unless it has been handed over already. "
+            "The "
+            "command does not wait for the end: haul watch does.\n\n" NAME_OF_ONE,
+            CONTROL_STATUS,
+        },
+    [CLI_CONTINUE] =
+        {
+            "haul continue [NAME] [--qmp ADDRESS]",
+            "let a migration go on that holds before its switchover",
+            "A migration with pause-before-switchover stops the guest, reports pre-switchover and waits. "
+            "This "
+            "lets it go on to the switchover.\n\n" NAME_OF_ONE,
+            CONTROL_STATUS,
+        },
+    [CLI_WATCH] =
+        {
+            "haul watch [NAME] [--json] [--qmp ADDRESS]",
+            "follow a daemon's migration, with a row for each channel",
+            "Shows a migration until it ends: on a terminal a headline and a row for each channel, redrawn "
+            "four "
+            "times a second; elsewhere one line a second. Ctrl-C ends the watching, and nothing "
+            "else.\n\n" NAME_OF_ONE,
+            "Exit status: 0 the migration completed; 1 it failed or was cancelled, or the daemon cannot be "
+            "reached; 2 the command line is wrong; 3 it is not known which side owns the guest (see haul "
+            "help "
+            "resume).",
         },
 };
 

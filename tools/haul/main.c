@@ -54,6 +54,13 @@ static int run_command(enum cli_command command, int argc, char **argv)
     case CLI_RESUME:
     case CLI_ABANDON:
         return cli_recover(&options);
+    case CLI_QUERY:
+    case CLI_SET:
+    case CLI_CANCEL:
+    case CLI_CONTINUE:
+        return cli_control(&options);
+    case CLI_WATCH:
+        return cli_live(&options);
     default:
         return cli_topology(&options);
     }
@@ -64,8 +71,9 @@ int main(int argc, char **argv)
     enum cli_command command;
     signal(SIGPIPE, SIG_IGN); /* a reader of our output that ends must not end a move */
     if (argc < 2) {
-        return cli_complain(CLI_EXIT_USAGE, "say what to do: send, receive, topology, resume or abandon; try "
-                                            "'haul help'");
+        return cli_complain(CLI_EXIT_USAGE,
+                            "say what to do: send, receive, query, watch or another command; try "
+                            "'haul help'");
     }
     const char *word = argv[1];
     if (!strcmp(word, "--help") || !strcmp(word, "-h")) {

@@ -4,6 +4,8 @@
 #define SEND (1U << CLI_SEND)
 #define RECEIVE (1U << CLI_RECEIVE)
 #define TOPOLOGY (1U << CLI_TOPOLOGY)
+#define CONTROL (1U << CLI_QUERY | 1U << CLI_SET | 1U << CLI_CANCEL | 1U << CLI_CONTINUE | 1U << CLI_WATCH)
+#define SHOW (1U << CLI_QUERY | 1U << CLI_WATCH)
 #define RECOVER (1U << CLI_RESUME | 1U << CLI_ABANDON)
 #define FIELD(name) .offset = offsetof(struct cli_options, name)
 
@@ -65,13 +67,17 @@ const struct cli_option cli_option_table[] = {
      .help = "Do not allocate the memory ahead of the data. Slower, but memory that the guest never touched "
              "stays "
              "unallocated."},
-    {"json", NULL, SEND | RECEIVE, CLI_OPTION_SET, FIELD(json),
+    {"json", NULL, SEND | RECEIVE | SHOW, CLI_OPTION_SET, FIELD(json),
      .help = "Print one JSON object on standard output at the end, also after a failure, in place of the "
-             "report."},
+             "report; query prints one value, watch one line a second."},
     {"quiet", NULL, SEND | RECEIVE, CLI_OPTION_SET, FIELD(quiet),
      .help = "No progress and no remarks; errors and the final report remain."},
     {"to", "HOST", TOPOLOGY, CLI_OPTION_TEXT, FIELD(to),
      .help = "Plan for the network card that leads to HOST."},
+
+    {"qmp", "ADDRESS", CONTROL, CLI_OPTION_TEXT, FIELD(control),
+     .help = "The daemon's control socket, unix:PATH; by default /run/haul.sock for root, else "
+             "$XDG_RUNTIME_DIR/haul.sock."},
 
     {"list", NULL, RECOVER, CLI_OPTION_SET, FIELD(list),
      .help = "Show the moves recorded on this host and how far they came, and do nothing else."},

@@ -14,21 +14,37 @@
 extern "C" {
 #endif
 
-enum cli_command { CLI_SEND, CLI_RECEIVE, CLI_TOPOLOGY, CLI_RESUME, CLI_ABANDON, CLI_COMMAND_COUNT };
+enum cli_command {
+    CLI_SEND,
+    CLI_RECEIVE,
+    CLI_TOPOLOGY,
+    CLI_RESUME,
+    CLI_ABANDON,
+    CLI_QUERY,
+    CLI_SET,
+    CLI_CANCEL,
+    CLI_CONTINUE,
+    CLI_WATCH,
+    CLI_COMMAND_COUNT
+};
 
 struct cli_options {
     enum cli_command command;
-    bool help;            /* --help was given: nothing else was checked */
-    const char *uri;      /* send: where to; receive: what to listen on */
-    const char *id;       /* resume, abandon: the move, or NULL */
-    const char *qmp;      /* --qemu, or NULL */
-    const char *memory;   /* --memory, or NULL */
-    bool guest;           /* --guest */
-    uint32_t pid;         /* --pid, 0: none */
-    uint64_t memory_size; /* --memory-size, 0: the file exists */
-    bool list;            /* resume, abandon: only show */
-    const char *to;       /* topology --to, or NULL */
-    uint32_t run_for_s;   /* --run-for */
+    bool help;             /* --help was given: nothing else was checked */
+    const char *uri;       /* send: where to; receive: what to listen on */
+    const char *id;        /* resume, abandon: the move, or NULL */
+    const char *qmp;       /* --qemu, or NULL */
+    const char *memory;    /* --memory, or NULL */
+    bool guest;            /* --guest */
+    uint32_t pid;          /* --pid, 0: none */
+    uint64_t memory_size;  /* --memory-size, 0: the file exists */
+    bool list;             /* resume, abandon: only show */
+    const char *to;        /* topology --to, or NULL */
+    uint32_t run_for_s;    /* --run-for */
+    const char *control;   /* --qmp: the daemon's socket, or NULL for the default one */
+    const char *migration; /* query, set, cancel, continue, watch: the daemon's name of it, or NULL */
+    char **assignments;    /* set: PARAM=VALUE */
+    int assignment_count;
     bool json;
     bool quiet;
     struct haul_options haul;

@@ -13,7 +13,9 @@
 
 static const char *const command_names[CLI_COMMAND_COUNT] = {
     [CLI_SEND] = "send",     [CLI_RECEIVE] = "receive", [CLI_TOPOLOGY] = "topology",
-    [CLI_RESUME] = "resume", [CLI_ABANDON] = "abandon",
+    [CLI_RESUME] = "resume", [CLI_ABANDON] = "abandon", [CLI_QUERY] = "query",
+    [CLI_SET] = "set",       [CLI_CANCEL] = "cancel",   [CLI_CONTINUE] = "continue",
+    [CLI_WATCH] = "watch",
 };
 
 const char *cli_command_name(enum cli_command command)
@@ -198,9 +200,36 @@ static int check_together(const struct cli_options *options, uint64_t given, str
 
 /* ---- the words that are no options ---- */
 
+/* [NAME], and for set one PARAM=VALUE or more. */
+static int take_control_operands(int argc, char **argv, struct cli_options *options, struct haul_error *error)
+{
+    if (argc > 0 && (options->command != CLI_SET || !strchr(argv[0], '='))) {
+        options->migration = argv[0];
+        argc--;
+        argv++;
+    }
+    if (options->command != CLI_SET) {
+        return argc > 0 ? haul_error_set(error, EINVAL, "'%s' is one word too many", argv[0]) : 0;
+    }
+    for (int i = 0; i < argc; i++) {
+        if (!strchr(argv[i], '=') || argv[i][0] == '=') {
+            return haul_error_set(error, EINVAL, "'%s' is no PARAM=VALUE", argv[i]);
+        }
+    }
+    if (argc == 0) {
+        return haul_error_set(error, EINVAL, "say what to set: haul set [NAME] PARAM=VALUE...");
+    }
+    options->assignments = argv;
+    options->assignment_count = argc;
+    return 0;
+}
+
 static int take_operands(int argc, char **argv, struct cli_options *options, struct haul_error *error)
 {
     enum cli_command command = options->command;
+    if (command >= CLI_QUERY && command <= CLI_WATCH) {
+        return take_control_operands(argc, argv, options, error);
+    }
     int allowed = command == CLI_SEND || command == CLI_RESUME || command == CLI_ABANDON ? 1 : 0;
     if (argc > allowed) {
         return haul_error_set(error, EINVAL, "'%s' is one word too many", argv[allowed]);

@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tools/haul/view.h"
+
+#include "tools/haul/number.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#define NS_PER_MS 1000000ULL
+
+uint64_t cli_view_number(const json_t *object, const char *member)
+{
+    double value = json_number_value(json_object_get(object, member));
+    return value > 0 && value < 1.8e19 ? (uint64_t)value : 0;
+}
+
+const char *cli_view_text(const json_t *object, const char *member)
+{
+    const char *text = json_string_value(json_object_get(object, member));
+    return text ? text : "";
+}
+
+static bool is_one_of(const char *text, const char *const *words)
+{
+    for (; *words; words++) {
+        if (!strcmp(text, *words)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static const char *const final_states[] = {"completed", "failed", "cancelled", NULL};
+static const char *const moving_states[] = {"active", "pre-switchover", "device", "completed", NULL};
+
+bool cli_view_ended(const json_t *migration)
+{
+    return is_one_of(cli_view_text(migration, "status"), final_states);
+}
+
+/* Per second, from two counts of the same thing; since the start when there is no earlier one. */
+static uint64_t rate(const struct cli_view *view, uint64_t now, uint64_t before)
+{
+    uint64_t elapsed_ns =
+        view->before ? view->elapsed_ns : cli_view_number(view->now, "total-time") * NS_PER_MS;
+    return elapsed_ns && now > before ? (uint64_t)((double)(now - before) * 1e9 / (double)elapsed_ns) : 0;
+}
+
+static void headline_of_source(const struct cli_view *view, char *text, size_t size)
+{
+    const json_t *ram = json_object_get(view->now, "ram");
+    const json_t *ram_before = json_object_get(view->before, "ram");
+    char speed[CLI_NUMBER_SIZE], left[CLI_NUMBER_SIZE], dirty[CLI_NUMBER_SIZE], downtime[CLI_NUMBER_SIZE],
+        limit[CLI_NUMBER_SIZE];
+    uint64_t total = cli_view_number(ram, "total");
+    uint64_t remaining = cli_view_number(ram, "remaining");
+    uint64_t done = total > remaining ? total - remaining : 0;
+    bool completed = !strcmp(cli_view_text(view->now, "status"), "completed");
+    snprintf(
+        text, size, "%3u%%  %s  left %s  dirty %s  round %" PRIu64 "  downtime %s of %s",
+        total ? (unsigned)((double)done * 100 / (double)total) : 0,
+        cli_format_rate(speed, rate(view, cli_view_number(ram, "transferred"),
+                                    cli_view_number(ram_before, "transferred"))),
+        cli_format_bytes(left, remaining),
+        cli_format_rate(dirty, cli_view_number(ram, "dirty-pages-rate") * cli_view_number(ram, "page-size")),
+        cli_view_number(ram, "dirty-sync-count"),
+        cli_format_duration(
+            downtime, cli_view_number(view->now, completed ? "downtime" : "expected-downtime") * NS_PER_MS),
+        cli_format_duration(limit, cli_view_number(view->now, "downtime-limit") * NS_PER_MS));
+}
+
+static void headline_of_destination(const struct cli_view *view, char *text, size_t size)
+{
+    const json_t *ram = json_object_get(view->now, "ram");
+    const json_t *ram_before = json_object_get(view->before, "ram");
+    char speed[CLI_NUMBER_SIZE], bytes[CLI_NUMBER_SIZE];
+    uint64_t transferred = cli_view_number(ram, "transferred");
+    snprintf(text, size, "receiving  %s  %s so far",
+             cli_format_rate(speed, rate(view, transferred, cli_view_number(ram_before, "transferred"))),
+             cli_format_bytes(bytes, transferred));
+}
+
+void cli_view_headline(const struct cli_view *view, char text[CLI_VIEW_LINE])
+{
+    const char *status = cli_view_text(view->now, "status");
+    const char *reason = cli_view_text(json_object_get(view->now, "error"), "desc");
+    char detail[160] = "";
+    if (!*reason) {
+        reason = cli_view_text(view->now, "error-desc"); /* QEMU's own member for it */
+    }
+    if (*reason) {
+        snprintf(detail, sizeof detail, "%s", reason);
+    } else if (is_one_of(status, moving_states)) {
+        bool source = strcmp(cli_view_text(view->now, "side"), "destination") != 0;
+        (source ? headline_of_source : headline_of_destination)(view, detail, sizeof detail);
+    }
+    snprintf(text, CLI_VIEW_LINE, "%.40s%s%.40s%s%s", view->name, *view->name ? ": " : "",
+             *status ? status : "none", *detail ? "  " : "", detail);
+}
+
+const char cli_view_channel_heading[] =
+    "  Channel  CPU Node        Rate      Bytes     Pages      Zero       LZ4      Busy   Stalled";
+
+size_t cli_view_channels(const struct cli_view *view)
+{
+    return json_array_size(json_object_get(view->now, "channels"));
+}
+
+static const char *place(char text[16], const json_t *channel, const char *member)
+{
+    const json_t *value = json_object_get(channel, member);
+    if (!json_is_integer(value) || json_integer_value(value) < 0) {
+        return "any";
+    }
+    snprintf(text, 16, "%" PRIu64, cli_view_number(channel, member));
+    return text;
+}
+
+void cli_view_channel(const struct cli_view *view, size_t index, char text[CLI_VIEW_LINE])
+{
+    const json_t *now = json_array_get(json_object_get(view->now, "channels"), index);
+    const json_t *before = json_array_get(json_object_get(view->before, "channels"), index);
+    char cpu[16], node[16], speed[CLI_NUMBER_SIZE], bytes[CLI_NUMBER_SIZE], busy[CLI_NUMBER_SIZE],
+        stalled[CLI_NUMBER_SIZE];
+    uint64_t sent = cli_view_number(now, "bytes");
+    snprintf(text, CLI_VIEW_LINE, "  %7zu %4s %4s %11s %10s %9" PRIu64 " %9" PRIu64 " %9" PRIu64 " %9s %9s",
+             index, place(cpu, now, "cpu"), place(node, now, "node"),
+             cli_format_rate(speed, rate(view, sent, cli_view_number(before, "bytes"))),
+             cli_format_bytes(bytes, sent), cli_view_number(now, "pages"), cli_view_number(now, "zero"),
+             cli_view_number(now, "compressed"),
+             cli_format_duration(busy, cli_view_number(now, "busy-time") * NS_PER_MS),
+             cli_format_duration(stalled, cli_view_number(now, "stalled-time") * NS_PER_MS));
+}
