@@ -14,7 +14,7 @@
 
 int haul_attempt_wait(const struct haul_attempt *attempt, const int *fds, unsigned count, short events)
 {
-    struct pollfd polled[HAUL_ADDRESSES_MAX + 1];
+    struct pollfd polled[HAUL_WAIT_MAX + 1];
     for (unsigned i = 0; i < count; i++) {
         polled[i] = (struct pollfd){.fd = fds[i], .events = events};
     }
@@ -122,7 +122,8 @@ int haul_connector_open(const char *uri, const struct haul_transport_options *op
     }
     if (made->end.transport->open) {
         result = made->end.transport->open(made, error);
-    } else if (made->end.options.bind) {
+    }
+    if (result == 0 && made->end.options.bind && !made->end.transport->binds) {
         result = haul_error_set(error, EINVAL, "%.100s: a source address to bind to is for tcp: only", uri);
     }
     if (result < 0) {
@@ -155,6 +156,13 @@ int haul_connector_connect(struct haul_connector *connector, uint16_t channel, i
     }
     *fd = connected;
     return 0;
+}
+
+void haul_connector_explain(struct haul_connector *connector, struct haul_error *error)
+{
+    if (connector->end.transport->explain) {
+        connector->end.transport->explain(connector, error);
+    }
 }
 
 void haul_connector_close(struct haul_connector *connector)

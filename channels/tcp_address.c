@@ -17,12 +17,12 @@ static int bad_uri(const char *uri, enum haul_uri_role role, struct haul_error *
 /* A port of one to five digits, at most 65535. */
 static bool is_port(const char *text, size_t length)
 {
-    return length >= 1 && length < TCP_PORT_MAX && strspn(text, "0123456789") >= length &&
+    return length >= 1 && length < HAUL_TCP_PORT_MAX && strspn(text, "0123456789") >= length &&
            strtoul(text, NULL, 10) <= 65535;
 }
 
 /* Reads one HOST:PORT of `length` bytes; false when it has another form. */
-static bool parse_place(const char *text, size_t length, struct tcp_place *place)
+static bool parse_place(const char *text, size_t length, struct haul_tcp_place *place)
 {
     const char *colon = memrchr(text, ':', length);
     if (!colon || !is_port(colon + 1, (size_t)(text + length - colon - 1))) {
@@ -39,7 +39,7 @@ static bool parse_place(const char *text, size_t length, struct tcp_place *place
         to--;
     }
     size_t host_length = to > from ? (size_t)(to - from) : 0;
-    if (host_length == 0 || host_length >= TCP_HOST_MAX || memchr(from, ']', host_length)) {
+    if (host_length == 0 || host_length >= HAUL_TCP_HOST_MAX || memchr(from, ']', host_length)) {
         return false;
     }
     /* A v6 address without brackets would be ambiguous. */
@@ -51,8 +51,8 @@ static bool parse_place(const char *text, size_t length, struct tcp_place *place
     return true;
 }
 
-int tcp_list_parse(const char *uri, const char *address, enum haul_uri_role role, struct tcp_list *list,
-                   struct haul_error *error)
+int haul_tcp_list_parse(const char *uri, const char *address, enum haul_uri_role role,
+                        struct haul_tcp_list *list, struct haul_error *error)
 {
     memset(list, 0, sizeof *list);
     for (const char *at = address;; at++) {
@@ -71,12 +71,12 @@ int tcp_list_parse(const char *uri, const char *address, enum haul_uri_role role
     }
 }
 
-int tcp_list_look_up(const char *uri, int flags, struct tcp_list *list, struct haul_error *error)
+int haul_tcp_list_look_up(const char *uri, int flags, struct haul_tcp_list *list, struct haul_error *error)
 {
     struct addrinfo hints = {
         .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = flags | AI_NUMERICSERV};
     for (unsigned i = 0; i < list->count; i++) {
-        struct tcp_place *place = &list->places[i];
+        struct haul_tcp_place *place = &list->places[i];
         int result = place->found ? 0 : getaddrinfo(place->host, place->port, &hints, &place->found);
         if (result == EAI_SYSTEM) {
             return haul_error_set(error, errno, "%s: looking up \"%s\": %s", uri, place->host,
@@ -90,16 +90,16 @@ int tcp_list_look_up(const char *uri, int flags, struct tcp_list *list, struct h
     return 0;
 }
 
-int tcp_list_parse_sources(const char *text, struct tcp_list *list, struct haul_error *error)
+int haul_tcp_list_parse_sources(const char *text, struct haul_tcp_list *list, struct haul_error *error)
 {
     memset(list, 0, sizeof *list);
     struct addrinfo hints = {
         .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICHOST | AI_PASSIVE};
     for (const char *at = text;; at++) {
         size_t length = strcspn(at, ",");
-        struct tcp_place *place = &list->places[list->count];
+        struct haul_tcp_place *place = &list->places[list->count];
         bool bracketed = length > 2 && at[0] == '[' && at[length - 1] == ']';
-        bool fits = list->count < HAUL_ADDRESSES_MAX && length > 0 && length < TCP_HOST_MAX;
+        bool fits = list->count < HAUL_ADDRESSES_MAX && length > 0 && length < HAUL_TCP_HOST_MAX;
         if (fits) {
             snprintf(place->host, sizeof place->host, "%.*s", (int)length - 2 * bracketed, at + bracketed);
         }
@@ -117,7 +117,7 @@ int tcp_list_parse_sources(const char *text, struct tcp_list *list, struct haul_
     }
 }
 
-void tcp_list_cleanup(struct tcp_list *list)
+void haul_tcp_list_cleanup(struct haul_tcp_list *list)
 {
     for (unsigned i = 0; i < list->count; i++) {
         if (list->places[i].found) {
@@ -127,7 +127,7 @@ void tcp_list_cleanup(struct tcp_list *list)
     list->count = 0;
 }
 
-void tcp_place_text(const struct tcp_place *place, const char *port, char *text, size_t size)
+void haul_tcp_place_text(const struct haul_tcp_place *place, const char *port, char *text, size_t size)
 {
     const char *open = place->bracketed ? "[" : "";
     const char *close = place->bracketed ? "]" : "";

@@ -17,7 +17,10 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-static const struct haul_transport *const transports[] = {&haul_transport_tcp, &haul_transport_unix};
+static const struct haul_transport *const transports[] = {
+    &haul_transport_tcp,  &haul_transport_unix, &haul_transport_ssh,
+    &haul_transport_exec, &haul_transport_fd,   &haul_transport_stdio,
+};
 #define TRANSPORT_COUNT (sizeof transports / sizeof *transports)
 
 /* ---- URIs ---- */
@@ -81,9 +84,7 @@ int haul_endpoint_init(struct haul_endpoint *end, const char *uri, enum haul_uri
         end->options = *options;
     }
     end->uri = strdup(uri);
-    end->options.bind = end->options.bind ? strdup(end->options.bind) : NULL;
-    if (!end->uri || (options && options->bind && !end->options.bind)) {
-        haul_endpoint_cleanup(end);
+    if (!end->uri) {
         return haul_error_set(error, ENOMEM, "%.100s: out of memory", uri);
     }
     end->address = end->uri + (address - uri);
@@ -96,7 +97,6 @@ int haul_endpoint_init(struct haul_endpoint *end, const char *uri, enum haul_uri
 void haul_endpoint_cleanup(struct haul_endpoint *end)
 {
     free(end->uri);
-    free((char *)end->options.bind);
 }
 
 /* ---- connected sockets ---- */
@@ -175,6 +175,10 @@ void haul_peer_name(int fd, char *name, size_t size)
             length = sizeof path;
             memset(&path, 0, sizeof path);
             getsockname(fd, (struct sockaddr *)&path, &length);
+        }
+        if (path.sun_path[0] == 0) {
+            snprintf(name, size, "the peer"); /* one end of a pair has no name */
+            return;
         }
         snprintf(name, size, "unix:%.*s", (int)sizeof path.sun_path, path.sun_path);
     }

@@ -17,6 +17,8 @@
 extern "C" {
 #endif
 
+#define HAUL_FD_NAME_MAX 63 /* bytes of a descriptor's name */
+
 struct haul_connector; /* opaque: the connecting side of one migration */
 struct haul_listener;  /* opaque: the side that is connected to */
 
@@ -26,10 +28,22 @@ struct haul_transport_limits {
     uint32_t silence_timeout_ms; /* TCP_USER_TIMEOUT, keepalive, and SO_SNDTIMEO */
 };
 
-/* What a URI does not say. A zeroed struct is all defaults; everything is copied. */
+/* What a URI does not say. A zeroed struct is all defaults; what it points to must outlive connector or
+ * listener. */
 struct haul_transport_options {
     struct haul_transport_limits limits;
     const char *bind; /* connector, tcp: comma list of own addresses, channel i takes i mod n; NULL: any */
+    const char *ssh;  /* connector, ssh: the command to use, with options; NULL: "ssh" */
+    const char *remote_haul;    /* connector, ssh: the program there; NULL: "haul" */
+    const char *remote_options; /* connector, ssh: options of the haul receive there, for its shell */
+    struct haul_named_fd *fds;  /* fd: descriptors by name; one that is taken over becomes -1 */
+    unsigned fd_count;
+};
+
+/* A descriptor that was handed to this process under a name. */
+struct haul_named_fd {
+    char name[HAUL_FD_NAME_MAX + 1];
+    int fd;
 };
 
 /* What the caller wants to do with a URI. */
@@ -58,7 +72,16 @@ int haul_connector_open(const char *uri, const struct haul_transport_options *op
 int haul_connector_connect(struct haul_connector *connector, uint16_t channel, int cancel_fd, int *fd,
                            struct haul_error *error);
 
-/* haul_connector_close frees the connector; connections made stay open. NULL is accepted. */
+/*
+ * haul_connector_explain puts before the message of a failed connection what the transport knows of it: that
+ * a child of exec: or ssh: ended, and how. May wait a moment for it.
+ */
+void haul_connector_explain(struct haul_connector *connector, struct haul_error *error);
+
+/*
+ * haul_connector_close ends children and bridges and frees the connector. The connections of exec:, ssh: and
+ * bridged pipes end with it, others stay open. NULL is accepted.
+ */
 void haul_connector_close(struct haul_connector *connector);
 
 /*
@@ -73,13 +96,19 @@ int haul_listener_open(const char *uri, const struct haul_transport_options *opt
 const char *haul_listener_uri(const struct haul_listener *listener);
 
 /*
- * haul_listener_accept waits for one connection. `cancel_fd` (an eventfd, or -1) becoming readable ends the
- * wait with -ECANCELED; timeout_ms (-1: none) with -ETIMEDOUT. *fd as in haul_connector_connect.
+ * haul_listener_accept waits for one connection: the control connection, for which `expected` is
+ * HAUL_CONTROL_CHANNEL, or a data connection, when `expected` have come. `cancel_fd` (an eventfd, or -1)
+ * becoming readable ends the wait with -ECANCELED; timeout_ms (-1: none) with -ETIMEDOUT. *fd as in
+ * haul_connector_connect.
  */
-int haul_listener_accept(struct haul_listener *listener, int timeout_ms, int cancel_fd, int *fd,
-                         struct haul_error *error);
+int haul_listener_accept(struct haul_listener *listener, uint16_t expected, int timeout_ms, int cancel_fd,
+                         int *fd, struct haul_error *error);
 
-/* haul_listener_close stops listening and removes a unix path that it made. NULL is accepted. */
+/* haul_listener_stop lets nobody else in, and removes a unix path that it made. NULL is accepted. */
+void haul_listener_stop(struct haul_listener *listener);
+
+/* haul_listener_explain and haul_listener_close: see the connector's. Close also stops. */
+void haul_listener_explain(struct haul_listener *listener, struct haul_error *error);
 void haul_listener_close(struct haul_listener *listener);
 
 /* haul_peer_name writes "10.0.0.2:7000" or "unix:/run/x" of a connected socket to `name`. */

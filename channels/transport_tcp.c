@@ -16,8 +16,8 @@
 
 static int tcp_check(const char *uri, const char *address, enum haul_uri_role role, struct haul_error *error)
 {
-    struct tcp_list list;
-    return tcp_list_parse(uri, address, role, &list, error);
+    struct haul_tcp_list list;
+    return haul_tcp_list_parse(uri, address, role, &list, error);
 }
 
 /* ---- listening ---- */
@@ -58,7 +58,7 @@ static int listen_failed(const char *where, int code, struct haul_error *error)
 }
 
 /* The port that the kernel chose, as text. */
-static int local_port(int fd, char port[TCP_PORT_MAX])
+static int local_port(int fd, char port[HAUL_TCP_PORT_MAX])
 {
     union {
         struct sockaddr any;
@@ -70,17 +70,17 @@ static int local_port(int fd, char port[TCP_PORT_MAX])
         return -errno;
     }
     in_port_t number = bound.any.sa_family == AF_INET6 ? bound.v6.sin6_port : bound.v4.sin_port;
-    snprintf(port, TCP_PORT_MAX, "%u", ntohs(number));
+    snprintf(port, HAUL_TCP_PORT_MAX, "%u", ntohs(number));
     return 0;
 }
 
 /* Listens at the first address of `place` that can be listened at, and adds it to the listener and its URI.
  */
-static int listen_at_place(struct haul_listener *listener, const struct tcp_place *place, FILE *uri,
+static int listen_at_place(struct haul_listener *listener, const struct haul_tcp_place *place, FILE *uri,
                            struct haul_error *error)
 {
-    char where[TCP_URI_MAX], text[TCP_URI_MAX], port[TCP_PORT_MAX];
-    tcp_place_text(place, place->port, text, sizeof text);
+    char where[HAUL_TCP_URI_MAX], text[HAUL_TCP_URI_MAX], port[HAUL_TCP_PORT_MAX];
+    haul_tcp_place_text(place, place->port, text, sizeof text);
     snprintf(where, sizeof where, "%s:%.300s", listener->end.transport->scheme, text);
     int fd = -EADDRNOTAVAIL;
     for (const struct addrinfo *at = place->found; at && fd < 0; at = at->ai_next) {
@@ -94,18 +94,18 @@ static int listen_at_place(struct haul_listener *listener, const struct tcp_plac
     if (result < 0) {
         return listen_failed(where, -result, error);
     }
-    tcp_place_text(place, port, text, sizeof text);
+    haul_tcp_place_text(place, port, text, sizeof text);
     fprintf(uri, "%s%s", listener->count > 1 ? "," : "", text);
     return 0;
 }
 
 static int tcp_listen(struct haul_listener *listener, struct haul_error *error)
 {
-    struct tcp_list list;
+    struct haul_tcp_list list;
     const char *uri = listener->end.uri;
-    int result = tcp_list_parse(uri, listener->end.address, HAUL_URI_LISTEN, &list, error);
+    int result = haul_tcp_list_parse(uri, listener->end.address, HAUL_URI_LISTEN, &list, error);
     if (result == 0) {
-        result = tcp_list_look_up(uri, AI_PASSIVE, &list, error);
+        result = haul_tcp_list_look_up(uri, AI_PASSIVE, &list, error);
     }
     size_t size;
     FILE *text = result == 0 ? open_memstream(&listener->uri, &size) : NULL;
@@ -120,15 +120,15 @@ static int tcp_listen(struct haul_listener *listener, struct haul_error *error)
     } else if (result == 0) {
         result = haul_error_set(error, ENOMEM, "listening on %s: out of memory", uri);
     }
-    tcp_list_cleanup(&list);
+    haul_tcp_list_cleanup(&list);
     return result;
 }
 
 /* ---- connecting ---- */
 
 struct tcp_state {
-    struct tcp_list peers;
-    struct tcp_list sources; /* count 0: the kernel chooses */
+    struct haul_tcp_list peers;
+    struct haul_tcp_list sources; /* count 0: the kernel chooses */
 };
 
 static int tcp_open(struct haul_connector *connector, struct haul_error *error)
@@ -139,9 +139,9 @@ static int tcp_open(struct haul_connector *connector, struct haul_error *error)
     if (!state) {
         return haul_error_set(error, ENOMEM, "%s: out of memory", end->uri);
     }
-    int result = tcp_list_parse(end->uri, end->address, HAUL_URI_CONNECT, &state->peers, error);
+    int result = haul_tcp_list_parse(end->uri, end->address, HAUL_URI_CONNECT, &state->peers, error);
     if (result == 0 && end->options.bind) {
-        result = tcp_list_parse_sources(end->options.bind, &state->sources, error);
+        result = haul_tcp_list_parse_sources(end->options.bind, &state->sources, error);
     }
     return result;
 }
@@ -150,14 +150,14 @@ static void tcp_close(struct haul_connector *connector)
 {
     struct tcp_state *state = connector->state;
     if (state) {
-        tcp_list_cleanup(&state->peers);
-        tcp_list_cleanup(&state->sources);
+        haul_tcp_list_cleanup(&state->peers);
+        haul_tcp_list_cleanup(&state->sources);
         free(state);
     }
 }
 
 static int connect_at(const struct haul_attempt *attempt, const struct addrinfo *at,
-                      const struct tcp_place *source)
+                      const struct haul_tcp_place *source)
 {
     int fd = socket(at->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0) {
@@ -180,14 +180,14 @@ static int connect_at(const struct haul_attempt *attempt, const struct addrinfo 
     return fd;
 }
 
-static bool usable(const struct addrinfo *at, const struct tcp_place *source)
+static bool usable(const struct addrinfo *at, const struct haul_tcp_place *source)
 {
     return !source || at->ai_family == source->found->ai_family;
 }
 
 /* Tries the addresses of one place, the one that answered before first: a descriptor or a negative errno. */
-static int connect_to_place(const struct haul_attempt *attempt, struct tcp_place *place,
-                            const struct tcp_place *source)
+static int connect_to_place(const struct haul_attempt *attempt, struct haul_tcp_place *place,
+                            const struct haul_tcp_place *source)
 {
     unsigned left = 0;
     for (const struct addrinfo *at = place->found; at; at = at->ai_next) {
@@ -224,11 +224,11 @@ static int try_place(const struct haul_connector *connector, const struct haul_a
                      unsigned index, unsigned source_index, int *fd, struct haul_error *error)
 {
     struct tcp_state *state = connector->state;
-    struct tcp_place *place = &state->peers.places[index];
-    const struct tcp_place *source =
+    struct haul_tcp_place *place = &state->peers.places[index];
+    const struct haul_tcp_place *source =
         state->sources.count ? &state->sources.places[source_index % state->sources.count] : NULL;
-    char text[TCP_URI_MAX], uri[TCP_URI_MAX + 8];
-    tcp_place_text(place, place->port, text, sizeof text);
+    char text[HAUL_TCP_URI_MAX], uri[HAUL_TCP_URI_MAX + 8];
+    haul_tcp_place_text(place, place->port, text, sizeof text);
     snprintf(uri, sizeof uri, "%s:%s", connector->end.transport->scheme, text);
     struct haul_attempt named = *attempt;
     named.uri = uri;
@@ -255,7 +255,7 @@ static int tcp_connect(struct haul_connector *connector, const struct haul_attem
                        int *fd, struct haul_error *error)
 {
     struct tcp_state *state = connector->state;
-    int result = tcp_list_look_up(attempt->uri, 0, &state->peers, error);
+    int result = haul_tcp_list_look_up(attempt->uri, 0, &state->peers, error);
     if (result < 0) {
         return result;
     }
@@ -277,6 +277,7 @@ static int tcp_connect(struct haul_connector *connector, const struct haul_attem
 const struct haul_transport haul_transport_tcp = {
     .scheme = "tcp",
     .form = "tcp:HOST:PORT[,HOST:PORT...]",
+    .binds = true,
     .check = tcp_check,
     .open = tcp_open,
     .connect = tcp_connect,

@@ -5,20 +5,20 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #define BUSY_WAIT_MS 10 /* between attempts at a listener whose queue is full */
 
-static int unix_check(const char *uri, const char *address, enum haul_uri_role role, struct haul_error *error)
+int haul_unix_check(const char *uri, const char *address, enum haul_uri_role role, struct haul_error *error)
 {
     (void)role;
     size_t length = strlen(address);
     if (length == 0 || length >= sizeof((struct sockaddr_un *)0)->sun_path) {
         return haul_error_set(error, EINVAL,
-                              "\"%.150s\" is not a unix address: use unix:PATH with a path of 1 to %zu bytes",
-                              uri, sizeof((struct sockaddr_un *)0)->sun_path - 1);
+                              "\"%.150s\" is not a %.*s address: use %.*s:PATH with a path of 1 to %zu bytes",
+                              uri, (int)strcspn(uri, ":"), uri, (int)strcspn(uri, ":"), uri,
+                              sizeof((struct sockaddr_un *)0)->sun_path - 1);
     }
     return 0;
 }
@@ -70,54 +70,50 @@ static int bind_and_listen(int fd, const struct sockaddr_un *address)
     return 0;
 }
 
-static int unix_listen(struct haul_listener *listener, struct haul_error *error)
+static int listen_failed(const char *uri, int result, struct haul_error *error)
+{
+    switch (result) {
+    case -EEXIST:
+        return haul_error_set(error, EADDRINUSE,
+                              "listening on %s: the path exists and is not a socket; remove it", uri);
+    case -EADDRINUSE:
+        return haul_error_set(error, EADDRINUSE, "listening on %s: somebody else listens there", uri);
+    case -ENOENT:
+        return haul_error_set(error, ENOENT, "listening on %s: the folder does not exist", uri);
+    case -EACCES:
+        return haul_error_set(error, EACCES, "listening on %s: no permission to write to the folder", uri);
+    default:
+        return haul_error_set(error, result < 0 ? -result : EIO, "listening on %s: %s", uri,
+                              result < 0 ? strerror(-result) : "the path is gone again");
+    }
+}
+
+int haul_unix_listen(struct haul_listener *listener, struct haul_error *error)
 {
     struct sockaddr_un socket_address;
     const char *uri = listener->end.uri;
-    struct stat *made = calloc(1, sizeof *made);
+    char *path = strdup(listener->end.address);
     listener->uri = strdup(uri);
-    listener->state = made;
-    if (!made || !listener->uri) {
+    if (!path || !listener->uri) {
+        free(path);
         return haul_error_set(error, ENOMEM, "listening on %s: out of memory", uri);
     }
-    fill_address(&socket_address, listener->end.address);
-    int result = remove_stale(&socket_address);
-    if (result == -EEXIST) {
-        return haul_error_set(error, EADDRINUSE,
-                              "listening on %s: the path exists and is not a socket; remove it", uri);
-    }
-    if (result == -EADDRINUSE) {
-        return haul_error_set(error, EADDRINUSE, "listening on %s: somebody else listens there", uri);
-    }
-    int fd = -1;
+    fill_address(&socket_address, path);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    int result = fd < 0 ? -errno : remove_stale(&socket_address);
     if (result == 0) {
-        fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-        result = fd < 0 ? -errno : bind_and_listen(fd, &socket_address);
+        result = bind_and_listen(fd, &socket_address);
     }
-    if (result < 0) {
-        if (fd >= 0) {
-            close(fd);
-        }
-        return haul_error_set(error, -result, "listening on %s: %s", uri,
-                              result == -ENOENT   ? "the folder does not exist"
-                              : result == -EACCES ? "no permission to write to the folder"
-                                                  : strerror(-result));
+    if (result == 0 && stat(path, &listener->made) == 0) {
+        listener->fds[listener->count++] = fd;
+        listener->path = path;
+        return 0;
     }
-    stat(listener->end.address, made);
-    listener->fds[listener->count++] = fd;
-    return 0;
-}
-
-static void unix_unlisten(struct haul_listener *listener)
-{
-    /* The path's identity as it was made, so that only what listen made is removed. */
-    const struct stat *made = listener->state;
-    struct stat now;
-    if (listener->count > 0 && lstat(listener->end.address, &now) == 0 && now.st_dev == made->st_dev &&
-        now.st_ino == made->st_ino) {
-        unlink(listener->end.address);
+    if (fd >= 0) {
+        close(fd);
     }
-    free(listener->state);
+    free(path);
+    return listen_failed(uri, result, error);
 }
 
 static int unix_connect(struct haul_connector *connector, const struct haul_attempt *attempt,
@@ -150,8 +146,7 @@ static int unix_connect(struct haul_connector *connector, const struct haul_atte
 const struct haul_transport haul_transport_unix = {
     .scheme = "unix",
     .form = "unix:PATH",
-    .check = unix_check,
+    .check = haul_unix_check,
     .connect = unix_connect,
-    .listen = unix_listen,
-    .unlisten = unix_unlisten,
+    .listen = haul_unix_listen,
 };

@@ -72,7 +72,8 @@ static int accept_control(struct haul_migration *migration, struct haul_error *e
     struct haul_hello hello;
     int fd;
     for (;;) {
-        int rc = haul_listener_accept(migration->destination->listener, -1, migration->cancel_fd, &fd, error);
+        int rc = haul_listener_accept(migration->listener, HAUL_CONTROL_CHANNEL, -1, migration->cancel_fd,
+                                      &fd, error);
         if (rc < 0) {
             return rc;
         }
@@ -255,7 +256,8 @@ static int accept_channels(struct haul_migration *migration, struct haul_error *
         int fd;
         bool taken = false;
         /* Short waits: a source that died shows on the control connection. */
-        rc = haul_listener_accept(destination->listener, 100, migration->cancel_fd, &fd, error);
+        rc = haul_listener_accept(migration->listener, (uint16_t)connected, 100, migration->cancel_fd, &fd,
+                                  error);
         if (rc == -ETIMEDOUT) {
             rc = haul_control_status(migration->control, error);
             if (rc == 0 && haul_now_ns() > deadline) {
@@ -287,10 +289,9 @@ static int adopt_memory(struct haul_migration *migration, struct haul_error *err
     return haul_cpr_adopt(migration, destination->order, &destination->adopted, error);
 }
 
-void haul_destination_close_listener(struct haul_migration *migration)
+void haul_destination_stop_listening(struct haul_migration *migration)
 {
-    haul_listener_close(migration->destination->listener);
-    migration->destination->listener = NULL;
+    haul_listener_stop(migration->listener);
 }
 
 int haul_destination_accept(struct haul_migration *migration, struct haul_error *error)
@@ -303,6 +304,6 @@ int haul_destination_accept(struct haul_migration *migration, struct haul_error 
         rc = migration->destination->adopts ? adopt_memory(migration, error)
                                             : accept_channels(migration, error);
     }
-    haul_destination_close_listener(migration);
+    haul_destination_stop_listening(migration);
     return rc;
 }

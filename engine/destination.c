@@ -78,6 +78,9 @@ static int explain(struct haul_migration *migration, int rc, struct haul_error *
     }
     bool gone = failed || rc == -EPIPE || rc == -ECONNRESET;
     int reason = gone && migration->control ? haul_control_reason(migration->control, error) : 0;
+    if (gone && reason == 0 && migration->listener) {
+        haul_listener_explain(migration->listener, error);
+    }
     return reason < 0 ? reason : rc;
 }
 
@@ -360,10 +363,10 @@ int haul_destination_start(struct haul_migration *migration, const char *uri, st
     if (rc == 0) {
         struct haul_transport_options options = haul_migration_transport(migration);
         rc = migration->file_path ? haul_file_destination_open(migration, error)
-                                  : haul_listener_open(uri, &options, &destination->listener, error);
+                                  : haul_listener_open(uri, &options, &migration->listener, error);
     }
     if (rc == 0) {
-        destination->uri = strdup(migration->file_path ? uri : haul_listener_uri(destination->listener));
+        destination->uri = strdup(migration->file_path ? uri : haul_listener_uri(migration->listener));
         rc = destination->uri ? 0 : haul_error_set(error, ENOMEM, "no memory for the destination's address");
     }
     if (rc == 0 && copies && migration->options.populate && !migration->file_path) {
@@ -376,7 +379,8 @@ int haul_destination_start(struct haul_migration *migration, const char *uri, st
     if (rc < 0) {
         haul_populate_stop(destination->populate);
         destination->populate = NULL;
-        haul_destination_close_listener(migration);
+        haul_listener_close(migration->listener);
+        migration->listener = NULL;
         haul_file_destination_free(destination->file);
         destination->file = NULL;
         free(destination->uri);
@@ -443,7 +447,6 @@ void haul_destination_cleanup(struct haul_migration *migration)
     }
     haul_file_destination_free(destination->file);
     free_present(migration);
-    haul_destination_close_listener(migration);
     free(destination->uri);
     free(destination->source_views);
     free(destination);

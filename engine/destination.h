@@ -12,7 +12,6 @@
 struct haul_destination {
     /* ---- written before the receivers start ---- */
     struct haul_file_destination *file;   /* file:PATH, else NULL: there is a source */
-    struct haul_listener *listener;       /* the loader's; closed when nobody is to come any more */
     char *uri;                            /* with the real port */
     uint32_t order[HAUL_BLOCKS_MAX];      /* the source's block i is our block order[i] */
     bool adopts;                          /* the source hands its memory over: no receivers, no rounds */
@@ -52,8 +51,8 @@ int haul_destination_find_handler(struct haul_migration *migration, const char *
 int haul_destination_all_loaded(const struct haul_migration *migration, const char *before,
                                 struct haul_error *error);
 
-/* haul_destination_close_listener turns away whoever waits to be let in, and everybody after. Loader thread.
+/* haul_destination_stop_listening turns away whoever waits to be let in, and everybody after. Loader thread.
  */
-void haul_destination_close_listener(struct haul_migration *migration);
+void haul_destination_stop_listening(struct haul_migration *migration);
 
 #endif

@@ -109,6 +109,10 @@ struct haul_options {
                            false */
     const char *bind;   /* source, tcp: own addresses to connect from, separated by commas; channel i takes
                            number i modulo their count. NULL (default): the kernel chooses */
+    const char *ssh;    /* source, ssh: the command, with options; NULL (default): "ssh" */
+    const char *remote_haul;    /* source, ssh: the program on the other host; NULL (default): "haul" */
+    const char *remote_options; /* source, ssh: options of the `haul receive` there (which machine), quoted
+                                   for its shell; needed with ssh: */
     /*
      * "normal" (default) or "cpr-transfer". A source of mode cpr-transfer needs no tracker, and channels,
      * compression and limits mean nothing to it; verify is refused, there is nothing to compare. A
@@ -362,6 +366,14 @@ int haul_set_events(struct haul_migration *migration, const struct haul_events *
                     struct haul_error *error);
 
 /*
+ * haul_add_fd hands a descriptor to the migration, which closes it in the end; fd:NAME in the URI refers to
+ * it. How it came (inherited, or by SCM_RIGHTS) is the caller's matter. Before haul_start. On failure the
+ * descriptor stays the caller's: -EINVAL (a name of 1 to 63 bytes without commas and slashes, no digit
+ * first), -EEXIST, -ENOSPC, -EBUSY.
+ */
+int haul_add_fd(struct haul_migration *migration, const char *name, int fd, struct haul_error *error);
+
+/*
  * haul_start: the source connects to `uri` and its migration_thread takes over; the destination listens on
  * `uri` and starts to populate its memory, its loader thread takes over. Returns once the URI is checked and,
  * for the destination, bound.
@@ -381,6 +393,12 @@ int haul_check_uri(const char *uri, bool listening, struct haul_error *error);
 
 /* haul_get_mode returns the mode of the options; an adapter may ask it when it registers a guest. */
 enum haul_mode haul_get_mode(const struct haul_migration *migration);
+
+/*
+ * haul_relay connects to `uri` and carries bytes between the connection and `in` and `out` (which may be the
+ * same), until the other end closes it. Belongs to no migration. The caller ignores SIGPIPE. Any thread.
+ */
+int haul_relay(const char *uri, int in, int out, uint32_t timeout_s, struct haul_error *error);
 
 /* haul_local_uri returns the destination's URI with the real port, after haul_start; valid until haul_free.
  */

@@ -109,11 +109,10 @@ static int copy_options(struct haul_migration *migration, const struct haul_opti
     }
     own->placement = migration->placement;
     own->compress = NULL;
-    migration->bind = own->bind ? strdup(own->bind) : NULL;
-    if (own->bind && !migration->bind) {
-        return haul_error_set(error, ENOMEM, "no memory for a migration");
+    rc = haul_migration_copy_strings(migration, error);
+    if (rc < 0) {
+        return rc;
     }
-    own->bind = migration->bind;
     own->mode = NULL;
     migration->limits = (struct haul_transport_limits){
         .connect_timeout_ms = own->timeout_s * 1000,
@@ -414,6 +413,7 @@ void haul_free(struct haul_migration *migration)
     if (migration->source) {
         haul_source_cleanup(migration);
     }
+    haul_migration_close_transport(migration);
     haul_topology_free(migration->topology);
     if (migration->cancel_fd >= 0) {
         close(migration->cancel_fd);
@@ -421,7 +421,6 @@ void haul_free(struct haul_migration *migration)
     pthread_mutex_destroy(&migration->threads.lock);
     pthread_mutex_destroy(&migration->lock);
     free(migration->views);
-    free(migration->bind);
     free(migration->uri);
     free(migration);
 }
@@ -495,11 +494,6 @@ void haul_migration_set_control(struct haul_migration *migration, struct haul_co
         haul_control_wake(control);
     }
     pthread_mutex_unlock(&migration->lock);
-}
-
-struct haul_transport_options haul_migration_transport(const struct haul_migration *migration)
-{
-    return (struct haul_transport_options){.limits = migration->limits, .bind = migration->bind};
 }
 
 unsigned haul_allowed_cpus(void)

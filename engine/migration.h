@@ -24,6 +24,8 @@ extern "C" {
 #define HAUL_BLOCKS_MAX 1024
 #define HAUL_HANDLERS_MAX 64
 #define HAUL_NAME_MAX 255
+#define HAUL_FDS_MAX (2 * (HAUL_CHANNELS_MAX + 1)) /* a pair of pipes for each connection */
+#define HAUL_TRANSPORT_STRINGS 4
 
 struct haul_block {
     char name[HAUL_NAME_MAX + 1];
@@ -65,7 +67,9 @@ struct haul_migration {
     struct haul_options options; /* strings point to the copies below */
     char placement[256];
     enum haul_compress_mode compress;
-    char *bind;
+    char *strings[HAUL_TRANSPORT_STRINGS]; /* copies of the transport's options */
+    struct haul_named_fd *fds;             /* handed over; fd_count entries */
+    unsigned fd_count;
     enum haul_mode mode;
     struct haul_transport_limits limits;
     char *uri;
@@ -108,7 +112,10 @@ struct haul_migration {
     int result;
     struct haul_error error;
 
-    struct haul_source *source;           /* source only */
+    struct haul_connector *connector; /* source only; the migration_thread's */
+    struct haul_listener
+        *listener;              /* destination only; the loader's, stopped when nobody is to come any more */
+    struct haul_source *source; /* source only */
     struct haul_destination *destination; /* destination only */
 };
 
@@ -136,7 +143,13 @@ bool haul_migration_commit(struct haul_migration *migration);
 void haul_migration_set_control(struct haul_migration *migration, struct haul_control *control);
 
 /* haul_migration_transport gives the connector or listener what a URI does not say. */
-struct haul_transport_options haul_migration_transport(const struct haul_migration *migration);
+struct haul_transport_options haul_migration_transport(struct haul_migration *migration);
+
+/* haul_migration_copy_strings makes the transport's options the migration's own. -ENOMEM. */
+int haul_migration_copy_strings(struct haul_migration *migration, struct haul_error *error);
+
+/* haul_migration_close_transport ends what the connections hang on, once all of them are closed. */
+void haul_migration_close_transport(struct haul_migration *migration);
 
 /* haul_allowed_cpus returns how many CPUs this process may use, at least 1. Any thread. */
 unsigned haul_allowed_cpus(void);

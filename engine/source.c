@@ -84,7 +84,7 @@ static int greet(struct haul_migration *migration, int fd, uint16_t channel, str
 static int open_connection(struct haul_migration *migration, uint16_t channel, int *fd,
                            struct haul_error *error)
 {
-    int rc = haul_connector_connect(migration->source->connector, channel, migration->cancel_fd, fd, error);
+    int rc = haul_connector_connect(migration->connector, channel, migration->cancel_fd, fd, error);
     if (rc < 0) {
         return rc;
     }
@@ -482,6 +482,9 @@ static void finish(struct haul_migration *migration, int rc, bool uncertain)
             migration->guest.handed_over(migration->guest_opaque);
         }
     }
+    if ((rc == -EPIPE || rc == -ECONNRESET) && migration->connector) {
+        haul_connector_explain(migration->connector, &migration->error); /* may wait: the guest runs by now */
+    }
     if (source->tracking) {
         migration->tracker->stop(migration->tracker_opaque);
     }
@@ -574,15 +577,14 @@ int haul_source_start(struct haul_migration *migration, const char *uri, struct 
         strncpy(migration->stats.tracker, migration->tracker->name, sizeof migration->stats.tracker - 1);
     }
     struct haul_transport_options options = haul_migration_transport(migration);
-    int rc =
-        migration->file_path ? 0 : haul_connector_open(uri, &options, &migration->source->connector, error);
+    int rc = migration->file_path ? 0 : haul_connector_open(uri, &options, &migration->connector, error);
     if (rc < 0) {
         return rc;
     }
     rc = pthread_create(&migration->thread, NULL, migration_thread, migration);
     if (rc != 0) {
-        haul_connector_close(migration->source->connector);
-        migration->source->connector = NULL;
+        haul_connector_close(migration->connector);
+        migration->connector = NULL;
         return haul_error_set(error, rc, "cannot start the migration thread: %s", strerror(rc));
     }
     return 0;
@@ -635,7 +637,6 @@ void haul_source_cleanup(struct haul_migration *migration)
     for (unsigned i = 0; i < source->sender_count; i++) {
         haul_sender_free(source->senders[i]);
     }
-    haul_connector_close(source->connector);
     haul_file_source_free(source->file);
     free_bitmaps(source->present, migration->block_count);
     free_bitmaps(source->bitmaps, migration->block_count);

@@ -24,13 +24,12 @@ struct haul_source {
     unsigned sender_count;
 
     /* ---- the migration_thread's own ---- */
-    struct haul_connector *connector; /* opened by haul_start */
-    struct haul_doorbell bell;        /* rung by senders, the control reader and haul_cancel */
-    uint64_t **bitmaps;               /* dirty pages, one bitmap per block */
-    uint64_t **present;               /* pages that may hold content when round 1 is planned */
-    uint64_t dirty_pages;             /* set bits over all bitmaps */
-    bool several_nodes;               /* ask where memory lies only when it matters */
-    unsigned next_channel;            /* where the next tie between equally loaded channels is broken */
+    struct haul_doorbell bell; /* rung by senders, the control reader and haul_cancel */
+    uint64_t **bitmaps;        /* dirty pages, one bitmap per block */
+    uint64_t **present;        /* pages that may hold content when round 1 is planned */
+    uint64_t dirty_pages;      /* set bits over all bitmaps */
+    bool several_nodes;        /* ask where memory lies only when it matters */
+    unsigned next_channel;     /* where the next tie between equally loaded channels is broken */
     struct haul_rate_limit limit;
     struct haul_file_source *file; /* file:PATH, else NULL: there is a destination */
     bool unlimited;                /* the last pass ignores max-bandwidth */

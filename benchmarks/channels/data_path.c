@@ -122,7 +122,7 @@ static void receive_all(const struct options *options, struct haul_listener *lis
         memset((void *)block.maybe_nonzero, 0xff, block.pages / 8);
     }
     for (unsigned i = 0; i < options->channels; i++) {
-        if (haul_listener_accept(listener, -1, -1, &sockets[i], &error) < 0) {
+        if (haul_listener_accept(listener, (uint16_t)i, -1, -1, &sockets[i], &error) < 0) {
             give_up(&error);
         }
     }

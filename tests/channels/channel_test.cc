@@ -95,7 +95,7 @@ class Barrier
     std::condition_variable changed_;
 };
 
-const haul_transport_options kTransport = {{5000, 5000}, nullptr};
+const haul_transport_options kTransport = {{5000, 5000}};
 
 /* Both ends of one connection; the listener is closed again. */
 std::pair<int, int> connected(const std::string &uri, const haul_transport_options &options)
@@ -108,7 +108,7 @@ std::pair<int, int> connected(const std::string &uri, const haul_transport_optio
     EXPECT_EQ(0, haul_connector_open(haul_listener_uri(listener), &options, &connector, &error))
         << error.message;
     EXPECT_EQ(0, haul_connector_connect(connector, 0, -1, &sockets.first, &error)) << error.message;
-    EXPECT_EQ(0, haul_listener_accept(listener, 5000, -1, &sockets.second, &error)) << error.message;
+    EXPECT_EQ(0, haul_listener_accept(listener, 0, 5000, -1, &sockets.second, &error)) << error.message;
     haul_connector_close(connector);
     haul_listener_close(listener);
     return sockets;
@@ -608,7 +608,7 @@ TEST(Channel, PeerClosingInTheMiddleFailsTheReceiver)
 TEST(Channel, SilentPeerTimesOut)
 {
     haul_error error{};
-    auto [out, in] = connected("tcp:127.0.0.1:0", {{5000, 100}, nullptr});
+    auto [out, in] = connected("tcp:127.0.0.1:0", {{5000, 100}});
     Link link(Later{1}, 2048);
     link.add_sender(0, out, HAUL_COMPRESS_NONE);
     for (uint64_t i = 0; i < 2048; i++)

@@ -22,7 +22,7 @@
 namespace
 {
 
-const haul_transport_options kOptions = {{5000, 9000}, nullptr};
+const haul_transport_options kOptions = {{5000, 9000}};
 
 class Transport : public ::testing::Test
 {
@@ -67,7 +67,8 @@ class Transport : public ::testing::Test
     {
         int out = -1, in = -1;
         ASSERT_EQ(0, connect(haul_listener_uri(listener_), &out)) << error_.message;
-        ASSERT_EQ(0, haul_listener_accept(listener_, 5000, -1, &in, &error_)) << error_.message;
+        ASSERT_EQ(0, haul_listener_accept(listener_, HAUL_CONTROL_CHANNEL, 5000, -1, &in, &error_))
+            << error_.message;
         char text[6] = "";
         EXPECT_EQ(6, send(out, "hello", 6, 0));
         EXPECT_EQ(6, recv(in, text, 6, MSG_WAITALL));
@@ -160,7 +161,7 @@ TEST_F(Transport, BadUrisAreRefusedWithTheRightForm)
 {
     const std::string long_host(300, 'h'), long_path(108, 'p');
     const std::vector<std::pair<std::string, std::string>> cases = {
-        {"", "is not an address: use tcp:HOST:PORT[,HOST:PORT...] or unix:PATH"},
+        {"", "is not an address: use tcp:HOST:PORT[,HOST:PORT...], unix:PATH, exec:COMMAND"},
         {"localhost:7000", "use tcp:HOST:PORT"},
         {"udp:localhost:7000", "use tcp:HOST:PORT"},
         {"tcp", "use tcp:HOST:PORT"},
@@ -232,7 +233,8 @@ TEST_F(Transport, TcpListSpreadsItsChannels)
         int out = -1, in = -1;
         ASSERT_EQ(0, haul_connector_connect(connector, static_cast<uint16_t>(channel), -1, &out, &error_))
             << error_.message;
-        ASSERT_EQ(0, haul_listener_accept(listener_, 5000, -1, &in, &error_)) << error_.message;
+        ASSERT_EQ(0, haul_listener_accept(listener_, HAUL_CONTROL_CHANNEL, 5000, -1, &in, &error_))
+            << error_.message;
         haul_peer_name(out, peer_, sizeof peer_);
         EXPECT_EQ(peer, peer_) << channel;
         haul_peer_name(in, peer_, sizeof peer_);
@@ -468,7 +470,7 @@ TEST_F(Transport, AcceptTimesOut)
 {
     open("tcp:127.0.0.1:0");
     int fd;
-    EXPECT_EQ(-ETIMEDOUT, haul_listener_accept(listener_, 30, -1, &fd, &error_));
+    EXPECT_EQ(-ETIMEDOUT, haul_listener_accept(listener_, HAUL_CONTROL_CHANNEL, 30, -1, &fd, &error_));
     EXPECT_TRUE(message_has(std::string("waiting at ") + haul_listener_uri(listener_) +
                             ": nobody connected within 30 ms"))
         << error_.message;
@@ -478,7 +480,7 @@ TEST_F(Transport, AcceptCanBeCancelled)
 {
     open(unix_uri());
     int fd, cancel = eventfd(1, EFD_CLOEXEC);
-    EXPECT_EQ(-ECANCELED, haul_listener_accept(listener_, -1, cancel, &fd, &error_));
+    EXPECT_EQ(-ECANCELED, haul_listener_accept(listener_, HAUL_CONTROL_CHANNEL, -1, cancel, &fd, &error_));
     EXPECT_TRUE(message_has("cancelled")) << error_.message;
     close(cancel);
 }
@@ -488,7 +490,7 @@ TEST_F(Transport, UnacknowledgedBytesAreThoseNotRead)
     open(unix_uri());
     int out, in;
     ASSERT_EQ(0, connect(unix_uri(), &out));
-    ASSERT_EQ(0, haul_listener_accept(listener_, 5000, -1, &in, &error_));
+    ASSERT_EQ(0, haul_listener_accept(listener_, HAUL_CONTROL_CHANNEL, 5000, -1, &in, &error_));
     EXPECT_EQ(0u, haul_unacknowledged_bytes(out));
     char bytes[1000] = {};
     EXPECT_EQ(1000, send(out, bytes, sizeof bytes, 0));

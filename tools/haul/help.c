@@ -17,6 +17,14 @@ struct command_help {
     "Exit status: 0 the destination runs the guest; 1 the move failed and the guest runs at the source; 2 "  \
     "the command line is wrong; 3 it is not known which side owns the guest (see haul help resume)."
 
+#define URIS                                                                                                 \
+    "tcp:HOST:PORT, with [ ] around an IPv6 address; several separated by commas spread the channels over "  \
+    "several networks\n\n"                                                                                   \
+    "unix:PATH\n\n"                                                                                          \
+    "exec:COMMAND, whose standard input and output are the connection; one for each, with HAUL_CHANNEL "     \
+    "(control, 0, 1, ...) in its environment\n\n"                                                            \
+    "fd:CONTROL,CHANNEL...: inherited sockets by number, or IN/OUT for a pair of pipes"
+
 #define SIZES                                                                                                \
     "SIZE and RATE take a number of bytes, for RATE per second, with an optional suffix K, M, G or T "       \
     "(1024, 1024 squared, and so on), as QEMU's max-bandwidth does."
@@ -32,16 +40,30 @@ static const struct command_help commands[CLI_COMMAND_COUNT] = {
         {
             "haul send URI --qemu QMP [OPTION]...\n"
             "       haul send URI --memory PATH [--pid PID] [OPTION]...\n"
-            "       haul send URI --guest [OPTION]...",
-            "move a running machine to a waiting haul receive",
-            "Moves a running machine to the haul receive that waits at URI: tcp:HOST:PORT ([::1] for IPv6) "
-            "or "
-            "unix:PATH. The machine keeps running while its memory is copied and stands still only for the "
+            "       haul send URI --guest [OPTION]...\n"
+            "       haul send ssh:[USER@]HOST[:PORT] MACHINE [OPTION]... [-- OPTION-THERE...]",
+            "move a running machine to another host",
+            "Moves a running machine to the haul receive that waits at URI:\n\n" URIS "\n\n"
+            "With ssh: nothing has to wait: haul starts haul receive on HOST, with the options after --, or "
+            "without "
+            "them for the same machine option as here, and every channel is an ssh of its own. "
+            "haul has to be installed there.\n\n"
+            "The machine keeps running while its memory is copied and stands still only for the "
             "switchover. Any failure before the handover leaves it running here.",
             SIZES
             "\n\n"
             "Ctrl-C (SIGINT), SIGTERM and SIGHUP cancel the move and the guest goes on here; once the guest "
             "is being handed over they come too late, and haul says so and waits.\n\n" EXIT_STATUS,
+        },
+    [CLI_RELAY] =
+        {
+            "haul relay URI",
+            "connect standard input and output to a waiting haul receive",
+            "Carries bytes between its standard input and output and URI, as a rule unix:PATH. haul send "
+            "ssh: "
+            "runs it on the other host, once for each channel.",
+            "Exit status: 0 the other end closed the connection; 1 it could not be reached or broke; 2 the "
+            "command line is wrong.",
         },
     [CLI_RECEIVE] =
         {
@@ -49,6 +71,7 @@ static const struct command_help commands[CLI_COMMAND_COUNT] = {
             "       haul receive --listen URI --memory PATH [--memory-size SIZE] [OPTION]...\n"
             "       haul receive --listen URI --guest [OPTION]...",
             "wait for a machine and run it here",
+            "The forms of URI are those of haul send, but for ssh:.\n\n"
             "Waits for one haul send, takes the machine over and runs it here. Number of channels, "
             "compression and "
             "limits are the source's choice. A QEMU machine must have been started with -incoming defer, and "

@@ -61,6 +61,8 @@ static int run_command(enum cli_command command, int argc, char **argv)
         return cli_control(&options);
     case CLI_WATCH:
         return cli_live(&options);
+    case CLI_RELAY:
+        return cli_relay(&options);
     default:
         return cli_topology(&options);
     }

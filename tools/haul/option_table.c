@@ -7,14 +7,17 @@
 #define CONTROL (1U << CLI_QUERY | 1U << CLI_SET | 1U << CLI_CANCEL | 1U << CLI_CONTINUE | 1U << CLI_WATCH)
 #define SHOW (1U << CLI_QUERY | 1U << CLI_WATCH)
 #define RECOVER (1U << CLI_RESUME | 1U << CLI_ABANDON)
+#define RELAY (1U << CLI_RELAY)
 #define FIELD(name) .offset = offsetof(struct cli_options, name)
 
 /* In the order in which help shows them. */
 const struct cli_option cli_option_table[] = {
     {"listen", "URI", RECEIVE, CLI_OPTION_TEXT, FIELD(uri),
-     .help = "Where to wait for the source: tcp:ADDR:PORT (port 0 takes a free one) or unix:PATH. The real "
-             "address "
-             "is printed on standard error as \"listening on URI\"."},
+     .help =
+         "Where to wait for the source: tcp:ADDR:PORT (port 0 takes a free one), unix:PATH, exec:COMMAND or "
+         "fd:CONTROL,CHANNEL.... The real "
+         "address "
+         "is printed on standard error as \"listening on URI\"."},
     {"qemu", "QMP", SEND | RECEIVE | RECOVER, CLI_OPTION_TEXT, FIELD(qmp),
      .help = "A QEMU machine, by the path of its QMP socket."},
     {"memory", "PATH", SEND | RECEIVE, CLI_OPTION_TEXT, FIELD(memory),
@@ -61,7 +64,13 @@ const struct cli_option cli_option_table[] = {
     {"bind", "ADDR[,ADDR...]", SEND, CLI_OPTION_TEXT, FIELD(haul.bind),
      .help = "With tcp:, this host's addresses to connect from; channels take them in turn, in step with the "
              "addresses of URI."},
-    {"timeout", "S", SEND | RECEIVE, CLI_OPTION_NUMBER, FIELD(haul.timeout_s), .minimum = 1, .maximum = 3600,
+    {"ssh", "COMMAND", SEND, CLI_OPTION_TEXT, FIELD(haul.ssh),
+     .help =
+         "With ssh:, what to run in place of ssh, with options: \"ssh -i KEY -c aes128-gcm@openssh.com\"."},
+    {"remote-haul", "PATH", SEND, CLI_OPTION_TEXT, FIELD(haul.remote_haul),
+     .help = "With ssh:, the program on the other host (default haul)."},
+    {"timeout", "S", SEND | RECEIVE | RELAY, CLI_OPTION_NUMBER, FIELD(haul.timeout_s), .minimum = 1,
+     .maximum = 3600,
      .help = "Seconds to allow for connecting, and for a silent peer: 1 to 3600 (default 30)."},
     {"no-populate", NULL, RECEIVE, CLI_OPTION_CLEAR, FIELD(haul.populate),
      .help = "Do not allocate the memory ahead of the data. Slower, but memory that the guest never touched "

@@ -25,13 +25,14 @@ enum cli_command {
     CLI_CANCEL,
     CLI_CONTINUE,
     CLI_WATCH,
+    CLI_RELAY,
     CLI_COMMAND_COUNT
 };
 
 struct cli_options {
     enum cli_command command;
     bool help;             /* --help was given: nothing else was checked */
-    const char *uri;       /* send: where to; receive: what to listen on */
+    const char *uri;       /* send, relay: where to; receive: what to listen on */
     const char *id;        /* resume, abandon: the move, or NULL */
     const char *qmp;       /* --qemu, or NULL */
     const char *memory;    /* --memory, or NULL */
@@ -45,6 +46,7 @@ struct cli_options {
     const char *migration; /* query, set, cancel, continue, watch: the daemon's name of it, or NULL */
     char **assignments;    /* set: PARAM=VALUE */
     int assignment_count;
+    char remote[4096]; /* send ssh: options of the haul receive there; haul.remote_options points here */
     bool json;
     bool quiet;
     struct haul_options haul;

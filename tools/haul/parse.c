@@ -2,6 +2,7 @@
 #include "tools/haul/options.h"
 
 #include "tools/haul/number.h"
+#include "tools/haul/remote.h"
 
 #include <errno.h>
 #include <getopt.h>
@@ -15,7 +16,7 @@ static const char *const command_names[CLI_COMMAND_COUNT] = {
     [CLI_SEND] = "send",     [CLI_RECEIVE] = "receive", [CLI_TOPOLOGY] = "topology",
     [CLI_RESUME] = "resume", [CLI_ABANDON] = "abandon", [CLI_QUERY] = "query",
     [CLI_SET] = "set",       [CLI_CANCEL] = "cancel",   [CLI_CONTINUE] = "continue",
-    [CLI_WATCH] = "watch",
+    [CLI_WATCH] = "watch",   [CLI_RELAY] = "relay",
 };
 
 const char *cli_command_name(enum cli_command command)
@@ -182,6 +183,8 @@ static int check_together(const struct cli_options *options, uint64_t given, str
         int status = check_machine(options, error);
         return status < 0 ? status : haul_check_uri(options->uri, options->command == CLI_RECEIVE, error);
     }
+    case CLI_RELAY:
+        return haul_check_uri(options->uri, false, error);
     case CLI_RESUME:
     case CLI_ABANDON:
         if (options->id && options->qmp) {
@@ -230,13 +233,18 @@ static int take_operands(int argc, char **argv, struct cli_options *options, str
     if (command >= CLI_QUERY && command <= CLI_WATCH) {
         return take_control_operands(argc, argv, options, error);
     }
-    int allowed = command == CLI_SEND || command == CLI_RESUME || command == CLI_ABANDON ? 1 : 0;
+    int allowed = command == CLI_RECEIVE || command == CLI_TOPOLOGY ? 0 : 1;
     if (argc > allowed) {
         return haul_error_set(error, EINVAL, "'%s' is one word too many", argv[allowed]);
     }
     if (command == CLI_SEND) {
         if (argc < 1) {
             return haul_error_set(error, EINVAL, "say where to: haul send tcp:HOST:PORT");
+        }
+        options->uri = argv[0];
+    } else if (command == CLI_RELAY) {
+        if (argc < 1) {
+            return haul_error_set(error, EINVAL, "say where to: haul relay unix:PATH");
         }
         options->uri = argv[0];
     } else if (argc == 1) {
@@ -246,6 +254,21 @@ static int take_operands(int argc, char **argv, struct cli_options *options, str
         return haul_error_set(error, EINVAL, "say where to wait: --listen tcp:ADDR:PORT");
     }
     return 0;
+}
+
+/* The words after -- are for the haul receive that ssh: starts. */
+static int take_remote(int count, char **words, struct cli_options *options, struct haul_error *error)
+{
+    bool ssh = options->command == CLI_SEND && !strncmp(options->uri, "ssh:", 4);
+    if (!ssh) {
+        return count == 0 ? 0
+                          : haul_error_set(error, EINVAL,
+                                           "'%s' is one word too many: only haul send ssh:HOST takes options "
+                                           "after --, for the haul receive there",
+                                           words[0]);
+    }
+    options->haul.remote_options = options->remote;
+    return cli_remote_options(options, count, words, error);
 }
 
 /* getopt_long did not know the word: say why, so that it can be mended without the manual. */
@@ -296,6 +319,13 @@ int cli_options_parse(enum cli_command command, int argc, char **argv, struct cl
     uint64_t given = 0;
     build_getopt_table(command, table);
     options->command = command;
+    int words = 0; /* before -- */
+    while (words < argc && strcmp(argv[words], "--") != 0) {
+        words++;
+    }
+    char **remote = argv + words + 1;
+    int remote_count = words < argc ? argc - words - 1 : 0;
+    argc = words;
     opterr = 0;
     optind = 0; /* start over: a program may parse more than once */
     for (int value; (value = getopt_long(argc, argv, ":h", table, NULL)) != -1;) {
@@ -319,5 +349,6 @@ int cli_options_parse(enum cli_command command, int argc, char **argv, struct cl
         given |= 1ULL << row;
     }
     int status = take_operands(argc - optind, argv + optind, options, error);
-    return status < 0 ? status : check_together(options, given, error);
+    status = status < 0 ? status : check_together(options, given, error);
+    return status < 0 ? status : take_remote(remote_count, remote, options, error);
 }
