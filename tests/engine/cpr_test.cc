@@ -270,8 +270,10 @@ void FailsAndStays(const std::function<void(Guest &from, Guest &to)> &arm, const
         EXPECT_TRUE(from.running());
         EXPECT_EQ(to.starts, 0u);
         EXPECT_EQ(to.disowns, disowns);
+        from.Pause();
         std::string where;
         EXPECT_FALSE(SameMemory(from, to, &where)) << "the destination has its own memory again";
+        from.Run(5, 1000);
         from.fail_stop = from.fail_save = to.fail_adopt = to.fail_load = false;
         from.refuse_step = -1;
         Move again(from, to, CprOptions());
