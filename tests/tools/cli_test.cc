@@ -91,7 +91,7 @@ TEST_F(Cli, VersionAndGeneralHelp)
 
 TEST_F(Cli, HelpOfEachCommandIsTheSameBothWays)
 {
-    for (const char *command : {"send", "receive", "topology", "resume", "abandon"}) {
+    for (const char *command : {"send", "receive", "topology", "resume", "abandon", "daemon"}) {
         EXPECT_EQ(Run({"help", command}), 0);
         std::string text = out_;
         EXPECT_EQ(text.rfind(std::string("Usage: haul ") + command, 0), 0u) << text;

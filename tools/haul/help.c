@@ -194,6 +194,28 @@ static const struct command_help commands[CLI_COMMAND_COUNT] = {
             "help "
             "resume).",
         },
+    [CLI_DAEMON] =
+        {
+            "haul daemon [--qmp unix:PATH]",
+            "keep any number of migrations, steered over a control socket",
+            "Runs until it is told to end, and moves machines when it is asked over its control socket. The "
+            "socket speaks QMP, the protocol of QEMU's monitor: a script written for QEMU's migrate, "
+            "migrate-set-parameters, query-migrate and so on works with changes in arguments only. It "
+            "belongs to whoever started the daemon (mode 0600), and whoever may connect to it may move the "
+            "machines.\n\n"
+            "Each migration has a name, given as the argument 'name'; it may be left out while there is only "
+            "one. What moves is said by 'qemu' (the path of a QMP socket), 'memory' (an object with 'path') "
+            "or 'guest' (an object, the reference guest):\n\n"
+            "{\"execute\": \"migrate\", \"arguments\": {\"name\": \"a\", \"uri\": "
+            "\"tcp:10.0.0.2:7000\", \"qemu\": \"/run/vm.qmp\"}}\n\n"
+            "The other side may be a daemon too (migrate-incoming), or a haul receive. Remarks about each "
+            "migration go to standard error. docs/control.md lists the commands.",
+            "The command quit and SIGINT, SIGTERM and SIGHUP cancel what moves, and the guests go on where "
+            "they are; a move that is being handed over is waited for. A reference guest lives in the daemon "
+            "and ends with it.\n\n"
+            "Exit status: 0 it was told to end; 1 it could not start, with the reason; 2 the command line is "
+            "wrong.",
+        },
 };
 
 /* Prints `text` wrapped, starting at `column`, with further lines indented to it. "\n\n" begins a paragraph.

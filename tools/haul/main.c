@@ -63,6 +63,8 @@ static int run_command(enum cli_command command, int argc, char **argv)
         return cli_live(&options);
     case CLI_RELAY:
         return cli_relay(&options);
+    case CLI_DAEMON:
+        return cli_daemon(&options);
     default:
         return cli_topology(&options);
     }
@@ -96,7 +98,7 @@ int main(int argc, char **argv)
     if (cli_command_find(word, &command) < 0) {
         return cli_complain(CLI_EXIT_USAGE, "there is no command '%s'; try 'haul help'", word);
     }
-    if (command == CLI_SEND || command == CLI_RECEIVE) {
+    if (command == CLI_SEND || command == CLI_RECEIVE || command == CLI_DAEMON) {
         cli_watch_block_signals();
     }
     return run_command(command, argc - 1, argv + 1);

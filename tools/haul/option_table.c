@@ -4,6 +4,7 @@
 #define SEND (1U << CLI_SEND)
 #define RECEIVE (1U << CLI_RECEIVE)
 #define TOPOLOGY (1U << CLI_TOPOLOGY)
+#define DAEMON (1U << CLI_DAEMON)
 #define CONTROL (1U << CLI_QUERY | 1U << CLI_SET | 1U << CLI_CANCEL | 1U << CLI_CONTINUE | 1U << CLI_WATCH)
 #define SHOW (1U << CLI_QUERY | 1U << CLI_WATCH)
 #define RECOVER (1U << CLI_RESUME | 1U << CLI_ABANDON)
@@ -84,7 +85,7 @@ const struct cli_option cli_option_table[] = {
     {"to", "HOST", TOPOLOGY, CLI_OPTION_TEXT, FIELD(to),
      .help = "Plan for the network card that leads to HOST."},
 
-    {"qmp", "ADDRESS", CONTROL, CLI_OPTION_TEXT, FIELD(control),
+    {"qmp", "ADDRESS", CONTROL | DAEMON, CLI_OPTION_TEXT, FIELD(control),
      .help = "The daemon's control socket, unix:PATH; by default /run/haul.sock for root, else "
              "$XDG_RUNTIME_DIR/haul.sock."},
 

@@ -26,6 +26,7 @@ enum cli_command {
     CLI_CONTINUE,
     CLI_WATCH,
     CLI_RELAY,
+    CLI_DAEMON,
     CLI_COMMAND_COUNT
 };
 
@@ -42,7 +43,7 @@ struct cli_options {
     bool list;             /* resume, abandon: only show */
     const char *to;        /* topology --to, or NULL */
     uint32_t run_for_s;    /* --run-for */
-    const char *control;   /* --qmp: the daemon's socket, or NULL for the default one */
+    const char *control;   /* --qmp: a daemon's control socket, or NULL for the default one */
     const char *migration; /* query, set, cancel, continue, watch: the daemon's name of it, or NULL */
     char **assignments;    /* set: PARAM=VALUE */
     int assignment_count;

@@ -16,7 +16,7 @@ static const char *const command_names[CLI_COMMAND_COUNT] = {
     [CLI_SEND] = "send",     [CLI_RECEIVE] = "receive", [CLI_TOPOLOGY] = "topology",
     [CLI_RESUME] = "resume", [CLI_ABANDON] = "abandon", [CLI_QUERY] = "query",
     [CLI_SET] = "set",       [CLI_CANCEL] = "cancel",   [CLI_CONTINUE] = "continue",
-    [CLI_WATCH] = "watch",   [CLI_RELAY] = "relay",
+    [CLI_WATCH] = "watch",   [CLI_RELAY] = "relay",     [CLI_DAEMON] = "daemon",
 };
 
 const char *cli_command_name(enum cli_command command)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tools/session/outcome.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -25,21 +26,23 @@ static json_t *fine_ms(uint64_t nanoseconds)
 
 static json_t *ram_json(const struct haul_stats *stats)
 {
-    return json_pack("{s:o s:o s:o s:o s:o s:o s:o s:o s:f s:o s:o s:i s:o}", "transferred",
+    return json_pack("{s:o s:o s:o s:o s:o s:o s:o s:o s:f s:o s:o s:i s:o s:o s:i s:i}", "transferred",
                      integer(stats->transferred), "remaining", integer(stats->remaining), "total",
                      integer(stats->total), "duplicate", integer(stats->duplicate), "normal",
                      integer(stats->normal), "normal-bytes", integer(stats->normal * stats->page_size),
                      "holes", integer(stats->holes), "dirty-pages-rate", integer(stats->dirty_pages_rate),
                      "mbps", (double)stats->bandwidth_bytes_per_s * 8 / 1e6, "pages-per-second",
                      integer(stats->pages_per_second), "dirty-sync-count", integer(stats->dirty_sync_count),
-                     "page-size", (int)stats->page_size, "threshold-size", integer(stats->threshold_size));
+                     "page-size", (int)stats->page_size, "threshold-size", integer(stats->threshold_size),
+                     "multifd-bytes", integer(stats->transferred), "skipped", 0, "postcopy-requests", 0);
 }
 
 static json_t *parts_json(const struct haul_downtime *part)
 {
-    return json_pack("{s:o s:o s:o s:o s:o}", "total", fine_ms(part->total_ns), "stop",
+    return json_pack("{s:o s:o s:o s:o s:o s:o}", "total", fine_ms(part->total_ns), "stop",
                      fine_ms(part->stop_ns), "last-pass", fine_ms(part->last_pass_ns), "device",
-                     fine_ms(part->device_ns), "start", fine_ms(part->start_ns));
+                     fine_ms(part->device_ns), "start", fine_ms(part->start_ns), "held",
+                     fine_ms(part->held_ns));
 }
 
 static json_t *channels_json(const struct haul_outcome *outcome)
@@ -58,11 +61,26 @@ static json_t *channels_json(const struct haul_outcome *outcome)
     return array;
 }
 
+/* Sentences may hold a file's name in any encoding, or be cut within a character: JSON must be UTF-8. */
+static json_t *sentence_json(const char *text)
+{
+    char copy[sizeof((struct haul_error *)0)->message];
+    json_t *string = json_string(text);
+    if (string) {
+        return string;
+    }
+    snprintf(copy, sizeof copy, "%s", text);
+    for (char *at = copy; *at; at++) {
+        *at = (unsigned char)*at < 0x80 ? *at : '?';
+    }
+    return json_string(copy);
+}
+
 /* "ECONNREFUSED": scripts compare names, not this machine's numbers. */
 static json_t *error_json(int code, const char *sentence)
 {
     const char *name = strerrorname_np(abs(code));
-    return json_pack("{s:s s:s}", "code", name ? name : "EIO", "desc", sentence);
+    return json_pack("{s:s s:o}", "code", name ? name : "EIO", "desc", sentence_json(sentence));
 }
 
 json_t *haul_outcome_json(const struct haul_outcome *outcome)
@@ -100,7 +118,11 @@ json_t *haul_outcome_json(const struct haul_outcome *outcome)
             json, "self-check",
             json_pack("{s:b s:s}", "passed", outcome->self_check_code == 0, "desc", outcome->self_check));
     }
+    if (stats->throttle_percent) {
+        json_object_set_new(json, "cpu-throttle-percentage", integer(stats->throttle_percent));
+    }
     if (outcome->code < 0) {
+        json_object_set_new(json, "error-desc", sentence_json(outcome->error.message));
         json_object_set_new(json, "error", error_json(outcome->code, outcome->error.message));
     } else if (outcome->self_check_code < 0) {
         json_object_set_new(json, "error", error_json(outcome->self_check_code, outcome->self_check));

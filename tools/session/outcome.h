@@ -29,6 +29,7 @@ struct haul_outcome {
     int self_check_code;     /* 0, or the negative errno of a failed self-check */
     char self_check[256];    /* the self-check's sentence, empty when there was none */
     char summary[256];       /* the machine's own line for the report, or empty */
+    bool ended;              /* the migration did; before, the numbers are of a moment */
     bool gave_up;            /* after uncertainty, the operator abandoned this copy */
 };
 

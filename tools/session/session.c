@@ -2,6 +2,7 @@
 #include "tools/session/session.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,9 +21,13 @@ struct haul_session {
     /* The owner's. */
     struct haul_store *store;
     struct haul_machine *machine;
-    struct haul_migration *migration;
     struct haul_orders *orders;
+
+    /* Written by the owner under `lock`, read by the owner without it. */
+    pthread_mutex_t lock;
+    struct haul_migration *migration; /* made, and perhaps not started yet */
     bool started;
+    bool cancelled; /* under `lock` for everybody: asked for before there was a migration */
     char uri[300];  /* destination: what it really listens on */
     char peer[300]; /* as it was asked for */
     char compress[8];
@@ -133,6 +138,26 @@ static const struct haul_events migration_events = {
 
 /* ---- setting up ---- */
 
+/* What the outcome says of a move that has not come to anything yet. */
+static void reset_outcome(struct haul_session *session, const char *uri, const struct haul_options *options)
+{
+    snprintf(session->peer, sizeof session->peer, "%s", uri);
+    snprintf(session->compress, sizeof session->compress, "%s",
+             options->compress ? options->compress : "none");
+    session->started = false;
+    session->outcome = (struct haul_outcome){
+        .source = session->source,
+        .status = "failed",
+        .uri = session->peer,
+        .machine = session->spec.qmp      ? "qemu"
+                   : session->spec.memory ? "memory"
+                                          : "guest",
+        .compress = session->source ? session->compress : NULL,
+        .verify = options->verify,
+        .channels = session->channels,
+    };
+}
+
 int haul_session_new(bool source, const struct haul_machine_spec *spec,
                      const struct haul_session_events *events, void *opaque, struct haul_session **session,
                      struct haul_error *error)
@@ -142,9 +167,12 @@ int haul_session_new(bool source, const struct haul_machine_spec *spec,
         return haul_error_set(error, ENOMEM, "no memory for a move");
     }
     made->source = source;
+    pthread_mutex_init(&made->lock, NULL);
     made->spec = *spec;
     made->events = *events;
     made->opaque = opaque;
+    struct haul_options none = {0};
+    reset_outcome(made, "", &none);
     *session = made;
     return 0;
 }
@@ -166,24 +194,25 @@ static int make_machine(struct haul_session *session, struct haul_error *error)
                   : haul_guest_destination_new(&spec->guest_options, &session->machine, error);
 }
 
-/* What the outcome says of a move that has not come to anything yet. */
-static void reset_outcome(struct haul_session *session, const char *uri, const struct haul_options *options)
+/* A migration ready to start, published so that it can be cancelled. */
+static int make_migration(struct haul_session *session, const struct haul_options *options,
+                          struct haul_error *error)
 {
-    snprintf(session->peer, sizeof session->peer, "%s", uri);
-    snprintf(session->compress, sizeof session->compress, "%s",
-             options->compress ? options->compress : "none");
-    session->started = false;
-    session->outcome = (struct haul_outcome){
-        .source = session->source,
-        .status = "failed",
-        .uri = session->peer,
-        .machine = session->spec.qmp      ? "qemu"
-                   : session->spec.memory ? "memory"
-                                          : "guest",
-        .compress = session->source ? session->compress : NULL,
-        .verify = options->verify,
-        .channels = session->channels,
-    };
+    struct haul_migration *made = NULL;
+    int status = session->source ? haul_source_new(options, &made, error)
+                                 : haul_destination_new(options, &made, error);
+    if (status < 0 || (status = session->machine->ops->attach(session->machine, made, error)) < 0 ||
+        (status = haul_set_events(made, &migration_events, session, error)) < 0) {
+        haul_free(made);
+        return status;
+    }
+    pthread_mutex_lock(&session->lock);
+    session->migration = made;
+    if (session->cancelled) {
+        haul_cancel(made); /* started all the same, it ends at once */
+    }
+    pthread_mutex_unlock(&session->lock);
+    return 0;
 }
 
 static int start(struct haul_session *session, const char *uri, const struct haul_options *options,
@@ -194,36 +223,42 @@ static int start(struct haul_session *session, const char *uri, const struct hau
         return status;
     }
     haul_record_prune(session->store, KEEP_RECORDS_S);
-    if (!session->machine && (status = make_machine(session, error)) < 0) {
-        return status;
-    }
-    status = session->source ? haul_source_new(options, &session->migration, error)
-                             : haul_destination_new(options, &session->migration, error);
-    if (status < 0 ||
-        (status = session->machine->ops->attach(session->machine, session->migration, error)) < 0 ||
-        (status = haul_set_events(session->migration, &migration_events, session, error)) < 0 ||
+    if ((!session->machine && (status = make_machine(session, error)) < 0) ||
+        (status = make_migration(session, options, error)) < 0 ||
         (status = haul_start(session->migration, uri, error)) < 0) {
         return status;
     }
+    pthread_mutex_lock(&session->lock);
     if (!session->source) {
         snprintf(session->uri, sizeof session->uri, "%s", haul_local_uri(session->migration));
         session->outcome.uri = session->uri;
-        say(session, true, "listening on %s", session->uri);
     }
     session->started = true;
+    pthread_mutex_unlock(&session->lock);
+    if (!session->source) {
+        say(session, true, "listening on %s", session->uri);
+    }
     return 0;
 }
 
 int haul_session_start(struct haul_session *session, const char *uri, const struct haul_options *options,
                        struct haul_error *error)
 {
-    haul_free(session->migration);
+    struct haul_error failure = {0};
+    pthread_mutex_lock(&session->lock);
+    struct haul_migration *former = session->migration;
     session->migration = NULL;
     reset_outcome(session, uri, options);
-    int status = start(session, uri, options, &session->outcome.error);
-    session->outcome.code = status;
-    if (status < 0 && error) {
-        *error = session->outcome.error;
+    pthread_mutex_unlock(&session->lock);
+    haul_free(former);
+    int status = start(session, uri, options, &failure);
+    if (status < 0) {
+        pthread_mutex_lock(&session->lock);
+        session->cancelled = false;
+        session->outcome.code = status;
+        session->outcome.error = failure;
+        pthread_mutex_unlock(&session->lock);
+        *error = failure;
     }
     return status;
 }
@@ -235,9 +270,10 @@ struct haul_migration *haul_session_migration(struct haul_session *session)
 
 /* ---- the end ---- */
 
-static void collect(struct haul_session *session)
+/* Under the lock. */
+static void collect(struct haul_session *session, struct haul_outcome *outcome,
+                    struct haul_channel_stats channels[HAUL_SESSION_CHANNELS])
 {
-    struct haul_outcome *outcome = &session->outcome;
     outcome->stats.size = sizeof outcome->stats;
     haul_get_stats(session->migration, &outcome->stats);
     outcome->status = haul_state_name(outcome->stats.state);
@@ -248,8 +284,8 @@ static void collect(struct haul_session *session)
     }
     unsigned count = 0;
     for (; count < HAUL_SESSION_CHANNELS; count++) {
-        session->channels[count].size = sizeof session->channels[count];
-        if (haul_get_channel_stats(session->migration, count, &session->channels[count]) < 0) {
+        channels[count].size = sizeof channels[count];
+        if (haul_get_channel_stats(session->migration, count, &channels[count]) < 0) {
             break;
         }
     }
@@ -259,11 +295,18 @@ static void collect(struct haul_session *session)
 void haul_session_finish(struct haul_session *session)
 {
     struct haul_outcome *outcome = &session->outcome;
+    struct haul_error failure = {0};
     if (!session->started) {
         return;
     }
-    outcome->code = haul_wait(session->migration, &outcome->error);
-    collect(session);
+    int code = haul_wait(session->migration, &failure);
+    pthread_mutex_lock(&session->lock);
+    outcome->code = code;
+    outcome->error = failure;
+    outcome->ended = true;
+    session->cancelled = false;
+    collect(session, outcome, session->channels);
+    pthread_mutex_unlock(&session->lock);
     if (outcome->stats.ownership == HAUL_OWNER_UNCERTAIN) {
         struct haul_error error;
         if (write_record(session, HAUL_RECORDED_UNCERTAIN, &error) < 0) {
@@ -274,7 +317,51 @@ void haul_session_finish(struct haul_session *session)
     }
 }
 
+/* ---- for any thread ---- */
+
+int haul_session_cancel(struct haul_session *session)
+{
+    pthread_mutex_lock(&session->lock);
+    session->cancelled = true;
+    int status = session->migration ? haul_cancel(session->migration) : 0;
+    pthread_mutex_unlock(&session->lock);
+    return status;
+}
+
+int haul_session_use(struct haul_session *session, int (*use)(void *opaque, struct haul_migration *migration),
+                     void *opaque)
+{
+    pthread_mutex_lock(&session->lock);
+    bool under_way = session->started && !session->outcome.ended;
+    int status = under_way ? use(opaque, session->migration) : -ESRCH;
+    pthread_mutex_unlock(&session->lock);
+    return status;
+}
+
+void haul_session_snapshot(struct haul_session *session, struct haul_session_snapshot *snapshot)
+{
+    struct haul_outcome *outcome = &snapshot->outcome;
+    pthread_mutex_lock(&session->lock);
+    *outcome = session->outcome;
+    memcpy(snapshot->channels, session->channels, sizeof snapshot->channels);
+    snprintf(snapshot->uri, sizeof snapshot->uri, "%s", outcome->uri ? outcome->uri : "");
+    snprintf(snapshot->compress, sizeof snapshot->compress, "%s", session->compress);
+    outcome->uri = snapshot->uri;
+    outcome->compress = outcome->compress ? snapshot->compress : NULL;
+    outcome->channels = snapshot->channels;
+    if (session->started && !outcome->ended) {
+        collect(session, outcome, snapshot->channels);
+    }
+    pthread_mutex_unlock(&session->lock);
+}
+
 /* ---- after an uncertain end ---- */
+
+bool haul_session_runs_guest(const struct haul_session *session)
+{
+    enum haul_ownership here = session->source ? HAUL_OWNER_SOURCE : HAUL_OWNER_DESTINATION;
+    return session->machine && session->spec.guest && session->outcome.stats.ownership == here;
+}
 
 bool haul_session_holds_guest(const struct haul_session *session)
 {
@@ -294,11 +381,15 @@ static int obey(struct haul_session *session, enum haul_order order, char *text,
         return status;
     }
     haul_record_remove(session->store, outcome->id, session->source, NULL);
+    pthread_mutex_lock(&session->lock);
     if (resume) {
         outcome->stats.ownership = session->source ? HAUL_OWNER_SOURCE : HAUL_OWNER_DESTINATION;
+    }
+    outcome->gave_up = !resume;
+    pthread_mutex_unlock(&session->lock);
+    if (resume) {
         snprintf(text, size, "the guest runs again in process %d", (int)getpid());
     } else {
-        outcome->gave_up = true;
         snprintf(text, size, "the guest of process %d was given up; the process ends", (int)getpid());
     }
     say(session, true, "%s", text);
@@ -369,7 +460,9 @@ void haul_session_close(struct haul_session *session)
     }
     const struct haul_machine_ops *ops = session->machine->ops;
     if (ops->summary) {
+        pthread_mutex_lock(&session->lock);
         ops->summary(session->machine, outcome->summary, sizeof outcome->summary);
+        pthread_mutex_unlock(&session->lock);
     }
 }
 
@@ -389,5 +482,6 @@ void haul_session_free(struct haul_session *session)
         session->machine->ops->free(session->machine);
     }
     haul_store_close(session->store);
+    pthread_mutex_destroy(&session->lock);
     free(session);
 }

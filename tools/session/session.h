@@ -86,9 +86,32 @@ int haul_session_self_check(struct haul_session *session, struct haul_error *err
  */
 void haul_session_close(struct haul_session *session);
 
+/* haul_session_runs_guest tells whether a reference guest runs in this process because of the session. */
+bool haul_session_runs_guest(const struct haul_session *session);
+
 /* haul_session_outcome is complete after haul_session_finish; valid until the session is started again or
  * freed. */
 const struct haul_outcome *haul_session_outcome(const struct haul_session *session);
+
+/*
+ * The next three may be called from any thread between haul_session_new and haul_session_free.
+ *
+ * haul_session_cancel ends the move as haul_cancel does, or before its migration exists, as soon as it does.
+ * haul_session_use calls `use` with the migration that is under way, which cannot end before it returns;
+ * -ESRCH: there is none. haul_session_snapshot copies how far the session is.
+ */
+int haul_session_cancel(struct haul_session *session);
+int haul_session_use(struct haul_session *session, int (*use)(void *opaque, struct haul_migration *migration),
+                     void *opaque);
+
+/* An outcome with everything that it points to. It must not be copied by assignment. */
+struct haul_session_snapshot {
+    struct haul_outcome outcome;
+    struct haul_channel_stats channels[HAUL_SESSION_CHANNELS];
+    char uri[300];
+    char compress[8];
+};
+void haul_session_snapshot(struct haul_session *session, struct haul_session_snapshot *snapshot);
 
 /* haul_session_free cancels, waits, and frees the machine too. NULL is accepted. */
 void haul_session_free(struct haul_session *session);

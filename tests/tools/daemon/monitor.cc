@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tests/tools/daemon/monitor.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <unistd.h>
+
+static std::string WaitForSocket(const std::string &path)
+{
+    for (int i = 0; i < 1000; i++) {
+        RawClient probe(path);
+        if (probe.connected()) {
+            return path;
+        }
+        usleep(10000);
+    }
+    ADD_FAILURE() << "nobody listens at " << path;
+    return path;
+}
+
+static std::string Text(const json_t *value)
+{
+    if (json_is_string(value)) {
+        return json_string_value(value);
+    }
+    char *text = value ? json_dumps(value, JSON_ENCODE_ANY) : nullptr;
+    std::string copy = text ? text : "";
+    free(text);
+    return copy;
+}
+
+std::string Named(const std::string &name, const std::string &more)
+{
+    return "{\"name\": \"" + name + "\"" + (more.empty() ? "" : ", " + more) + "}";
+}
+
+Monitor::Monitor(const std::string &path) : client_(WaitForSocket(path))
+{
+    client_.negotiate();
+}
+
+void Monitor::Note(const json_t *event)
+{
+    const json_t *data = json_object_get(event, "data");
+    std::string text = json_string_value(json_object_get(event, "event"));
+    for (const char *member : {"status", "pass"}) {
+        std::string value = Text(json_object_get(data, member));
+        text += value.empty() ? "" : " " + value;
+    }
+    events_.emplace_back(Text(json_object_get(data, "name")), text);
+}
+
+Json Monitor::Run(const std::string &command, const std::string &arguments)
+{
+    std::string more = arguments.empty() ? "" : ", \"arguments\": " + arguments;
+    client_.send("{\"execute\": \"" + command + "\"" + more + "}\n");
+    for (;;) {
+        Json answer = client_.object(20000);
+        if (!answer || !json_object_get(answer.get(), "event")) {
+            return answer;
+        }
+        Note(answer.get());
+    }
+}
+
+Json Monitor::Get(const std::string &command, const std::string &arguments)
+{
+    Json answer = Run(command, arguments);
+    json_t *value = json_object_get(answer.get(), "return");
+    EXPECT_NE(value, nullptr) << command << " " << arguments << ": " << Text(answer.get());
+    return Json(json_incref(value));
+}
+
+std::string Monitor::Fails(const std::string &command, const std::string &arguments)
+{
+    Json answer = Run(command, arguments);
+    return Text(json_object_get(json_object_get(answer.get(), "error"), "desc"));
+}
+
+std::string Monitor::Of(const std::string &migration, const std::string &member)
+{
+    Json answer = Get("query-migrate", Named(migration));
+    return Text(json_object_get(answer.get(), member.c_str()));
+}
+
+long Monitor::Number(const std::string &migration, const std::string &object, const std::string &member)
+{
+    Json answer = Get("query-migrate", Named(migration));
+    return json_integer_value(json_object_get(json_object_get(answer.get(), object.c_str()), member.c_str()));
+}
+
+bool Monitor::Until(const std::function<bool()> &true_now, int seconds)
+{
+    for (int i = 0; i < seconds * 100; i++) {
+        if (true_now()) {
+            return true;
+        }
+        usleep(10000);
+    }
+    return false;
+}
+
+bool Monitor::Reaches(const std::string &migration, const std::string &status)
+{
+    bool reached = Until([&] { return Of(migration, "status") == status; });
+    EXPECT_TRUE(reached) << migration << " is " << Of(migration, "status") << ": "
+                         << Of(migration, "error-desc");
+    return reached;
+}
+
+std::string Monitor::Guest(const std::string &migration)
+{
+    Json answer = Get("query-status", Named(migration));
+    return Text(json_object_get(answer.get(), "status"));
+}
+
+std::vector<std::string> Monitor::Events(const std::string &migration)
+{
+    Run("query-version"); // what was raised before comes before its answer
+    std::vector<std::string> events;
+    for (const auto &event : events_) {
+        if (event.first == migration) {
+            events.push_back(event.second);
+        }
+    }
+    return events;
+}
+
+bool Monitor::Saw(const std::string &migration, const std::string &event)
+{
+    return Until([&] {
+        std::vector<std::string> events = Events(migration);
+        return std::count(events.begin(), events.end(), event) > 0;
+    });
+}
+
+bool Monitor::Gone()
+{
+    return client_.at_end();
+}
