@@ -59,6 +59,15 @@ struct haul_carrier {
  * -ENOMEM; then `fd` is closed. */
 int haul_carrier_stream_new(int fd, struct haul_carrier **carrier, struct haul_error *error);
 
+/*
+ * haul_carrier_rma_new makes the carrier of channel `index` of rdma: raw pages go into the memory that `rma`
+ * knows, the rest through the connected socket, which is the carrier's from now on. It waits `timeout_ms` for
+ * the destination's RDMA_PORT. On failure `fd` is closed. `rma` outlives the carrier.
+ */
+struct haul_rma;
+int haul_carrier_rma_new(int fd, struct haul_rma *rma, unsigned index, int timeout_ms,
+                         struct haul_carrier **carrier, struct haul_error *error);
+
 #ifdef __cplusplus
 }
 #endif

@@ -53,6 +53,7 @@ static void reset(struct haul_pack *pack, uint8_t type, uint32_t round, uint32_t
 {
     struct haul_packet *packet = &pack->packet;
     packet->type = type;
+    packet->placed = false;
     packet->codec = HAUL_CODEC_RAW;
     packet->round = round;
     packet->block = block;

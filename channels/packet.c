@@ -8,7 +8,8 @@
 #include <xxhash.h>
 
 #define PACKET_MAGIC 0x504c4148u /* "HALP" as bytes: HAuL Packet */
-#define SUMMED 56                /* header bytes before the checksum */
+#define FLAG_PLACED 1u
+#define SUMMED 56 /* header bytes before the checksum */
 
 _Static_assert(HAUL_CODEC_CHUNK % HAUL_PAGE_SIZE == 0, "a chunk is whole pages");
 _Static_assert(HAUL_BATCH_PAGES % HAUL_PACKET_CHUNK_PAGES == 0, "a full batch is whole chunks");
@@ -56,7 +57,7 @@ size_t haul_packet_encode(const struct haul_packet *packet, void *bytes, size_t 
     haul_writer_init(&writer, bytes, capacity);
     haul_writer_u32(&writer, PACKET_MAGIC);
     haul_writer_u8(&writer, packet->type);
-    haul_writer_u8(&writer, 0); /* flags */
+    haul_writer_u8(&writer, packet->placed ? FLAG_PLACED : 0);
     haul_writer_u8(&writer, packet->codec);
     haul_writer_u8(&writer, 0);
     haul_writer_u32(&writer, packet->round);
@@ -124,7 +125,7 @@ static int check_header(const struct haul_packet *packet, uint32_t magic, unsign
     if (packet->type != HAUL_PACKET_PAGES && packet->type != HAUL_PACKET_ROUND) {
         return haul_error_set(error, EPROTO, "unknown packet type %u", packet->type);
     }
-    if (flags != 0 || reserved != 0) {
+    if (flags & ~FLAG_PLACED || reserved != 0) {
         return haul_error_set(error, EPROTO, "packet with unknown flags 0x%x", flags | reserved);
     }
     if (!haul_codec_by_id(packet->codec)) {
@@ -138,6 +139,10 @@ static int check_header(const struct haul_packet *packet, uint32_t magic, unsign
     }
     if (packet->codec != HAUL_CODEC_RAW && packet->data_pages == 0) {
         return haul_error_set(error, EPROTO, "packet with codec %u and no pages", packet->codec);
+    }
+    if (flags & FLAG_PLACED && (packet->codec != HAUL_CODEC_RAW || packet->data_pages == 0)) {
+        return haul_error_set(error, EPROTO, "packet with codec %u and %u pages, said to be placed",
+                              packet->codec, packet->data_pages);
     }
     if (packet->type == HAUL_PACKET_ROUND &&
         (packet->data_runs || packet->zero_runs || packet->codec != HAUL_CODEC_RAW || packet->block)) {
@@ -156,6 +161,7 @@ int haul_packet_decode_header(const void *bytes, struct haul_packet *packet, str
     uint32_t magic = haul_cursor_u32(&cursor);
     packet->type = haul_cursor_u8(&cursor);
     unsigned flags = haul_cursor_u8(&cursor);
+    packet->placed = flags & FLAG_PLACED;
     packet->codec = haul_cursor_u8(&cursor);
     unsigned reserved = haul_cursor_u8(&cursor);
     packet->round = haul_cursor_u32(&cursor);

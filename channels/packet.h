@@ -15,6 +15,7 @@
 #include "channels/error.h"
 #include "compress/codec.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -38,6 +39,7 @@ enum haul_packet_type {
 /* One packet but for its payload. */
 struct haul_packet {
     uint8_t type;
+    bool placed;   /* raw pages that are in memory already (rdma): no payload follows */
     uint8_t codec; /* enum haul_codec_id; never changes what the payload's pages are, only their form */
     uint32_t round;
     uint32_t block;
@@ -45,7 +47,7 @@ struct haul_packet {
     uint32_t zero_runs;        /* runs[data_runs .. data_runs + zero_runs): pages that are all zero */
     uint32_t data_pages;       /* sum over the data runs, at most HAUL_BATCH_PAGES */
     uint64_t zero_pages;       /* sum over the zero runs */
-    uint32_t payload_bytes;    /* raw: data_pages whole pages */
+    uint32_t payload_bytes;    /* raw: data_pages whole pages, placed or not */
     uint64_t payload_checksum; /* XXH3 of the payload; 0 when raw */
     struct haul_run runs[HAUL_BATCH_RUNS];
     /*

@@ -4,6 +4,7 @@
 #include "channels/account.h"
 #include "channels/channel_thread.h"
 #include "channels/packet.h"
+#include "channels/rma_server.h"
 #include "channels/socket_io.h"
 #include "channels/transport.h"
 #include "channels/unpack.h"
@@ -18,6 +19,9 @@ struct haul_receiver {
     struct haul_receiver_options options;
     char peer[128];
     pthread_t thread;
+    struct haul_rma_server *server; /* rdma: else NULL */
+
+    bool joined; /* haul_receiver_stop's */
 
     /* Shared. */
     HAUL_ATOMIC(bool) aborted; /* nothing that happens from now on is a failure */
@@ -151,6 +155,7 @@ int haul_receiver_new(const struct haul_receiver_options *options, struct haul_r
 {
     int node = haul_channel_scratch_node(options->topology, &options->slot);
     int result = -ENOMEM;
+    struct haul_error why = {0};
     struct haul_receiver *made = haul_placement_alloc(sizeof *made, node);
     if (!made) {
         goto close_socket;
@@ -163,13 +168,23 @@ int haul_receiver_new(const struct haul_receiver_options *options, struct haul_r
     if (result < 0) {
         goto free_receiver;
     }
+    made->unpack.takes_placed = options->rma;
+    if (options->rma) {
+        result = haul_rma_server_new(options->rma, options->index, options->fd, options->threads,
+                                     &made->server, &why);
+        if (result < 0) {
+            goto free_unpack;
+        }
+    }
     result = haul_channel_thread_start(&made->thread, run, made);
     if (result < 0) {
-        goto free_unpack;
+        goto free_server;
     }
     *receiver = made;
     return 0;
 
+free_server:
+    haul_rma_server_free(made->server);
 free_unpack:
     haul_unpack_cleanup(&made->unpack);
 free_receiver:
@@ -177,7 +192,7 @@ free_receiver:
 close_socket:
     close(options->fd);
     return haul_error_set(error, -result, "channel %u: starting its receiver: %s", options->index,
-                          strerror(-result));
+                          why.code ? why.message : strerror(-result));
 }
 
 void haul_receiver_counters(const struct haul_receiver *receiver, struct haul_channel_counters *counters)
@@ -192,6 +207,20 @@ void haul_receiver_abort(struct haul_receiver *receiver)
     /* Release, pairs with the acquire in run; before the shutdown, so that its error counts as ours. */
     atomic_store_explicit(&receiver->aborted, true, memory_order_release);
     shutdown(receiver->options.fd, SHUT_RDWR);
+    if (receiver->server) {
+        haul_rma_server_abort(receiver->server);
+    }
+}
+
+void haul_receiver_stop(struct haul_receiver *receiver)
+{
+    if (receiver->joined) {
+        return;
+    }
+    haul_receiver_abort(receiver);
+    pthread_join(receiver->thread, NULL);
+    haul_rma_server_stop(receiver->server);
+    receiver->joined = true;
 }
 
 void haul_receiver_free(struct haul_receiver *receiver)
@@ -199,8 +228,8 @@ void haul_receiver_free(struct haul_receiver *receiver)
     if (!receiver) {
         return;
     }
-    haul_receiver_abort(receiver);
-    pthread_join(receiver->thread, NULL);
+    haul_receiver_stop(receiver);
+    haul_rma_server_free(receiver->server);
     close(receiver->options.fd);
     haul_unpack_cleanup(&receiver->unpack);
     haul_placement_free(receiver, sizeof *receiver);

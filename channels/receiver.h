@@ -18,6 +18,7 @@ extern "C" {
 #endif
 
 struct haul_receiver; /* opaque */
+struct haul_rma;
 
 struct haul_receiver_options {
     unsigned index;
@@ -27,6 +28,7 @@ struct haul_receiver_options {
     const struct haul_block_view *blocks; /* outlives the receiver */
     uint32_t block_count;
     struct haul_thread_list *threads; /* where the thread enters itself; may be NULL */
+    struct haul_rma *rma; /* rdma: what the peer may write by itself, outlives the receiver; else NULL */
     void *opaque;
     /*
      * Called on the receiver's thread when it reads the mark of `round`; returns when every channel has
@@ -50,6 +52,12 @@ void haul_receiver_counters(const struct haul_receiver *receiver, struct haul_ch
 
 /* haul_receiver_abort shuts the socket down, so that a blocked read returns. Any thread, idempotent. */
 void haul_receiver_abort(struct haul_receiver *receiver);
+
+/*
+ * haul_receiver_stop aborts and waits: once it returned nothing writes the blocks through this channel any
+ * more. Its counters can still be read. Idempotent; one thread at a time.
+ */
+void haul_receiver_stop(struct haul_receiver *receiver);
 
 /* haul_receiver_free aborts, joins the thread, closes the socket. NULL is accepted. */
 void haul_receiver_free(struct haul_receiver *receiver);

@@ -111,8 +111,11 @@ int haul_rma_serve(struct haul_rma_endpoint *endpoint, struct haul_error *error)
 /* haul_rma_endpoint_abort ends the calls above, now and later. Any thread, idempotent. */
 void haul_rma_endpoint_abort(struct haul_rma_endpoint *endpoint);
 
-/* haul_rma_endpoint_close: nothing is read or written through it any more when it returns. NULL is accepted.
+/*
+ * haul_rma_endpoint_shut: nothing is read or written through it any more when it returns; it can only be
+ * aborted and closed. The channel's thread. haul_rma_endpoint_close does so too, and frees. NULL is accepted.
  */
+void haul_rma_endpoint_shut(struct haul_rma_endpoint *endpoint);
 void haul_rma_endpoint_close(struct haul_rma_endpoint *endpoint);
 
 #ifdef __cplusplus

@@ -380,20 +380,28 @@ void haul_rma_endpoint_abort(struct haul_rma_endpoint *endpoint)
     (void)written; /* fails only when it is readable already */
 }
 
+void haul_rma_endpoint_shut(struct haul_rma_endpoint *endpoint)
+{
+    if (endpoint->endpoint) {
+        fi_close(&endpoint->endpoint->fid);
+        endpoint->endpoint = NULL;
+    }
+    if (endpoint->completions) {
+        fi_close(&endpoint->completions->fid);
+        endpoint->completions = NULL;
+    }
+    if (endpoint->addresses) {
+        fi_close(&endpoint->addresses->fid);
+        endpoint->addresses = NULL;
+    }
+}
+
 void haul_rma_endpoint_close(struct haul_rma_endpoint *endpoint)
 {
     if (!endpoint) {
         return;
     }
-    if (endpoint->endpoint) {
-        fi_close(&endpoint->endpoint->fid);
-    }
-    if (endpoint->completions) {
-        fi_close(&endpoint->completions->fid);
-    }
-    if (endpoint->addresses) {
-        fi_close(&endpoint->addresses->fid);
-    }
+    haul_rma_endpoint_shut(endpoint);
     if (endpoint->abort_fd >= 0) {
         close(endpoint->abort_fd);
     }

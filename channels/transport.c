@@ -18,8 +18,8 @@
 #include <unistd.h>
 
 static const struct haul_transport *const transports[] = {
-    &haul_transport_tcp,  &haul_transport_unix, &haul_transport_ssh,
-    &haul_transport_exec, &haul_transport_fd,   &haul_transport_stdio,
+    &haul_transport_tcp, &haul_transport_unix,  &haul_transport_ssh,  &haul_transport_exec,
+    &haul_transport_fd,  &haul_transport_stdio, &haul_transport_rdma,
 };
 #define TRANSPORT_COUNT (sizeof transports / sizeof *transports)
 

@@ -82,6 +82,7 @@ struct haul_transport {
 
 extern const struct haul_transport haul_transport_exec;
 extern const struct haul_transport haul_transport_fd;
+extern const struct haul_transport haul_transport_rdma;
 extern const struct haul_transport haul_transport_ssh;
 extern const struct haul_transport haul_transport_stdio;
 extern const struct haul_transport haul_transport_tcp;

@@ -224,10 +224,15 @@ int haul_unpack_data(struct haul_unpack *unpack, const struct haul_block_view *b
     const struct haul_packet *packet = &unpack->packet;
     unpack->compressed_pages = 0;
     unpack->compressed_bytes = 0;
+    if (packet->placed && !unpack->takes_placed) {
+        return haul_error_set(error, EPROTO,
+                              "receiving round %u: pages that are said to be in memory already, without rdma",
+                              packet->round);
+    }
     for (uint32_t i = 0; i < packet->data_runs && block->maybe_nonzero; i++) {
         mark_run(block, &packet->runs[i]);
     }
-    if (packet->data_pages == 0) {
+    if (packet->data_pages == 0 || packet->placed) {
         return 0;
     }
     return packet->codec == HAUL_CODEC_RAW ? receive_raw(unpack, block, fd, error)

@@ -8,9 +8,11 @@
 #include "channels/batch.h"
 #include "channels/packet.h"
 
+#include <stdbool.h>
 #include <sys/uio.h>
 
 struct haul_unpack {
+    bool takes_placed;         /* the peer may write pages itself (rdma) */
     struct haul_packet packet; /* decoded and checked */
     struct iovec parts[HAUL_BATCH_RUNS];
     unsigned char *payload;    /* HAUL_PACKET_PAYLOAD_MAX: a compressed payload */
@@ -30,7 +32,8 @@ void haul_unpack_zero_pages(const struct haul_unpack *unpack, const struct haul_
 
 /*
  * haul_unpack_data receives the payload from `fd` into the pages of the data runs. Marks them as possibly
- * non-zero before it writes. 0, -EPROTO (checksum, malformed chunk), or what the socket said.
+ * non-zero before it writes. 0, -EPROTO (checksum, malformed chunk, pages
+ * that the peer placed and may not), or what the socket said.
  */
 int haul_unpack_data(struct haul_unpack *unpack, const struct haul_block_view *block, int fd,
                      struct haul_error *error);

@@ -45,7 +45,9 @@ extern "C" {
     X(17, PREPARED)   /* D: everything loaded; waits for HANDOVER */                                         \
     X(18, PRESENT)    /* S: which 2 MiB chunks of a block will come with content, for populating */          \
     X(19, MEMORY)     /* S: a block's memory itself, as a descriptor beside the frame (cpr-transfer) */      \
-    X(20, MEMORY_OK)  /* D: took over the memory of every block */
+    X(20, MEMORY_OK)  /* D: took over the memory of every block */                                           \
+    X(21, RDMA_OFFER) /* D: provider, addresses and keys of its registered memory */                         \
+    X(22, RDMA_PORT)  /* D, on a data connection: where the channel's endpoint is */
 
 enum haul_frame_type {
 #define X(number, name) HAUL_FRAME_##name = (number),
@@ -143,7 +145,8 @@ struct haul_hello {
 };
 #define HAUL_CAPABILITY_VERIFY (1u << 0)
 #define HAUL_CAPABILITY_CPR_TRANSFER (1u << 1) /* memory is handed over, not copied */
-#define HAUL_CAPABILITIES_KNOWN (HAUL_CAPABILITY_VERIFY | HAUL_CAPABILITY_CPR_TRANSFER)
+#define HAUL_CAPABILITY_RDMA (1u << 2)         /* raw pages are written into registered memory */
+#define HAUL_CAPABILITIES_KNOWN (HAUL_CAPABILITY_VERIFY | HAUL_CAPABILITY_CPR_TRANSFER | HAUL_CAPABILITY_RDMA)
 
 size_t haul_hello_encode(const struct haul_hello *hello, void *bytes, size_t capacity);
 /* -EPROTO: malformed; -EPROTONOSUPPORT: another version or unknown capabilities (message names them). */

@@ -4,6 +4,7 @@
 #include "engine/block_table.h"
 #include "engine/clock.h"
 #include "engine/cpr.h"
+#include "engine/rdma.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -46,6 +47,10 @@ static int check_control_hello(struct haul_migration *migration, const struct ha
     if (hello->channel != HAUL_CONTROL_CHANNEL) {
         return haul_error_set(error, EPROTO, "channel %u connected before the control connection",
                               hello->channel);
+    }
+    int rc = haul_rdma_check_hello(migration, hello, error);
+    if (rc < 0) {
+        return rc;
     }
     if (!(hello->capabilities & HAUL_CAPABILITY_CPR_TRANSFER)) {
         return migration->mode == HAUL_MODE_NORMAL
@@ -141,8 +146,14 @@ static int agree_on_blocks(struct haul_migration *migration, struct haul_error *
     if (rc == 0) {
         rc = make_source_views(migration, error);
     }
+    if (rc == 0 && haul_rdma_wanted(migration)) {
+        rc = haul_rdma_register(migration, migration->destination->source_views, error);
+    }
     if (rc == 0) {
         rc = haul_control_send(migration->control, HAUL_FRAME_BLOCKS_OK, NULL, 0, error);
+    }
+    if (rc == 0 && migration->rma) {
+        rc = haul_rdma_offer(migration, error);
     }
     return rc;
 }
@@ -196,6 +207,7 @@ static int start_receiver(struct haul_migration *migration, unsigned channel, in
         .blocks = destination->source_views,
         .block_count = migration->block_count,
         .threads = &migration->threads,
+        .rma = migration->rma,
         .opaque = migration,
         .round = on_round,
         .failed = on_failed,

@@ -364,6 +364,11 @@ int haul_control_read_failure(const void *payload, size_t length, const char *pe
     return haul_error_set(error, (int)code, "%s reports: %s", peer, text);
 }
 
+int haul_control_fd(const struct haul_control *control)
+{
+    return control->options.fd;
+}
+
 int haul_control_nic_node(const struct haul_control *control, const struct haul_topology *topology)
 {
     char name[IF_NAMESIZE];

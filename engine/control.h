@@ -100,6 +100,11 @@ void haul_control_wake(struct haul_control *control);
  * negative errno. */
 int haul_control_read_failure(const void *payload, size_t length, const char *peer, struct haul_error *error);
 
+/* haul_control_fd returns the connection, to ask for its addresses; nobody but the control reads or writes
+ * it.
+ */
+int haul_control_fd(const struct haul_control *control);
+
 /* haul_control_nic_node returns the NUMA node of the network card that leads to the peer, or
  * HAUL_NODE_UNKNOWN. */
 int haul_control_nic_node(const struct haul_control *control, const struct haul_topology *topology);

@@ -5,6 +5,7 @@
 #include "engine/clock.h"
 #include "engine/file_destination.h"
 #include "engine/holes.h"
+#include "engine/rdma.h"
 #include "engine/state_stream.h"
 #include "engine/verify.h"
 
@@ -175,6 +176,11 @@ static void stop_receivers(struct haul_migration *migration)
             haul_receiver_abort(destination->receivers[i]);
         }
     }
+    for (unsigned i = 0; i < destination->channels; i++) {
+        if (destination->receivers[i]) {
+            haul_receiver_stop(destination->receivers[i]);
+        }
+    }
 }
 
 /*
@@ -333,6 +339,7 @@ static void *loader_thread(void *argument)
         }
         haul_migration_set_state(migration, rc == 0 ? HAUL_STATE_COMPLETED : HAUL_STATE_FAILED);
     }
+    haul_rdma_end(migration);
     haul_thread_leave(&migration->threads, &entry);
     return NULL;
 }

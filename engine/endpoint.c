@@ -13,9 +13,9 @@
 
 int haul_migration_copy_strings(struct haul_migration *migration, struct haul_error *error)
 {
-    const char **const fields[HAUL_TRANSPORT_STRINGS] = {&migration->options.bind, &migration->options.ssh,
-                                                         &migration->options.remote_haul,
-                                                         &migration->options.remote_options};
+    const char **const fields[HAUL_TRANSPORT_STRINGS] = {
+        &migration->options.bind, &migration->options.ssh, &migration->options.remote_haul,
+        &migration->options.remote_options, &migration->options.rdma_provider};
     for (unsigned i = 0; i < HAUL_TRANSPORT_STRINGS; i++) {
         if (*fields[i]) {
             migration->strings[i] = strdup(*fields[i]);

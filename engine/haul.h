@@ -123,6 +123,8 @@ struct haul_options {
     bool pause_before_switchover; /* source: hold in pre-switchover, the guest stopped, until haul_continue;
                                      default false */
     bool direct_io;               /* file:PATH only: pages bypass the page cache; default false */
+    const char *rdma_provider;    /* rdma: a provider of libfabric ("verbs", "tcp;ofi_rxm", `fi_info` lists
+                                     them), the same on both sides; NULL (default): the best at the address */
 };
 void haul_options_default(struct haul_options *options);
 
@@ -314,7 +316,10 @@ struct haul_stats {
     uint32_t throttle_percent;        /* by which the guest is slowed down now */
     enum haul_ownership ownership;
     char tracker[32];
-    enum haul_mode mode; /* of a destination: its source's, once one came */
+    enum haul_mode mode;            /* of a destination: its source's, once one came */
+    char rdma_provider[64];         /* rdma: only, else "" */
+    uint64_t rdma_registered_bytes; /* rdma: guest memory registered with the provider at this end */
+    uint32_t rdma_regions;          /* in so many pieces */
 };
 
 struct haul_channel_stats {

@@ -25,7 +25,7 @@ extern "C" {
 #define HAUL_HANDLERS_MAX 64
 #define HAUL_NAME_MAX 255
 #define HAUL_FDS_MAX (2 * (HAUL_CHANNELS_MAX + 1)) /* a pair of pipes for each connection */
-#define HAUL_TRANSPORT_STRINGS 4
+#define HAUL_TRANSPORT_STRINGS 5
 
 struct haul_block {
     char name[HAUL_NAME_MAX + 1];
@@ -61,6 +61,7 @@ struct haul_knobs {
 
 struct haul_source;
 struct haul_destination;
+struct haul_rma;
 
 struct haul_migration {
     /* ---- written before haul_start, then read by every thread ---- */
@@ -115,6 +116,7 @@ struct haul_migration {
     struct haul_connector *connector; /* source only; the migration_thread's */
     struct haul_listener
         *listener;              /* destination only; the loader's, stopped when nobody is to come any more */
+    struct haul_rma *rma;       /* rdma: else NULL; the migration's own thread, and cleanup */
     struct haul_source *source; /* source only */
     struct haul_destination *destination; /* destination only */
 };

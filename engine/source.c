@@ -8,6 +8,7 @@
 #include "engine/file_source.h"
 #include "engine/holes.h"
 #include "engine/populate.h"
+#include "engine/rdma.h"
 
 #include <errno.h>
 #include <net/if.h>
@@ -55,7 +56,8 @@ static int greet(struct haul_migration *migration, int fd, uint16_t channel, str
     struct haul_hello hello = {
         .version = HAUL_WIRE_VERSION,
         .capabilities = (migration->options.verify ? HAUL_CAPABILITY_VERIFY : 0) |
-                        (copies ? 0 : HAUL_CAPABILITY_CPR_TRANSFER),
+                        (copies ? 0 : HAUL_CAPABILITY_CPR_TRANSFER) |
+                        (haul_rdma_wanted(migration) ? HAUL_CAPABILITY_RDMA : 0),
         .channel = channel,
         .channels = (uint16_t)(copies ? migration->options.channels : 0),
         .page_size = HAUL_PAGE_SIZE,
@@ -201,6 +203,10 @@ static int open_carrier(struct haul_migration *migration, unsigned index, int no
     if (rc < 0) {
         int reason = haul_control_reason(migration->control, error);
         return reason < 0 ? reason : haul_error_prefix(error, "channel %u: ", index);
+    }
+    if (migration->rma) {
+        rc = haul_carrier_rma_new(fd, migration->rma, index, timeout_ms(migration), carrier, error);
+        return rc < 0 ? haul_error_prefix(error, "channel %u: ", index) : 0;
     }
     return haul_carrier_stream_new(fd, carrier, error);
 }
@@ -376,7 +382,13 @@ static int open_other_side(struct haul_migration *migration, struct haul_error *
         return haul_file_source_open(migration, error);
     }
     int rc = connect_control(migration, error);
-    return rc == 0 ? offer_blocks(migration, error) : rc;
+    if (rc == 0) {
+        rc = offer_blocks(migration, error);
+    }
+    if (rc == 0 && haul_rdma_wanted(migration)) {
+        rc = haul_rdma_take_offer(migration, error);
+    }
+    return rc;
 }
 
 /* What only a copied memory needs. */
@@ -637,6 +649,7 @@ void haul_source_cleanup(struct haul_migration *migration)
     for (unsigned i = 0; i < source->sender_count; i++) {
         haul_sender_free(source->senders[i]);
     }
+    haul_rdma_end(migration);
     haul_file_source_free(source->file);
     free_bitmaps(source->present, migration->block_count);
     free_bitmaps(source->bitmaps, migration->block_count);

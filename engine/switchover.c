@@ -157,6 +157,10 @@ static int verify(struct haul_migration *migration, struct haul_error *error)
 static int send_what_saving_wrote(struct haul_migration *migration, struct haul_error *error)
 {
     int rc = haul_source_sync(migration, error);
+    if (rc == 0 && migration->rma) {
+        /* What is written by rdma would overtake the last pass, and a zero page of it then clear it (R2). */
+        rc = haul_source_wait_round(migration, migration->source->round, error);
+    }
     if (rc == 0) {
         rc = send_last(migration, error);
     }

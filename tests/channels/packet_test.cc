@@ -240,6 +240,27 @@ TEST(Packet, HugeCountsAreRefused)
     EXPECT_STREQ("packet with 200 data runs and 200 zero runs, allowed are 256 together", error.message);
 }
 
+TEST(Packet, OnlyRawPagesCanBePlaced)
+{
+    haul_packet packet = raw_packet(), out;
+    packet.placed = true;
+    ASSERT_EQ(0, decode(encode(packet), &out));
+    EXPECT_TRUE(out.placed);
+    ASSERT_EQ(0, decode(encode(raw_packet()), &out));
+    EXPECT_FALSE(out.placed);
+    std::string message;
+    packet = lz4_packet();
+    packet.placed = true;
+    EXPECT_EQ(-EPROTO, decode(encode(packet), &out, &message));
+    EXPECT_EQ("packet with codec 1 and 20 pages, said to be placed", message);
+    packet = raw_packet();
+    packet.placed = true;
+    packet.data_runs = packet.data_pages = packet.payload_bytes = 0;
+    packet.runs[0] = packet.runs[2];
+    EXPECT_EQ(-EPROTO, decode(encode(packet), &out, &message));
+    EXPECT_EQ("packet with codec 0 and 0 pages, said to be placed", message);
+}
+
 TEST(Packet, EmptyPacketsAndFlagsAreRefused)
 {
     haul_packet packet{}, out;
@@ -250,7 +271,7 @@ TEST(Packet, EmptyPacketsAndFlagsAreRefused)
     EXPECT_EQ("packet without pages", message);
     for (size_t at : {5, 7, 48, 55}) {
         auto bytes = encode(raw_packet());
-        bytes[at] = 1;
+        bytes[at] = 2;
         haul_packet_seal(bytes.data(), bytes.data() + 64, bytes.size() - 64);
         EXPECT_EQ(-EPROTO, decode(bytes, &out, &message));
         EXPECT_NE(std::string::npos, message.find("unknown flags")) << message;

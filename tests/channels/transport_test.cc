@@ -162,6 +162,8 @@ TEST_F(Transport, BadUrisAreRefusedWithTheRightForm)
     const std::string long_host(300, 'h'), long_path(108, 'p');
     const std::vector<std::pair<std::string, std::string>> cases = {
         {"", "is not an address: use tcp:HOST:PORT[,HOST:PORT...], unix:PATH, exec:COMMAND"},
+        {"rdma:host", "is not an rdma address: use rdma:HOST:PORT"},
+        {"rdma:a:1,b:1", "is not an rdma address: use rdma:HOST:PORT"},
         {"localhost:7000", "use tcp:HOST:PORT"},
         {"udp:localhost:7000", "use tcp:HOST:PORT"},
         {"tcp", "use tcp:HOST:PORT"},
