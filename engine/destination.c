@@ -125,6 +125,14 @@ static int load_state(struct haul_migration *migration, const struct haul_frame 
     if (rc < 0) {
         return rc;
     }
+    uint32_t i;
+    rc = haul_destination_find_handler(migration, name, &i, error);
+    if (rc < 0) {
+        return rc;
+    }
+    if (!migration->handlers[i].ops->early && haul_get_state(migration) == HAUL_STATE_ACTIVE) {
+        haul_migration_set_state(migration, HAUL_STATE_DEVICE);
+    }
     int timeout = (int)migration->limits.silence_timeout_ms;
     bool adopts = migration->destination->adopts;
     if (adopts && round != 0) {
@@ -134,11 +142,6 @@ static int load_state(struct haul_migration *migration, const struct haul_frame 
     rc = adopts ? 0 : haul_barrier_wait(&migration->destination->barrier, round, timeout);
     if (rc < 0) {
         return haul_error_set(error, -rc, "round %u did not arrive before the state of %s", round, name);
-    }
-    uint32_t i;
-    rc = haul_destination_find_handler(migration, name, &i, error);
-    if (rc < 0) {
-        return rc;
     }
     rc = haul_state_load(migration->control, &migration->handlers[i], timeout, error);
     return rc < 0 ? haul_error_prefix(error, "loading the state of %s: ", name) : 0;
@@ -244,9 +247,6 @@ static int take_frame(struct haul_migration *migration, const struct haul_frame 
                                                               frame->payload, frame->length, error)
                                      : 0;
     case HAUL_FRAME_STATE_BEGIN:
-        if (haul_get_state(migration) == HAUL_STATE_ACTIVE) {
-            haul_migration_set_state(migration, HAUL_STATE_DEVICE);
-        }
         return load_state(migration, frame, error);
     case HAUL_FRAME_VERIFY:
         return destination->adopts

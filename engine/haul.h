@@ -184,6 +184,12 @@ ptrdiff_t haul_state_read(struct haul_state_reader *reader, void *bytes, size_t 
  */
 struct haul_state_ops {
     const char *name; /* 1..255 bytes, unique within the migration */
+    /*
+     * Early setup: `save` is called in the setup state, after all `setup`s, guest running, and `load` as soon
+     * as that came, before any memory: for what a destination must know or refuse before memory is copied. A
+     * snapshot file has it first, and loads it after the memory.
+     */
+    bool early;
     /* Source, migration_thread, setup state, guest running. */
     int (*setup)(void *opaque, struct haul_error *error);
     /* Source, migration_thread, after each round, guest running: *pending_bytes gets the bytes that `save`
@@ -192,8 +198,8 @@ struct haul_state_ops {
     /* Source, migration_thread, device state, guest stopped. It may still write guest memory: the engine
      * scans once more after it (trap T9). */
     int (*save)(void *opaque, struct haul_state_writer *writer, struct haul_error *error);
-    /* Destination, loader thread, all RAM of the rounds before loaded. An error fails the move and the source
-     * goes on. The guest must not run yet. */
+    /* Destination, loader thread, all RAM of the rounds before loaded (early: none). An error fails the move
+     * and the source goes on. The guest must not run yet. */
     int (*load)(void *opaque, struct haul_state_reader *reader, struct haul_error *error);
 };
 

@@ -421,6 +421,9 @@ static int setup(struct haul_migration *migration, struct haul_error *error)
                                                  : haul_cpr_hand_over(migration, error);
     }
     if (rc == 0) {
+        rc = haul_source_save_state(migration, true, error);
+    }
+    if (rc == 0) {
         pthread_mutex_lock(&migration->lock);
         migration->stats.setup_time_ns = haul_now_ns() - migration->started_ns;
         pthread_mutex_unlock(&migration->lock);

@@ -97,6 +97,9 @@ bool haul_source_take_knobs(struct haul_migration *migration);
 
 /* ---- switchover.c ---- */
 
+/* haul_source_save_state sends the state of the handlers that are early, or of those that are not. */
+int haul_source_save_state(struct haul_migration *migration, bool early, struct haul_error *error);
+
 /*
  * haul_source_switchover stops the guest and hands it over. 0: RUNNING was confirmed. 1: the last scan no
  * longer fit the limit and the guest runs again; go on with rounds. Negative: failed; `*uncertain` tells

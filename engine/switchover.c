@@ -98,11 +98,14 @@ static int hold(struct haul_migration *migration, struct times *times, struct ha
     return 0;
 }
 
-static int save_state(struct haul_migration *migration, struct haul_error *error)
+int haul_source_save_state(struct haul_migration *migration, bool early, struct haul_error *error)
 {
     for (uint32_t i = 0; i < migration->handler_count; i++) {
         const struct haul_handler *handler = &migration->handlers[i];
         struct haul_source *source = migration->source;
+        if (handler->ops->early != early) {
+            continue;
+        }
         int rc = source->file ? haul_file_source_save(source->file, handler, error)
                               : haul_state_save(migration->control, handler, source->round, error);
         if (rc < 0) {
@@ -189,7 +192,7 @@ static int send_the_rest(struct haul_migration *migration, struct times *times, 
         return haul_error_set(error, EINVAL, "the migration is not in a state to send device state");
     }
     uint64_t begun = haul_now_ns();
-    rc = save_state(migration, error);
+    rc = haul_source_save_state(migration, false, error);
     times->device_ns = haul_now_ns() - begun;
     if (rc == 0 && copies) {
         rc = send_what_saving_wrote(migration, error);
