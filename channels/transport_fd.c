@@ -35,6 +35,9 @@ static bool parse_descriptor(const char *text, size_t length, char copy[HAUL_FD_
         return false;
     }
     bool number = isdigit((unsigned char)text[0]);
+    if (!number && !isalpha((unsigned char)text[0]) && text[0] != '_') {
+        return false;
+    }
     for (size_t i = 0; i < length; i++) {
         unsigned char at = (unsigned char)text[i];
         if (number ? !isdigit(at) : !isalnum(at) && !strchr("_.-", at)) {

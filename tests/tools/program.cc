@@ -85,6 +85,9 @@ Program::Program(const Options &options, const std::vector<std::string> &argumen
     } else {
         posix_spawn_file_actions_addopen(&actions, 2, err_.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
     }
+    for (int fd : options.keep) {
+        posix_spawn_file_actions_adddup2(&actions, fd, fd); /* takes close-on-exec away */
+    }
     /* A test runner may have SIGINT ignored, and children inherit that. */
     posix_spawnattr_t attributes;
     posix_spawnattr_init(&attributes);

@@ -12,8 +12,9 @@ class Program
   public:
     struct Options {
         std::string state_directory;
-        std::string preload; /* a shared object for LD_PRELOAD, or empty */
-        int error_fd = -1;   /* standard error goes there; -1: to a file */
+        std::string preload;   /* a shared object for LD_PRELOAD, or empty */
+        int error_fd = -1;     /* standard error goes there; -1: to a file */
+        std::vector<int> keep; /* descriptors that it inherits, with their numbers */
     };
     Program(const Options &options, const std::vector<std::string> &arguments);
     ~Program();

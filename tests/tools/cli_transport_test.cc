@@ -1,0 +1,311 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Moves of the reference guest over every transport but tcp, and what each says when its peer is not there.
+ */
+#include "tests/tools/loopback.h"
+
+#include <csignal>
+#include <cstring>
+#include <fcntl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+namespace
+{
+
+class TransportMove : public Move
+{
+  protected:
+    void SetUp() override
+    {
+        Move::SetUp();
+        char folder[] = "/tmp/haul-cli-XXXXXX"; /* short enough for a socket's path */
+        ASSERT_NE(mkdtemp(folder), nullptr);
+        folder_ = folder;
+        haul_ = Runfile("tools/haul/haul");
+    }
+    void TearDown() override
+    {
+        for (int fd : open_) {
+            close(fd);
+        }
+        EXPECT_EQ(rmdir(folder_.c_str()), 0) << "a socket is left in " << folder_;
+    }
+    std::string Path() const
+    {
+        return folder_ + "/s";
+    }
+    std::unique_ptr<Program> ReceiveAt(const std::string &uri, const Words &more = {})
+    {
+        Words words = {"receive", "--listen", uri, "--timeout", "10"};
+        Words machine = Guest(more);
+        words.insert(words.end(), machine.begin(), machine.end());
+        auto program = std::make_unique<Program>(destination_, words);
+        address_ = program->Address();
+        EXPECT_FALSE(address_.empty()) << program->Err();
+        return program;
+    }
+    std::unique_ptr<Program> SendTo(const std::string &uri, const Words &more = {})
+    {
+        address_ = uri;
+        return SendGuest(more);
+    }
+    static void ExpectMoved(Program &send, Program &receive)
+    {
+        EXPECT_EQ(send.Wait(), 0) << send.Err();
+        EXPECT_EQ(receive.Wait(), 0) << receive.Err();
+        EXPECT_TRUE(Has(send.Out(), "Moved: the guest is now at")) << send.Out();
+        EXPECT_TRUE(Has(receive.Out(), "self-check passed")) << receive.Out() << receive.Err();
+    }
+    static void ExpectFailed(Program &send, const std::string &text)
+    {
+        EXPECT_EQ(send.Wait(), 1) << send.Err();
+        EXPECT_TRUE(Has(send.Err(), text)) << send.Err();
+        EXPECT_TRUE(Has(send.Out(), "the guest goes on here")) << send.Out();
+    }
+    std::string ExecRelay() const
+    {
+        return "exec:" + haul_ + " relay unix:" + Path();
+    }
+    /* `count` connections: descriptors of the source and of the destination. */
+    void MakeSockets(unsigned count)
+    {
+        for (unsigned i = 0; i < count; i++) {
+            int pair[2];
+            ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+            source_.keep.push_back(pair[0]);
+            destination_.keep.push_back(pair[1]);
+            open_.insert(open_.end(), pair, pair + 2);
+        }
+    }
+    void MakePipes(unsigned count)
+    {
+        for (unsigned i = 0; i < count; i++) {
+            int out[2], back[2];
+            ASSERT_EQ(pipe2(out, O_CLOEXEC), 0);
+            ASSERT_EQ(pipe2(back, O_CLOEXEC), 0);
+            source_.keep.insert(source_.keep.end(), {back[0], out[1]});
+            destination_.keep.insert(destination_.keep.end(), {out[0], back[1]});
+            open_.insert(open_.end(), {out[0], out[1], back[0], back[1]});
+        }
+    }
+    /* Both programs have theirs: from now on the death of one closes its end. */
+    void CloseOwn()
+    {
+        for (int fd : open_) {
+            close(fd);
+        }
+        open_.clear();
+    }
+    static std::string List(const std::vector<int> &fds, unsigned per_entry)
+    {
+        std::string text = "fd:";
+        for (size_t i = 0; i < fds.size(); i++) {
+            text += i == 0 ? "" : i % per_entry ? "/" : ",";
+            text += std::to_string(fds[i]);
+        }
+        return text;
+    }
+    std::string folder_, haul_;
+    std::vector<int> open_;
+};
+
+/* ---- unix ---- */
+
+TEST_F(TransportMove, UnixMoves)
+{
+    auto receive = ReceiveAt("unix:" + Path());
+    auto send = SendTo("unix:" + Path(), {"--channels", "4", "--verify"});
+    ExpectMoved(*send, *receive);
+}
+
+TEST_F(TransportMove, UnixCancelRemovesItsPath)
+{
+    auto receive = ReceiveAt("unix:" + Path());
+    receive->Signal(SIGINT);
+    EXPECT_EQ(receive->Wait(), 1);
+}
+
+/* ---- exec ---- */
+
+TEST_F(TransportMove, ExecAtTheSourceMoves)
+{
+    auto receive = ReceiveAt("unix:" + Path());
+    auto send = SendTo(ExecRelay(), {"--channels", "4", "--verify"});
+    ExpectMoved(*send, *receive);
+}
+
+/* A command on both sides, joined by named pipes, one pair for each connection. */
+TEST_F(TransportMove, ExecOnBothSidesMoves)
+{
+    for (const char *channel : {"control", "0", "1"}) {
+        for (const char *way : {"there", "back"}) {
+            ASSERT_EQ(mkfifo((folder_ + "/" + channel + "." + way).c_str(), 0600), 0);
+        }
+    }
+    /* A fifo opens when both ends are there, so each side opens them in the same order. */
+    auto receive = ReceiveAt("exec:exec 3<" + folder_ + "/$HAUL_CHANNEL.there 4>" + folder_ +
+                             "/$HAUL_CHANNEL.back; cat <&3 & cat >&4");
+    auto send = SendTo("exec:exec 3>" + folder_ + "/$HAUL_CHANNEL.there 4<" + folder_ +
+                       "/$HAUL_CHANNEL.back; cat <&4 & cat >&3");
+    ExpectMoved(*send, *receive);
+    EXPECT_EQ(system(("rm " + folder_ + "/*").c_str()), 0);
+}
+
+TEST_F(TransportMove, ExecThatEndsSaysHow)
+{
+    auto status = SendTo("exec:echo no such thing >&2; exit 3");
+    ExpectFailed(*status, "the command of the control connection exited with status 3: handshake with exec:");
+    EXPECT_TRUE(Has(status->Err(), "no such thing")) << status->Err();
+    auto signal = SendTo("exec:kill -9 $$");
+    ExpectFailed(*signal, "the command of the control connection was ended by signal 9 (Killed): ");
+    auto missing = SendTo("exec:/no/such/program");
+    ExpectFailed(*missing, "exited with status 127 (not found?)");
+    Program receive(destination_, {"receive", "--listen", "exec:exit 4", "--guest", "--guest-vcpu", "thread",
+                                   "--guest-memory", "16M"});
+    EXPECT_EQ(receive.Wait(), 1);
+    EXPECT_TRUE(Has(receive.Err(), "the command of the control connection exited with status 4"))
+        << receive.Err();
+}
+
+TEST_F(TransportMove, ExecThatSaysNonsenseIsNotStartedAgain)
+{
+    Program receive(destination_, {"receive", "--listen", "exec:echo 0123456789abcdef0123456789abcdef",
+                                   "--guest", "--guest-vcpu", "thread", "--guest-memory", "16M"});
+    EXPECT_EQ(receive.Wait(), 1);
+    EXPECT_TRUE(Has(receive.Err(), "its control connection does not lead to a haul send that fits"))
+        << receive.Err();
+}
+
+TEST_F(TransportMove, ExecChildrenEndWithTheMove)
+{
+    std::string mark = "sleep 98" + std::to_string(getpid() % 10000);
+    auto hanging = SendTo("exec:" + mark + " | cat", {"--timeout", "1"});
+    ExpectFailed(*hanging, "no answer within 1000 ms");
+    EXPECT_NE(system(("pgrep -f '^" + mark + "' >/dev/null").c_str()), 0) << "a child is left";
+}
+
+TEST_F(TransportMove, ExecCancelAndPeerDeathLeaveTheGuestRunning)
+{
+    for (bool cancel : {true, false}) {
+        auto receive = ReceiveAt("unix:" + Path());
+        auto send = SendTo(ExecRelay(), {"--max-bandwidth", "1M"});
+        ASSERT_TRUE(send->WaitFor("round 1")) << send->Err();
+        if (cancel) {
+            send->Signal(SIGINT);
+        } else {
+            receive->Signal(SIGKILL);
+        }
+        ExpectGoesOnAtSource(*send);
+        EXPECT_EQ(receive->Wait(), cancel ? 1 : 128 + SIGKILL);
+        unlink(Path().c_str());
+    }
+}
+
+/* ---- descriptors ---- */
+
+TEST_F(TransportMove, SocketsByNumberMove)
+{
+    MakeSockets(3);
+    auto receive = ReceiveAt(List(destination_.keep, 1));
+    auto send = SendTo(List(source_.keep, 1), {"--verify"});
+    CloseOwn();
+    ExpectMoved(*send, *receive);
+}
+
+TEST_F(TransportMove, PipesMove)
+{
+    MakePipes(3);
+    auto receive = ReceiveAt(List(destination_.keep, 2));
+    auto send = SendTo(List(source_.keep, 2), {"--verify"});
+    CloseOwn();
+    ExpectMoved(*send, *receive);
+}
+
+TEST_F(TransportMove, TooFewDescriptorsSaySo)
+{
+    MakeSockets(2);
+    auto receive = ReceiveAt(List(destination_.keep, 1));
+    auto send = SendTo(List(source_.keep, 1));
+    CloseOwn();
+    ExpectFailed(*send,
+                 "channel 1 has no descriptor: 2 are given, and 1 + the number of channels are needed");
+    EXPECT_EQ(receive->Wait(), 1);
+}
+
+TEST_F(TransportMove, DescriptorsThatAreNoConnectionSaySo)
+{
+    ExpectFailed(*SendTo("fd:90,91,92"), "this process has no open descriptor 90");
+    ExpectFailed(*SendTo("fd:0,91,92"), "is not a socket, and goes one way only");
+    ExpectFailed(*SendTo("fd:control,one,two"), "no descriptor was handed over with the name control");
+    int lonely = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    source_.keep = {lonely};
+    ExpectFailed(*SendTo("fd:" + std::to_string(lonely)), "a socket in it is not connected");
+    close(lonely);
+    int packets[2];
+    ASSERT_EQ(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, packets), 0);
+    source_.keep = {packets[0]};
+    ExpectFailed(*SendTo("fd:" + std::to_string(packets[0])), "a socket in it is not a stream socket");
+    close(packets[0]);
+    close(packets[1]);
+}
+
+TEST_F(TransportMove, DescriptorsCancelAndPeerDeathLeaveTheGuestRunning)
+{
+    for (bool pipes : {false, true}) {
+        for (bool cancel : {true, false}) {
+            source_.keep.clear();
+            destination_.keep.clear();
+            pipes ? MakePipes(3) : MakeSockets(3);
+            auto receive = ReceiveAt(List(destination_.keep, pipes ? 2 : 1));
+            auto send = SendTo(List(source_.keep, pipes ? 2 : 1), {"--max-bandwidth", "1M"});
+            CloseOwn();
+            ASSERT_TRUE(send->WaitFor("round 1")) << send->Err();
+            if (cancel) {
+                receive->Signal(SIGINT);
+            } else {
+                receive->Signal(SIGKILL);
+            }
+            ExpectGoesOnAtSource(*send);
+            EXPECT_EQ(receive->Wait(), cancel ? 1 : 128 + SIGKILL);
+        }
+    }
+}
+
+/* ---- URIs ---- */
+
+TEST_F(TransportMove, BadAddressesAreUsageErrors)
+{
+    const std::pair<const char *, const char *> cases[] = {
+        {"exec:", "use exec:COMMAND"},
+        {"exec:  ", "use exec:COMMAND"},
+        {"fd:", "use fd:CONTROL,CHANNEL..."},
+        {"fd:3,,4", "use fd:CONTROL,CHANNEL..."},
+        {"fd:3/4/5", "use fd:CONTROL,CHANNEL..."},
+        {"fd:-1", "use fd:CONTROL,CHANNEL..."},
+        {"fd:3x", "use fd:CONTROL,CHANNEL..."},
+        {"fd:99999999", "use fd:CONTROL,CHANNEL..."},
+        {"ssh:", "use ssh:[USER@]HOST[:PORT]"},
+        {"ssh:-oProxyCommand=x", "use ssh:[USER@]HOST[:PORT]"},
+        {"ssh:a b", "use ssh:[USER@]HOST[:PORT]"},
+        {"ssh:host;x", "use ssh:[USER@]HOST[:PORT]"},
+        {"ssh:'@host", "use ssh:[USER@]HOST[:PORT]"},
+        {"ssh:host:0", "use ssh:[USER@]HOST[:PORT]"},
+        {"ssh:[::1", "use ssh:[USER@]HOST[:PORT]"},
+        {"stdio:/x", "one cannot connect to stdio:"},
+        {"gopher:x", "is not an address: use tcp:HOST:PORT[,HOST:PORT...], unix:PATH, ssh:"},
+    };
+    for (const auto &[uri, text] : cases) {
+        Program send(source_, {"send", uri, "--guest"});
+        EXPECT_EQ(send.Wait(), 2) << uri;
+        EXPECT_TRUE(Has(send.Err(), text)) << send.Err();
+    }
+    Program receive(destination_, {"receive", "--listen", "ssh:host", "--guest"});
+    EXPECT_EQ(receive.Wait(), 2);
+    EXPECT_TRUE(Has(receive.Err(), "one cannot wait at ssh:")) << receive.Err();
+    Program relay(source_, {"relay", "unix:" + Path()});
+    EXPECT_EQ(relay.Wait(), 1);
+    EXPECT_TRUE(Has(relay.Err(), "no such path; start `haul receive` there first")) << relay.Err();
+}
+
+} // namespace
