@@ -35,7 +35,7 @@ std::string Named(const std::string &name, const std::string &more)
     return "{\"name\": \"" + name + "\"" + (more.empty() ? "" : ", " + more) + "}";
 }
 
-Monitor::Monitor(const std::string &path) : client_(WaitForSocket(path))
+Monitor::Monitor(const std::string &path, bool probe) : client_(probe ? WaitForSocket(path) : path)
 {
     client_.negotiate();
 }

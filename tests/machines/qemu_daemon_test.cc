@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: Apache-2.0
+// A QEMU machine moved by daemons: it arrives; and a daemon that is killed, told to end, or cancelled before
+// the handover leaves it running where it was. Also the daemon's answers beside those of QEMU itself.
+#include "tests/machines/qemu.h"
+#include "tests/tools/daemon/daemon.h"
+
+#include <csignal>
+#include <set>
+#include <sys/wait.h>
+
+namespace
+{
+
+using haul_test::Folder;
+using haul_test::Machine;
+using haul_test::MachineOptions;
+
+class QemuDaemon : public ::testing::Test
+{
+  protected:
+    static void SetUpTestSuite()
+    {
+        if (haul_test::missing().empty()) {
+            folder = new Folder;
+            source = new Machine(*folder, "from", MachineOptions());
+            source->wait_for("sweep 1 ok", haul_test::kBootSeconds);
+        }
+    }
+    static void TearDownTestSuite()
+    {
+        delete source;
+        delete folder;
+        source = nullptr;
+        folder = nullptr;
+    }
+    void SetUp() override
+    {
+        if (!haul_test::missing().empty()) {
+            GTEST_SKIP() << haul_test::missing();
+        }
+        ASSERT_EQ("running", source->status()) << source->console() << source->errors();
+        from_ = std::make_unique<Daemon>();
+        to_ = std::make_unique<Daemon>();
+        static int number;
+        MachineOptions options;
+        options.incoming = true;
+        options.paused = true;
+        target_ = std::make_unique<Machine>(*folder, "to" + std::to_string(number++), options);
+    }
+    // Starts a move and waits until the source is in `state`, where it stays.
+    void MoveUntil(const std::string &state)
+    {
+        if (state == "active") {
+            from()->Get("migrate-set-parameters", R"({"max-bandwidth": 1048576})");
+        } else if (state == "pre-switchover") {
+            from()->Get("migrate-set-capabilities",
+                        R"({"capabilities": [{"capability": "pause-before-switchover", "state": true}]})");
+        }
+        to()->Get("migrate-incoming", R"({"uri": "tcp:127.0.0.1:0", "qemu": ")" + target_->qmp() + "\"}");
+        ASSERT_TRUE(to()->Until([&] { return !to()->Of("default", "socket-address").empty(); }));
+        from()->Get("migrate",
+                    "{\"uri\": \"" + to()->Of("default", "uri") + R"(", "qemu": ")" + source->qmp() + "\"}");
+        ASSERT_TRUE(from()->Reaches("default", state)) << from_->program->Err() << to_->program->Err();
+    }
+    void ExpectGoesOnHere()
+    {
+        for (int i = 0; i < 200 && source->status() != "running"; i++) {
+            usleep(50000); // the guardian may still be at it
+        }
+        EXPECT_EQ("running", source->status());
+        EXPECT_TRUE(source->counts()) << source->console() << source->errors();
+        EXPECT_FALSE(source->says_bad()) << source->console();
+        EXPECT_FALSE(target_->alive() && target_->status() == "running");
+    }
+    Monitor *from() const
+    {
+        return from_->monitor.get();
+    }
+    Monitor *to() const
+    {
+        return to_->monitor.get();
+    }
+    static Folder *folder;
+    static Machine *source;
+    std::unique_ptr<Daemon> from_, to_;
+    std::unique_ptr<Machine> target_;
+};
+
+Folder *QemuDaemon::folder;
+Machine *QemuDaemon::source;
+
+class KilledIn : public QemuDaemon, public ::testing::WithParamInterface<const char *>
+{
+};
+
+TEST_P(KilledIn, LeavesTheMachineRunningAtTheSource)
+{
+    MoveUntil(GetParam());
+    from_->program->Signal(SIGKILL);
+    EXPECT_EQ(from_->program->Wait(), 128 + SIGKILL);
+    ExpectGoesOnHere();
+    EXPECT_TRUE(to()->Reaches("default", "failed"));
+}
+
+INSTANTIATE_TEST_SUITE_P(Daemon, KilledIn, ::testing::Values("active", "pre-switchover"),
+                         [](const auto &info) {
+                             return std::string(info.param) == "active" ? "active" : "pre_switchover";
+                         });
+
+TEST_F(QemuDaemon, CancelWhileHeldRunsTheMachineAgain)
+{
+    MoveUntil("pre-switchover");
+    EXPECT_EQ(from()->Guest("default"), "finish-migrate");
+    EXPECT_NE("running", source->status());
+    from()->Get("migrate_cancel");
+    ASSERT_TRUE(from()->Reaches("default", "cancelled"));
+    ExpectGoesOnHere();
+}
+
+TEST_F(QemuDaemon, QuitRunsTheMachineAgain)
+{
+    MoveUntil("pre-switchover");
+    from()->Get("quit");
+    EXPECT_EQ(from_->program->Wait(30), 0) << from_->program->Err();
+    ExpectGoesOnHere();
+}
+
+TEST_F(QemuDaemon, ParametersFinishASlowMove) // the last one: the machine leaves
+{
+    MoveUntil("active");
+    from()->Get("migrate-set-parameters", R"({"max-bandwidth": 0, "downtime-limit": 2000})");
+    ASSERT_TRUE(from()->Reaches("default", "completed")) << from_->program->Err();
+    ASSERT_TRUE(to()->Reaches("default", "completed")) << to_->program->Err();
+    EXPECT_EQ("postmigrate", source->status());
+    EXPECT_EQ("running", target_->status());
+    EXPECT_TRUE(target_->counts()) << target_->console();
+    EXPECT_FALSE(target_->says_bad()) << target_->console();
+    EXPECT_EQ(from()->Of("default", "machine"), "qemu");
+    EXPECT_TRUE(from()->Saw("default", "STOP"));
+    EXPECT_TRUE(to()->Saw("default", "RESUME"));
+}
+
+// ---- beside QEMU ----
+
+class BesideQemu : public ::testing::Test
+{
+  protected:
+    void SetUp() override
+    {
+        if (system("qemu-system-x86_64 --version > /dev/null 2>&1") != 0) {
+            GTEST_SKIP() << "qemu-system-x86_64 is not installed";
+        }
+        std::string socket = folder_ / "qmp";
+        std::string option = "unix:" + socket + ",server=on,wait=off";
+        pid_ = fork();
+        if (pid_ == 0) {
+            execlp("qemu-system-x86_64", "qemu-system-x86_64", "-M", "none", "-nodefaults", "-display",
+                   "none", "-S", "-qmp", option.c_str(), nullptr);
+            _exit(127);
+        }
+        for (int i = 0; i < 1000 && access(socket.c_str(), F_OK) != 0; i++) {
+            usleep(10000);
+        }
+        // One client at a time: no probing.
+        qemu_ = std::make_unique<Monitor>(socket, false);
+    }
+    void TearDown() override
+    {
+        if (pid_ > 0) {
+            kill(pid_, SIGKILL);
+            waitpid(pid_, nullptr, 0);
+        }
+    }
+    static std::set<std::string> Members(const json_t *object)
+    {
+        std::set<std::string> names;
+        const char *name;
+        json_t *value;
+        json_object_foreach(const_cast<json_t *>(object), name, value)
+        {
+            names.insert(name);
+        }
+        return names;
+    }
+    Folder folder_;
+    pid_t pid_ = -1;
+    std::unique_ptr<Monitor> qemu_;
+    Daemon haul_;
+};
+
+TEST_F(BesideQemu, RefusalsAreInTheSameWords)
+{
+    struct {
+        const char *command, *arguments;
+    } same[] = {
+        {"migrate", "{}"},
+        {"migrate", R"({"uri": 5})"},
+        {"migrate", R"({"uri": "tcp:127.0.0.1:1", "wrong": 1})"},
+        {"migrate_cancel", ""},
+        {"migrate-continue", R"({"state": "pre-switchover"})"},
+        {"migrate-set-parameters", R"({"nope": 1})"},
+        {"migrate-set-parameters", R"({"multifd-compression": "zip"})"},
+        {"migrate-set-capabilities", R"({"capabilities": [{"capability": "nope", "state": true}]})"},
+        {"migrate-set-capabilities", R"({"capabilities": [{"capability": "events"}]})"},
+        {"migrate-set-capabilities", R"({"capabilities": [{"capability": "events", "state": true}]})"},
+        {"migrate-set-parameters", R"({"downtime-limit": 400, "max-bandwidth": 1000})"},
+        {"query-nothing", ""},
+    };
+    for (const auto &one : same) {
+        EXPECT_EQ(haul_->Fails(one.command, one.arguments), qemu_->Fails(one.command, one.arguments))
+            << one.command << " " << one.arguments;
+    }
+}
+
+TEST_F(BesideQemu, AnswersHaveTheSameShape)
+{
+    EXPECT_EQ(Members(haul_->Get("query-migrate").get()), Members(qemu_->Get("query-migrate").get()));
+    EXPECT_EQ(Members(haul_->Get("query-status").get()), Members(qemu_->Get("query-status").get()));
+    for (const char *parameter : {"max-bandwidth", "downtime-limit", "multifd-channels"}) {
+        EXPECT_TRUE(
+            json_is_integer(json_object_get(haul_->Get("query-migrate-parameters").get(), parameter)));
+        EXPECT_TRUE(
+            json_is_integer(json_object_get(qemu_->Get("query-migrate-parameters").get(), parameter)));
+    }
+    Json mine = haul_->Get("query-migrate-capabilities"), theirs = qemu_->Get("query-migrate-capabilities");
+    EXPECT_EQ(Members(json_array_get(mine.get(), 0)), Members(json_array_get(theirs.get(), 0)));
+}
+
+// A finished move of each: whatever QEMU tells of its memory haul tells too, but for what haul does not have.
+TEST_F(BesideQemu, AFinishedMoveTellsWhatQemuTells)
+{
+    qemu_->Get("migrate", R"({"uri": "exec:cat > /dev/null"})");
+    Json theirs;
+    ASSERT_TRUE(qemu_->Until([&] {
+        theirs = qemu_->Get("query-migrate");
+        return std::string(json_string_value(json_object_get(theirs.get(), "status"))) == "completed";
+    }));
+    haul_->Get("migrate-incoming",
+               R"({"name": "to", "uri": "tcp:127.0.0.1:0", )" + std::string(kGuest) + "}");
+    ASSERT_TRUE(haul_->Until([&] { return !haul_->Of("to", "socket-address").empty(); }));
+    haul_->Get("migrate",
+               R"({"name": "from", "uri": ")" + haul_->Of("to", "uri") + "\", " + kSourceGuest + "}");
+    ASSERT_TRUE(haul_->Reaches("from", "completed"));
+    Json mine = haul_->Get("query-migrate", Named("from"));
+    const char *name;
+    json_t *value;
+    json_object_foreach(theirs.get(), name, value)
+    {
+        const json_t *own = json_object_get(mine.get(), name);
+        ASSERT_NE(own, nullptr) << name;
+        EXPECT_EQ(json_typeof(own), json_typeof(value)) << name;
+    }
+    const std::set<std::string> not_ours = {"precopy-bytes", "downtime-bytes", "postcopy-bytes",
+                                            "dirty-sync-missed-zero-copy"};
+    json_object_foreach(json_object_get(theirs.get(), "ram"), name, value)
+    {
+        const json_t *own = json_object_get(json_object_get(mine.get(), "ram"), name);
+        if (not_ours.count(name) == 0) {
+            ASSERT_NE(own, nullptr) << name;
+            EXPECT_EQ(json_is_number(own), json_is_number(value)) << name;
+        }
+    }
+}
+
+} // namespace
