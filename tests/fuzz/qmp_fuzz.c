@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MESSAGE_BYTES 4096
+#define MESSAGE_BYTES ((size_t)4096)
 #define BACKLOG_BYTES 65536
 
 static void require(int condition)

@@ -29,7 +29,10 @@ static json_t *sentence(const char *text)
     char copy[sizeof((struct haul_error *)0)->message];
     size_t length = strnlen(text, sizeof copy - 1);
     for (size_t i = 0; i < length; i++) {
-        copy[i] = (unsigned char)text[i] < 0x80 ? text[i] : '?';
+        copy[i] = text[i];
+        if ((unsigned char)text[i] >= 0x80) {
+            copy[i] = '?';
+        }
     }
     copy[length] = '\0';
     return json_string(copy);

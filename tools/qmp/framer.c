@@ -107,16 +107,16 @@ static enum haul_qmp_frame take_outside(struct haul_qmp_framer *framer, char byt
     if (is_space(byte) && framer->used == 0) {
         return HAUL_QMP_FRAME_MORE;
     }
-    bool quote = byte == '"' || byte == '\'';
-    if (quote) {
+    if (byte == '"' || byte == '\'') {
         framer->quote = byte;
+        byte = '"';
     }
     framer->braces += (byte == '{') - (byte == '}');
     framer->brackets += (byte == '[') - (byte == ']');
     if (framer->braces + framer->brackets > HAUL_QMP_DEPTH) {
         return broken(framer, "nested too deeply", true);
     }
-    if (!append(framer, quote ? '"' : byte)) {
+    if (!append(framer, byte)) {
         return HAUL_QMP_FRAME_TOO_LONG;
     }
     bool closed = (byte == '}' || byte == ']') && !nested(framer);
