@@ -129,9 +129,9 @@ def allocated(path):
     return os.stat(path).st_blocks * 512
 
 
-def haul_move(options, case, channels, source, destination, memory):
-    """Returns the figures of one move by haul."""
-    receive_command = [options.haul, "receive", "--listen", "tcp:127.0.0.1:0", "--qemu", destination.qmp_path]
+def haul_move(options, case, channels, source, destination, memory, listen="tcp:127.0.0.1:0", arguments=()):
+    """Returns the figures of one move by haul; both sides get `arguments`."""
+    receive_command = [options.haul, "receive", "--listen", listen, "--qemu", destination.qmp_path, *arguments]
     begun = time.monotonic()
     receive = subprocess.Popen(receive_command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     uri = None
@@ -147,7 +147,7 @@ def haul_move(options, case, channels, source, destination, memory):
             time.sleep(0.05)
     waited = time.monotonic() - begun if case == "together" else 0
     send = subprocess.Popen([options.haul, "send", uri, "--qemu", source.qmp_path, "--channels", str(channels),
-                             "--json", "--quiet"], stdout=subprocess.PIPE, text=True)
+                             "--json", "--quiet", *arguments], stdout=subprocess.PIPE, text=True)
     peak = PeakMemory([send.pid, receive.pid])
     report, _ = send.communicate()
     receive.wait()
@@ -155,20 +155,21 @@ def haul_move(options, case, channels, source, destination, memory):
         raise RuntimeError(f"haul send failed: {report}")
     figures = json.loads(report)
     return {"seconds": waited + figures["total-time"] / 1e3, "memory_mib": peak.finish(), "downtime_ms": figures["downtime-detail"]["actual"]["total"],
+            "expected_ms": figures["downtime-detail"]["predicted"]["total"], "sent": figures["ram"]["transferred"],
             "coordinator": figures["migration-thread-cpu-time"] / max(figures["total-time"], 1)}
 
 
-def qemu_move(options, case, channels, source, destination):
+def qemu_move(options, case, channels, source, destination, uri=None):
     """Returns the figures of one move by QEMU's multifd."""
-    port = free_port()
+    uri = uri or f"tcp:127.0.0.1:{free_port()}"
     begun = time.monotonic()
     qmp = Qmp(source.qmp_path), Qmp(destination.qmp_path)
     for side in qmp:
         side("migrate-set-capabilities", capabilities=[{"capability": "multifd", "state": True}])
         side("migrate-set-parameters", **{"multifd-channels": channels, "max-bandwidth": 1 << 40})
-    qmp[1]("migrate-incoming", uri=f"tcp:127.0.0.1:{port}")
+    qmp[1]("migrate-incoming", uri=uri)
     waited = time.monotonic() - begun if case == "together" else 0
-    qmp[0]("migrate", uri=f"tcp:127.0.0.1:{port}")
+    qmp[0]("migrate", uri=uri)
     while True:
         info = qmp[0]("query-migrate")
         if info["status"] in ("completed", "failed"):
@@ -178,7 +179,7 @@ def qemu_move(options, case, channels, source, destination):
         side.close()
     if info["status"] == "failed":
         raise RuntimeError(f"QEMU's migration failed: {info}")
-    return {"seconds": waited + info["total-time"] / 1e3, "downtime_ms": info["downtime"]}
+    return {"seconds": waited + info["total-time"] / 1e3, "downtime_ms": info["downtime"], "sent": info["ram"]["transferred"]}
 
 
 def one_move(options, work, by, case, channels):

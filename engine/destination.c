@@ -125,7 +125,7 @@ static int load_state(struct haul_migration *migration, const struct haul_frame 
     if (rc < 0) {
         return rc;
     }
-    uint32_t i;
+    uint32_t i = 0;
     rc = haul_destination_find_handler(migration, name, &i, error);
     if (rc < 0) {
         return rc;
