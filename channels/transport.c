@@ -17,9 +17,11 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <linux/vm_sockets.h>
+
 static const struct haul_transport *const transports[] = {
-    &haul_transport_tcp, &haul_transport_unix,  &haul_transport_ssh,  &haul_transport_exec,
-    &haul_transport_fd,  &haul_transport_stdio, &haul_transport_rdma,
+    &haul_transport_tcp, &haul_transport_unix,  &haul_transport_ssh,   &haul_transport_exec,
+    &haul_transport_fd,  &haul_transport_vsock, &haul_transport_stdio, &haul_transport_rdma,
 };
 #define TRANSPORT_COUNT (sizeof transports / sizeof *transports)
 
@@ -167,6 +169,9 @@ void haul_peer_name(int fd, char *name, size_t size)
         const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)&peer;
         inet_ntop(AF_INET6, &v6->sin6_addr, host, sizeof host);
         snprintf(name, size, "[%s]:%u", host, ntohs(v6->sin6_port));
+    } else if (peer.ss_family == AF_VSOCK) {
+        const struct sockaddr_vm *vm = (const struct sockaddr_vm *)&peer;
+        snprintf(name, size, "vsock:%u:%u", vm->svm_cid, vm->svm_port);
     } else {
         /* Who accepted has the path as its own name, who connected as its peer's. */
         struct sockaddr_un path = {0};

@@ -87,6 +87,7 @@ extern const struct haul_transport haul_transport_ssh;
 extern const struct haul_transport haul_transport_stdio;
 extern const struct haul_transport haul_transport_tcp;
 extern const struct haul_transport haul_transport_unix;
+extern const struct haul_transport haul_transport_vsock;
 
 /* haul_channel_position counts connections: 0 for the control connection, 1 for channel 0, and so on. */
 static inline unsigned haul_channel_position(uint16_t channel)

@@ -294,6 +294,33 @@ TEST_F(Transport, OneBadPlaceOfAListKeepsTheListenerFromOpening)
         << error_.message;
 }
 
+/* The kernel of a test machine seldom has a way for vsock: what can be said without one. */
+TEST_F(Transport, VsockSaysWhatIsMissing)
+{
+    int fd;
+    for (const char *uri : {"vsock:", "vsock:1", "vsock:1:", "vsock::1", "vsock:1:2:3", "vsock:-1:2",
+                            "vsock:a:2", "vsock:4294967296:2", "vsock:1:4294967296", "vsock:4294967295:1"}) {
+        EXPECT_EQ(-EINVAL, connect(uri, &fd)) << uri;
+        EXPECT_TRUE(message_has("use vsock:CID:PORT with numbers")) << error_.message;
+    }
+    EXPECT_EQ(0, haul_uri_check("vsock:4294967295:1", HAUL_URI_LISTEN, &error_)) << error_.message;
+    EXPECT_LT(connect("vsock:77:7000", &fd, 500), 0);
+    EXPECT_TRUE(message_has("connecting to vsock:77:7000: ")) << error_.message;
+    EXPECT_LT(haul_listener_open("vsock:77:7000", &kOptions, &listener_, &error_), 0);
+    EXPECT_TRUE(message_has("this side does not have the CID 77; 4294967295 takes any") ||
+                message_has("this kernel has no vsock"))
+        << error_.message;
+}
+
+/* vsock_loopback lets a machine speak with itself by CID 1. */
+TEST_F(Transport, VsockConnects)
+{
+    if (haul_listener_open("vsock:1:7399", &kOptions, &listener_, &error_) < 0)
+        GTEST_SKIP() << "this kernel has no vsock_loopback: " << error_.message;
+    exchange();
+    EXPECT_EQ(std::string("vsock:1:7399"), peer_);
+}
+
 TEST_F(Transport, UnknownHostIsNamed)
 {
     int fd;
