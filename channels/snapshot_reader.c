@@ -40,6 +40,10 @@ static int open_file(struct haul_snapshot_reader *reader, uint64_t *length, stru
 static int read_header(struct haul_snapshot_reader *reader, uint64_t length, struct haul_error *error)
 {
     unsigned char bytes[HAUL_SNAPSHOT_HEADER_SIZE];
+    if (length < sizeof bytes) {
+        return haul_error_set(error, EPROTO, "it is no haul snapshot: it has only %llu bytes",
+                              (unsigned long long)length);
+    }
     int rc = haul_file_read(reader->fd, bytes, sizeof bytes, 0, error);
     if (rc == 0) {
         rc = haul_snapshot_header_decode(bytes, &reader->header, error);

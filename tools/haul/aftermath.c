@@ -53,6 +53,13 @@ static void wait_for_orders(struct cli_move *move)
 
 void cli_move_hold(struct cli_move *move)
 {
+    if (cli_file_path(move->options->uri)) {
+        cli_complain(
+            0,
+            "this side's copy stays paused: look at the file and at the error, then see 'haul help resume'");
+        wait_for_orders(move);
+        return;
+    }
     cli_complain(
         0,
         "the connection was lost in the middle of the handover of move %s, so this side's copy stays "

@@ -7,10 +7,11 @@
 #include "tools/haul/options.h"
 #include "tools/haul/report.h"
 
-int cli_move(const struct cli_options *options);    /* send and receive */
+int cli_move(const struct cli_options *options);    /* send, receive and restore */
 int cli_recover(const struct cli_options *options); /* resume and abandon */
 int cli_relay(const struct cli_options *options);
 int cli_daemon(const struct cli_options *options); /* daemon */
+int cli_inspect(const struct cli_options *options);
 int cli_topology(const struct cli_options *options);
 int cli_control(const struct cli_options *options); /* query, set, cancel, continue */
 int cli_live(const struct cli_options *options);    /* watch */

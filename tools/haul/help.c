@@ -49,7 +49,11 @@ static const struct command_help commands[CLI_COMMAND_COUNT] = {
             "them for the same machine option as here, and every channel is an ssh of its own. "
             "haul has to be installed there.\n\n"
             "The machine keeps running while its memory is copied and stands still only for the "
-            "switchover. Any failure before the handover leaves it running here.",
+            "switchover. Any failure before the handover leaves it running here.\n\n"
+            "With file:PATH the machine is saved into a new file in place of being moved, in the same way: "
+            "it "
+            "runs until the rest fits the downtime limit, and once the file has its name the machine stays "
+            "stopped here, for haul restore to go on with. A save that fails leaves no file.",
             SIZES
             "\n\n"
             "Ctrl-C (SIGINT), SIGTERM and SIGHUP cancel the move and the guest goes on here; once the guest "
@@ -82,6 +86,36 @@ static const struct command_help commands[CLI_COMMAND_COUNT] = {
             "Ctrl-C (SIGINT), SIGTERM and SIGHUP cancel and the guest stays with the source.\n\n"
             "Exit status: 0 the guest runs here; 1 the move failed or the guest's self-check did; 2 the "
             "command line is wrong; 3 it is not known which side owns the guest (see haul help resume).",
+        },
+    [CLI_RESTORE] =
+        {
+            "haul restore file:PATH --qemu QMP [OPTION]...\n"
+            "       haul restore file:PATH --memory PATH [--memory-size SIZE] [OPTION]...\n"
+            "       haul restore file:PATH --guest [OPTION]...",
+            "start a machine from a snapshot file",
+            "Starts a machine from the file that haul send file:PATH wrote. Every byte is checked before the "
+            "machine runs; a file that is cut, damaged or altered is refused, with the place of the damage. "
+            "A "
+            "QEMU machine must have been started with the options of the saved one and -incoming defer, and "
+            "best with -S.\n\n"
+            "The file stays as it is and can be restored again. It holds memory and devices, not disks: once "
+            "a machine that was started from it has written to a disk, the file no longer fits that disk.",
+            SIZES
+            "\n\n"
+            "Ctrl-C (SIGINT), SIGTERM and SIGHUP cancel; no machine runs then.\n\n"
+            "Exit status: 0 the machine runs here; 1 it does not, or the guest's self-check failed; 2 the "
+            "command line is wrong; 3 it was told to start and did not confirm it (see haul help resume).",
+        },
+    [CLI_INSPECT] =
+        {
+            "haul inspect file:PATH [--channels N] [--direct-io] [--json]",
+            "show and verify a snapshot file",
+            "Shows what a snapshot file holds - when and by which move it was written, its blocks of memory, "
+            "the state of its devices, its sizes - and checks every byte with N threads. With --json the "
+            "same "
+            "as one JSON object.",
+            "Exit status: 0 the file is sound; 1 it is damaged, or no snapshot, or cannot be read; 2 the "
+            "command line is wrong.",
         },
     [CLI_TOPOLOGY] =
         {
@@ -283,7 +317,7 @@ void cli_help_print(enum cli_command command, FILE *out)
     print_options(command, false, out);
     fprintf(out, "%-*s", OPTION_COLUMN, "  -h, --help");
     fprintf(out, "Show this text.\n");
-    if (command == CLI_SEND || command == CLI_RECEIVE) {
+    if (command == CLI_SEND || command == CLI_RECEIVE || command == CLI_RESTORE) {
         fprintf(out, "\nOptions of the reference guest:\n");
         print_options(command, true, out);
     }

@@ -50,6 +50,7 @@ static int run_command(enum cli_command command, int argc, char **argv)
     switch (command) {
     case CLI_SEND:
     case CLI_RECEIVE:
+    case CLI_RESTORE:
         return cli_move(&options);
     case CLI_RESUME:
     case CLI_ABANDON:
@@ -65,6 +66,8 @@ static int run_command(enum cli_command command, int argc, char **argv)
         return cli_relay(&options);
     case CLI_DAEMON:
         return cli_daemon(&options);
+    case CLI_INSPECT:
+        return cli_inspect(&options);
     default:
         return cli_topology(&options);
     }
@@ -98,7 +101,7 @@ int main(int argc, char **argv)
     if (cli_command_find(word, &command) < 0) {
         return cli_complain(CLI_EXIT_USAGE, "there is no command '%s'; try 'haul help'", word);
     }
-    if (command == CLI_SEND || command == CLI_RECEIVE || command == CLI_DAEMON) {
+    if (command == CLI_SEND || command == CLI_RECEIVE || command == CLI_RESTORE || command == CLI_DAEMON) {
         cli_watch_block_signals();
     }
     return run_command(command, argc - 1, argv + 1);

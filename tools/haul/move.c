@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* send and receive: one session on a terminal, from the options to the report. */
+/* send, receive and restore: one session on a terminal, from the options to the report. */
 #include "tools/haul/move.h"
 #include "tools/haul/commands.h"
 
@@ -35,7 +35,9 @@ static void wait_for_end(struct cli_move *move, bool source)
     struct haul_migration *migration = haul_session_migration(move->session);
     if (migration) {
         cli_watch_set_migration(move->watch, migration,
-                                source ? "the guest goes on here" : "the guest stays with the source");
+                                source                                  ? "the guest goes on here"
+                                : move->options->command == CLI_RESTORE ? "no guest runs here"
+                                                                        : "the guest stays with the source");
         haul_session_finish(move->session);
         cli_watch_set_migration(move->watch, NULL, NULL);
         cli_progress_clear(move->progress);

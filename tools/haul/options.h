@@ -27,13 +27,15 @@ enum cli_command {
     CLI_WATCH,
     CLI_RELAY,
     CLI_DAEMON,
+    CLI_RESTORE,
+    CLI_INSPECT,
     CLI_COMMAND_COUNT
 };
 
 struct cli_options {
     enum cli_command command;
     bool help;             /* --help was given: nothing else was checked */
-    const char *uri;       /* send, relay: where to; receive: what to listen on */
+    const char *uri;       /* send, relay: where to; receive: what to listen on; restore, inspect: the file */
     const char *id;        /* resume, abandon: the move, or NULL */
     const char *qmp;       /* --qemu, or NULL */
     const char *memory;    /* --memory, or NULL */
@@ -68,6 +70,9 @@ int cli_options_parse(enum cli_command command, int argc, char **argv, struct cl
 /* cli_command_find returns 0 and the command of that name, or -ENOENT. */
 int cli_command_find(const char *name, enum cli_command *command);
 const char *cli_command_name(enum cli_command command);
+
+/* cli_file_path returns PATH of file:PATH, or NULL for any other URI. */
+const char *cli_file_path(const char *uri);
 
 /* cli_help_print writes what `haul help` says: of one command, or (cli_help_print_all) of the program. */
 void cli_help_print(enum cli_command command, FILE *out);

@@ -13,10 +13,11 @@
 #define MAX_OPTIONS 62 /* `given` is a 64-bit set */
 
 static const char *const command_names[CLI_COMMAND_COUNT] = {
-    [CLI_SEND] = "send",     [CLI_RECEIVE] = "receive", [CLI_TOPOLOGY] = "topology",
-    [CLI_RESUME] = "resume", [CLI_ABANDON] = "abandon", [CLI_QUERY] = "query",
-    [CLI_SET] = "set",       [CLI_CANCEL] = "cancel",   [CLI_CONTINUE] = "continue",
-    [CLI_WATCH] = "watch",   [CLI_RELAY] = "relay",     [CLI_DAEMON] = "daemon",
+    [CLI_SEND] = "send",       [CLI_RECEIVE] = "receive", [CLI_TOPOLOGY] = "topology",
+    [CLI_RESUME] = "resume",   [CLI_ABANDON] = "abandon", [CLI_QUERY] = "query",
+    [CLI_SET] = "set",         [CLI_CANCEL] = "cancel",   [CLI_CONTINUE] = "continue",
+    [CLI_WATCH] = "watch",     [CLI_RELAY] = "relay",     [CLI_DAEMON] = "daemon",
+    [CLI_RESTORE] = "restore", [CLI_INSPECT] = "inspect",
 };
 
 const char *cli_command_name(enum cli_command command)
@@ -33,6 +34,12 @@ int cli_command_find(const char *name, enum cli_command *command)
         }
     }
     return -ENOENT;
+}
+
+const char *cli_file_path(const char *uri)
+{
+    static const char scheme[] = "file:";
+    return strncmp(uri, scheme, strlen(scheme)) == 0 ? uri + strlen(scheme) : NULL;
 }
 
 /* ---- values ---- */
@@ -163,6 +170,23 @@ static int check_placement(const char *text, struct haul_error *error)
                           "option --placement takes auto, none or a CPU list such as 0-3,8, not '%s'", text);
 }
 
+/* Where a snapshot file may stand, must stand, and what only it has. */
+static int check_file(const struct cli_options *options, struct haul_error *error)
+{
+    bool file = cli_file_path(options->uri) != NULL;
+    if (!file && (options->command == CLI_RESTORE || options->command == CLI_INSPECT)) {
+        return haul_error_set(error, EINVAL, "'%s' is no snapshot file: that is file:PATH", options->uri);
+    }
+    if (file && options->command == CLI_RECEIVE) {
+        return haul_error_set(error, EINVAL, "a machine is started from a file with 'haul restore %s'",
+                              options->uri);
+    }
+    if (options->haul.direct_io && !file) {
+        return haul_error_set(error, EINVAL, "option --direct-io is for file:PATH only");
+    }
+    return 0;
+}
+
 static int check_together(const struct cli_options *options, uint64_t given, struct haul_error *error)
 {
     for (unsigned i = 0; i < cli_option_count; i++) {
@@ -181,7 +205,14 @@ static int check_together(const struct cli_options *options, uint64_t given, str
     case CLI_SEND:
     case CLI_RECEIVE: {
         int status = check_machine(options, error);
-        return status < 0 ? status : haul_check_uri(options->uri, options->command == CLI_RECEIVE, error);
+        status = status < 0 ? status : haul_check_uri(options->uri, options->command == CLI_RECEIVE, error);
+        return status < 0 ? status : check_file(options, error);
+    }
+    case CLI_RESTORE:
+    case CLI_INSPECT: {
+        int status = options->command == CLI_RESTORE ? check_machine(options, error) : 0;
+        status = status < 0 ? status : check_file(options, error);
+        return status < 0 ? status : haul_check_uri(options->uri, true, error);
     }
     case CLI_RELAY:
         return haul_check_uri(options->uri, false, error);
@@ -236,6 +267,13 @@ static int take_operands(int argc, char **argv, struct cli_options *options, str
     int allowed = command == CLI_RECEIVE || command == CLI_TOPOLOGY ? 0 : 1;
     if (argc > allowed) {
         return haul_error_set(error, EINVAL, "'%s' is one word too many", argv[allowed]);
+    }
+    if (command == CLI_RESTORE || command == CLI_INSPECT) {
+        if (argc < 1) {
+            return haul_error_set(error, EINVAL, "say which file: haul %s file:PATH", command_names[command]);
+        }
+        options->uri = argv[0];
+        return 0;
     }
     if (command == CLI_SEND) {
         if (argc < 1) {

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define LABEL "  %-12s "
 
@@ -53,6 +54,8 @@ static void print_volume(const struct haul_outcome *outcome, FILE *out)
 {
     const struct haul_stats *stats = &outcome->stats;
     char total[CLI_NUMBER_SIZE], sent[CLI_NUMBER_SIZE], rate[CLI_NUMBER_SIZE];
+    bool file = outcome->uri && strncmp(outcome->uri, "file:", 5) == 0;
+    const char *where = !file ? "on the wire" : outcome->source ? "to the file" : "from the file";
     double seconds = (double)stats->total_time_ns / 1e9;
     uint64_t mean = seconds > 0 ? (uint64_t)((double)stats->transferred / seconds) : 0;
     if (stats->mode == HAUL_MODE_CPR_TRANSFER) {
@@ -65,14 +68,15 @@ static void print_volume(const struct haul_outcome *outcome, FILE *out)
         fprintf(out, LABEL "%" PRIu64 "\n", "Rounds", stats->dirty_sync_count);
     }
     if (outcome->source) {
-        fprintf(out, LABEL "%s on the wire, %s on average\n", "Sent",
-                cli_format_bytes(sent, stats->transferred), cli_format_rate(rate, mean));
+        fprintf(out, LABEL "%s %s, %s on average\n", "Sent", cli_format_bytes(sent, stats->transferred),
+                where, cli_format_rate(rate, mean));
     } else {
-        fprintf(out, LABEL "%s on the wire\n", "Received", cli_format_bytes(sent, stats->transferred));
+        fprintf(out, LABEL "%s %s\n", file ? "Read" : "Received", cli_format_bytes(sent, stats->transferred),
+                where);
     }
     fprintf(out, LABEL "%" PRIu64 " with content, %" PRIu64 " zero (%" PRIu64 " of them never touched)\n",
             "Pages", stats->normal, stats->duplicate, stats->holes);
-    if (outcome->source) {
+    if (outcome->source && !file) {
         fprintf(out, LABEL "%.2f for compressed pages (--compress %s)\n", "Ratio", stats->compression_ratio,
                 outcome->compress ? outcome->compress : "none");
     }

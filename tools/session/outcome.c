@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tools/session/outcome.h"
 
+#include <string.h>
+
 const char *haul_ownership_name(enum haul_ownership ownership)
 {
     switch (ownership) {
@@ -19,9 +21,32 @@ static const char *subject(const struct haul_outcome *outcome)
     return outcome->machine && outcome->machine[0] == 'm' ? "memory" : "guest";
 }
 
+/* The same of a file in place of the other side; false where there is nothing else to say. */
+static bool file_headline(const struct haul_outcome *outcome, const char *noun, char *text, size_t size)
+{
+    bool owned = outcome->stats.ownership == HAUL_OWNER_DESTINATION;
+    if (outcome->stats.ownership == HAUL_OWNER_UNCERTAIN) {
+        return false;
+    }
+    if (outcome->source && owned) {
+        snprintf(text, size, "Saved: the %s is now in %s, and stopped here.", noun, outcome->uri);
+    } else if (outcome->source) {
+        snprintf(text, size, "Not saved (%s): the %s goes on here.", outcome->status, noun);
+    } else if (owned) {
+        snprintf(text, size, "Restored: the %s is now here.", noun);
+    } else {
+        snprintf(text, size, "Not restored (%s): the file is as it was, and no %s is here.", outcome->status,
+                 noun);
+    }
+    return true;
+}
+
 void haul_outcome_headline(const struct haul_outcome *outcome, char *text, size_t size)
 {
     const char *noun = subject(outcome);
+    if (outcome->uri && strncmp(outcome->uri, "file:", 5) == 0 && file_headline(outcome, noun, text, size)) {
+        return;
+    }
     switch (outcome->stats.ownership) {
     case HAUL_OWNER_DESTINATION:
         if (outcome->source) {

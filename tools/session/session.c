@@ -138,10 +138,21 @@ static const struct haul_events migration_events = {
 
 /* ---- setting up ---- */
 
+/* A file is noted by a path that holds from any directory: the record outlives this process. */
+static void name_peer(struct haul_session *session, const char *uri)
+{
+    char here[sizeof session->peer / 2];
+    if (strncmp(uri, "file:", 5) == 0 && uri[5] != '/' && getcwd(here, sizeof here)) {
+        snprintf(session->peer, sizeof session->peer, "file:%s/%s", here, uri + 5);
+    } else {
+        snprintf(session->peer, sizeof session->peer, "%s", uri);
+    }
+}
+
 /* What the outcome says of a move that has not come to anything yet. */
 static void reset_outcome(struct haul_session *session, const char *uri, const struct haul_options *options)
 {
-    snprintf(session->peer, sizeof session->peer, "%s", uri);
+    name_peer(session, uri);
     snprintf(session->compress, sizeof session->compress, "%s",
              options->compress ? options->compress : "none");
     session->started = false;
@@ -235,7 +246,7 @@ static int start(struct haul_session *session, const char *uri, const struct hau
     }
     session->started = true;
     pthread_mutex_unlock(&session->lock);
-    if (!session->source) {
+    if (!session->source && strncmp(uri, "file:", 5) != 0) {
         say(session, true, "listening on %s", session->uri);
     }
     return 0;
