@@ -91,7 +91,8 @@ TEST_F(Cli, VersionAndGeneralHelp)
 
 TEST_F(Cli, HelpOfEachCommandIsTheSameBothWays)
 {
-    for (const char *command : {"send", "receive", "topology", "resume", "abandon", "daemon"}) {
+    for (const char *command :
+         {"send", "receive", "restore", "inspect", "topology", "resume", "abandon", "daemon"}) {
         EXPECT_EQ(Run({"help", command}), 0);
         std::string text = out_;
         EXPECT_EQ(text.rfind(std::string("Usage: haul ") + command, 0), 0u) << text;
@@ -102,7 +103,8 @@ TEST_F(Cli, HelpOfEachCommandIsTheSameBothWays)
 
 TEST_F(Cli, WrongUsageIsOneSentenceAndExitStatus2)
 {
-    ExpectUsageError({}, "haul: say what to do: send, receive, query, watch or another command; try 'haul help'");
+    ExpectUsageError({},
+                     "haul: say what to do: send, receive, query, watch or another command; try 'haul help'");
     ExpectUsageError({"fly"}, "haul: there is no command 'fly'; try 'haul help'");
     ExpectUsageError({"help", "fly"}, "haul: there is no command 'fly'; try 'haul help'");
     ExpectUsageError({"--json", "send"},

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+// Real machines are saved into a file while they work, and go on from it in another QEMU.
+#include "tests/machines/move.h"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+namespace
+{
+
+using namespace haul_test;
+
+class QemuFile : public ::testing::Test
+{
+  protected:
+    void SetUp() override
+    {
+        if (!missing().empty()) {
+            GTEST_SKIP() << missing();
+        }
+    }
+    std::vector<std::string> Send(const Machine &from, const std::string &setting) const
+    {
+        return {"send", from.qmp(), "file:" + path_, "channels=2", setting};
+    }
+    Folder folder_;
+    std::string path_ = folder_ / "snapshot";
+};
+
+TEST_F(QemuFile, AMachineGoesOnFromIt)
+{
+    MachineOptions options;
+    options.backends = 2;
+    Machine from(folder_, "from", options);
+    ASSERT_TRUE(from.wait_for("sweep 1 ok", kBootSeconds)) << from.console() << from.errors();
+    long before = from.last_ok();
+    Mover save(Send(from, "verify=1"));
+    ASSERT_EQ(0, save.wait()) << save.output();
+    EXPECT_TRUE(std::filesystem::exists(path_));
+    std::string quiet = from.console();
+    from.kill();
+
+    options.incoming = true;
+    options.paused = true;
+    Machine to(folder_, "to", options);
+    Mover restore({"receive", to.qmp(), "file:" + path_, "channels=2"});
+    ASSERT_EQ(0, restore.wait()) << restore.output() << to.errors();
+    EXPECT_EQ("running", to.status());
+    ASSERT_TRUE(to.counts()) << restore.output();
+    EXPECT_GE(to.last_ok(), before);
+    EXPECT_TRUE(to.wait_for("sweep", 60)) << to.console();
+    EXPECT_TRUE(to.wait_for("sweep", 60, to.console().size())) << to.console();
+    EXPECT_FALSE(to.says_bad()) << to.console();
+    EXPECT_EQ(quiet, from.console());
+}
+
+TEST_F(QemuFile, AKilledSaveLeavesNothingAndTheMachineRuns)
+{
+    Machine from(folder_, "from", MachineOptions());
+    ASSERT_TRUE(from.wait_for("sweep 1 ok", kBootSeconds)) << from.console() << from.errors();
+    for (const char *state : {"active", "round1", "device"}) {
+        Mover save(Send(from, std::string("die=") + state));
+        EXPECT_EQ(-9, save.wait()) << save.output();
+        EXPECT_FALSE(std::filesystem::exists(path_)) << state;
+        EXPECT_FALSE(std::filesystem::exists(path_ + ".partial")) << state;
+        ASSERT_TRUE(from.counts()) << state;
+        EXPECT_FALSE(from.says_bad()) << from.console();
+    }
+}
+
+} // namespace
