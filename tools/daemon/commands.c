@@ -235,8 +235,13 @@ static int quit(void *opaque, json_t *arguments, json_t **result, struct haul_qm
 
 static const struct haul_qmp_argument about_one[] = {{"name", HAUL_QMP_STRING, .optional = true}, {NULL}};
 static const struct haul_qmp_argument about_a_name[] = {{"name", HAUL_QMP_STRING}, {NULL}};
+
+#define X(name, text) text,
+static const char *const states[] = {HAUL_STATES(X) NULL};
+#undef X
+
 static const struct haul_qmp_argument continuing[] = {
-    {"state", HAUL_QMP_STRING}, {"name", HAUL_QMP_STRING, .optional = true}, {NULL}};
+    {"state", HAUL_QMP_CHOICE, .choices = states}, {"name", HAUL_QMP_STRING, .optional = true}, {NULL}};
 
 const struct haul_qmp_command haul_moves_commands[] = {
     {"migrate", haul_moves_send_arguments, migrate},

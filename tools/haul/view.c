@@ -76,7 +76,8 @@ static void headline_of_destination(const struct cli_view *view, char *text, siz
     const json_t *ram_before = json_object_get(view->before, "ram");
     char speed[CLI_NUMBER_SIZE], bytes[CLI_NUMBER_SIZE];
     uint64_t transferred = cli_view_number(ram, "transferred");
-    snprintf(text, size, "receiving  %s  %s so far",
+    bool completed = !strcmp(cli_view_text(view->now, "status"), "completed");
+    snprintf(text, size, completed ? "%s  %s received" : "%s  %s so far",
              cli_format_rate(speed, rate(view, transferred, cli_view_number(ram_before, "transferred"))),
              cli_format_bytes(bytes, transferred));
 }

@@ -206,7 +206,7 @@ TEST(ControlCommands, QueryShowsSeveralInALineEach)
     Result result = haul({"query"}, daemon.address());
     EXPECT_EQ(0, result.status) << result.err;
     EXPECT_EQ(std::string(HEADLINE) + "far: failed  the peer is gone\n"
-                                      "in: active  receiving  1.00 MiB/s  2.00 MiB so far\n"
+                                      "in: active  1.00 MiB/s  2.00 MiB so far\n"
                                       "new: none\n",
               result.out);
 }

@@ -221,4 +221,48 @@ TEST(QmpTranscript, TheServerAnswersLikeQemu)
     }
 }
 
+// Members and array elements that both have are of one type; what only one has is its own affair.
+void expect_compatible(const json_t *ours, const json_t *qemus, const std::string &where)
+{
+    const char *name;
+    json_t *member;
+    ASSERT_EQ(json_typeof(qemus), json_typeof(ours)) << where;
+    json_object_foreach(const_cast<json_t *>(qemus), name, member)
+    {
+        const json_t *other = json_object_get(ours, name);
+        if (other)
+            expect_compatible(other, member, where + "." + name);
+    }
+    if (json_array_size(qemus) && json_array_size(ours))
+        expect_compatible(json_array_get(ours, 0), json_array_get(qemus, 0), where + "[0]");
+}
+
+TEST(QmpTranscript, TheDaemonAnswersInQemusShapes)
+{
+    char folder[] = "/tmp/haul-qmp-XXXXXX";
+    std::string path = std::string(mkdtemp(folder)) + "/qmp";
+    Program::Options options;
+    options.state_directory = MakeDirectory();
+    Program daemon(options, {"daemon", "--qmp", "unix:" + path});
+    ASSERT_TRUE(daemon.WaitFor("listening"));
+    std::istringstream ours(talk(path, true));
+    std::istringstream qemus(recorded(true));
+    std::string our_line, qemus_line;
+    for (int step = -1; std::getline(qemus, qemus_line); step++) {
+        ASSERT_TRUE(std::getline(ours, our_line));
+        Json our_answer(json_loads(our_line.c_str(), 0, nullptr));
+        Json qemus_answer(json_loads(qemus_line.c_str(), 0, nullptr));
+        std::string where = step < 0 ? "greeting" : script[step].request;
+        if (json_object_get(qemus_answer.get(), "error"))
+            EXPECT_EQ(qemus_line, our_line) << where;
+        else {
+            EXPECT_EQ(json_object_size(qemus_answer.get()), json_object_size(our_answer.get())) << our_line;
+            expect_compatible(our_answer.get(), qemus_answer.get(), where);
+        }
+    }
+    daemon.Signal(SIGTERM);
+    EXPECT_EQ(0, daemon.Wait(20)) << daemon.Err();
+    EXPECT_EQ(0, rmdir(folder)) << "the socket is left";
+}
+
 } // namespace
