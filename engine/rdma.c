@@ -54,8 +54,8 @@ static void report(struct haul_migration *migration, uint64_t begun_ns)
     migration->stats.rdma_regions = regions;
     pthread_mutex_unlock(&migration->lock);
     if (regions > 0) {
-        haul_migration_say(migration, "rdma: provider %s, %llu MiB registered in %u regions, in %llu ms",
-                           provider, (unsigned long long)(bytes >> 20), regions,
+        haul_migration_say(migration, "rdma: provider %s, %llu MiB registered in %u region%s, in %llu ms",
+                           provider, (unsigned long long)(bytes >> 20), regions, regions == 1 ? "" : "s",
                            (unsigned long long)((haul_now_ns() - begun_ns) / 1000000));
     } else {
         haul_migration_say(migration, "rdma: provider %s, which needs no memory registered here", provider);

@@ -177,7 +177,9 @@ void Proxy::run()
 Move::Move(const Machine &from, const Machine &to, const MoveOptions &options)
 {
     std::vector<std::string> words = {"receive", to.qmp(),
-                                      options.cpr ? "unix:" + to.qmp() + ".haul" : "tcp:127.0.0.1:0"};
+                                      options.cpr    ? "unix:" + to.qmp() + ".haul"
+                                      : options.rdma ? "rdma:127.0.0.1:0"
+                                                     : "tcp:127.0.0.1:0"};
     words.insert(words.end(), options.destination.begin(), options.destination.end());
     if (options.cpr) {
         words.push_back("mode=cpr-transfer");

@@ -17,6 +17,7 @@ struct Case {
     const char *channels;
     const char *compress;
     bool paused_destination; // -S
+    bool rdma = false;
 };
 
 class QemuMove : public ::testing::TestWithParam<Case>
@@ -64,6 +65,7 @@ TEST_P(QemuMove, GoesOnAtTheDestination)
     long before = from.last_ok();
     MoveOptions how;
     how.source = {std::string("channels=") + that.channels, std::string("compress=") + that.compress};
+    how.rdma = that.rdma;
     Move move(from, to, how);
     expect_moved(from, to, move, before);
 }
@@ -73,6 +75,7 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Values(Case{"q35_memfd_1_raw", "q35", "memfd", 1, "1", "none", false},
                       Case{"pc_file_2_lz4", "pc", "file", 1, "2", "lz4", true},
                       Case{"q35_file_two_backends_8_lz4", "q35", "file", 2, "8", "lz4", false},
+                      Case{"q35_memfd_4_rdma", "q35", "memfd", 1, "4", "none", true, true},
                       Case{"pc_memfd_two_backends_8_raw", "pc", "memfd", 2, "8", "none", true}),
     [](const auto &info) { return std::string(info.param.name); });
 

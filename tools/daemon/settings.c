@@ -26,6 +26,7 @@ const struct haul_qmp_argument haul_settings_parameters[] = {
     {"timeout", HAUL_QMP_UNSIGNED, .optional = true},
     {"placement", HAUL_QMP_STRING, .optional = true},
     {"bind", HAUL_QMP_STRING, .optional = true},
+    {"rdma-provider", HAUL_QMP_STRING, .optional = true},
     {"cpu-throttle-percentage", HAUL_QMP_UNSIGNED, .optional = true},
     {NULL},
 };
@@ -48,6 +49,7 @@ static const struct field fields[] = {
     {OPTION(timeout_s), 1, 3600},
     {TEXT(placement)},
     {TEXT(bind)},
+    {TEXT(rdma_provider)},
     {TEXT(throttle), 0, 99},
 };
 
@@ -156,6 +158,7 @@ static void point_at_texts(struct haul_settings *settings)
     settings->options.mode = settings->mode;
     settings->options.placement = settings->placement;
     settings->options.bind = settings->bind[0] ? settings->bind : NULL;
+    settings->options.rdma_provider = settings->rdma_provider[0] ? settings->rdma_provider : NULL;
 }
 
 void haul_settings_default(struct haul_settings *settings)

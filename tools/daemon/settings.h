@@ -22,6 +22,7 @@ struct haul_settings {
     char mode[16];
     char placement[256];
     char bind[256];
+    char rdma_provider[64];
     bool events;  /* capability: events about this migration are sent */
     int throttle; /* percent asked for by the last change, or HAUL_SETTINGS_NO_THROTTLE */
 };

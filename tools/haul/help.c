@@ -21,6 +21,7 @@ struct command_help {
     "tcp:HOST:PORT, with [ ] around an IPv6 address; several separated by commas spread the channels over "  \
     "several networks\n\n"                                                                                   \
     "unix:PATH, or vsock:CID:PORT\n\n"                                                                       \
+    "rdma:HOST:PORT, which writes pages into the destination's memory through libfabric (docs/rdma.md)\n\n"  \
     "exec:COMMAND, whose standard input and output are the connection; one for each, with HAUL_CHANNEL "     \
     "(control, 0, 1, ...) in its environment\n\n"                                                            \
     "fd:CONTROL,CHANNEL...: inherited sockets by number, or IN/OUT for a pair of pipes"

@@ -16,11 +16,11 @@
 /* In the order in which help shows them. */
 const struct cli_option cli_option_table[] = {
     {"listen", "URI", RECEIVE, CLI_OPTION_TEXT, FIELD(uri),
-     .help =
-         "Where to wait for the source: tcp:ADDR:PORT (port 0 takes a free one), unix:PATH, exec:COMMAND or "
-         "fd:CONTROL,CHANNEL.... The real "
-         "address "
-         "is printed on standard error as \"listening on URI\"."},
+     .help = "Where to wait for the source: tcp:ADDR:PORT (port 0 takes a free one), unix:PATH, "
+             "rdma:ADDR:PORT, exec:COMMAND or "
+             "fd:CONTROL,CHANNEL.... The real "
+             "address "
+             "is printed on standard error as \"listening on URI\"."},
     {"qemu", "QMP", SEND | RECEIVE | RESTORE | RECOVER, CLI_OPTION_TEXT, FIELD(qmp),
      .help = "A QEMU machine, by the path of its QMP socket."},
     {"memory", "PATH", SEND | RECEIVE | RESTORE, CLI_OPTION_TEXT, FIELD(memory),
@@ -70,6 +70,9 @@ const struct cli_option cli_option_table[] = {
     {"bind", "ADDR[,ADDR...]", SEND, CLI_OPTION_TEXT, FIELD(haul.bind),
      .help = "With tcp:, this host's addresses to connect from; channels take them in turn, in step with the "
              "addresses of URI."},
+    {"rdma-provider", "NAME", SEND | RECEIVE, CLI_OPTION_TEXT, FIELD(haul.rdma_provider),
+     .help = "With rdma:, the provider of libfabric to use, the same on both sides: verbs, \"tcp;ofi_rxm\"; "
+             "fi_info(1) lists them. Without it the best at the address, as haul receive sees it."},
     {"ssh", "COMMAND", SEND, CLI_OPTION_TEXT, FIELD(haul.ssh),
      .help =
          "With ssh:, what to run in place of ssh, with options: \"ssh -i KEY -c aes128-gcm@openssh.com\"."},

@@ -83,6 +83,11 @@ static void print_volume(const struct haul_outcome *outcome, FILE *out)
     if (stats->tracker[0]) {
         fprintf(out, LABEL "%s\n", "Tracker", stats->tracker);
     }
+    if (stats->rdma_provider[0]) {
+        fprintf(out, LABEL "%s, %s registered in %" PRIu32 " region%s\n", "RDMA", stats->rdma_provider,
+                cli_format_bytes(sent, stats->rdma_registered_bytes), stats->rdma_regions,
+                stats->rdma_regions == 1 ? "" : "s");
+    }
 }
 
 static void format_place(char *text, size_t size, int value)

@@ -104,6 +104,12 @@ json_t *haul_outcome_json(const struct haul_outcome *outcome)
     json_object_set_new(json, "channels", channels_json(outcome));
     json_object_set_new(json, "mode", json_string(outcome->mode ? outcome->mode : "normal"));
     json_object_set_new(json, "tracker", json_string(stats->tracker));
+    if (stats->rdma_provider[0]) {
+        json_object_set_new(json, "rdma",
+                            json_pack("{s:s s:o s:o}", "provider", stats->rdma_provider, "registered-bytes",
+                                      integer(stats->rdma_registered_bytes), "regions",
+                                      integer(stats->rdma_regions)));
+    }
     json_object_set_new(json, "bandwidth", integer(stats->bandwidth_bytes_per_s));
     json_object_set_new(json, "threshold-size", integer(stats->threshold_size));
     json_object_set_new(json, "compression-ratio", json_real(stats->compression_ratio));
