@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 using namespace haul_test;
@@ -112,6 +113,52 @@ TEST(Cpr, ADestinationFollowsItsSource)
     EXPECT_EQ(to.adopts, 1u);
     haul_free(source);
     haul_free(destination);
+}
+
+// A source and a destination over descriptors of which each has one end.
+void MoveOver(const std::string &source_uri, const std::string &destination_uri, Guest &from, Guest &to,
+              haul_error *error)
+{
+    haul_options options = CprOptions();
+    haul_migration *destination = nullptr, *source = nullptr;
+    ASSERT_EQ(haul_destination_new(&options, &destination, error), 0);
+    ASSERT_EQ(haul_source_new(&options, &source, error), 0);
+    to.Attach(destination, false);
+    from.Attach(source, true);
+    ASSERT_EQ(haul_start(destination, destination_uri.c_str(), error), 0) << error->message;
+    ASSERT_EQ(haul_start(source, source_uri.c_str(), error), 0) << error->message;
+    haul_wait(destination, nullptr);
+    if (haul_wait(source, error) == 0) {
+        error->code = 0;
+    }
+    haul_free(source);
+    haul_free(destination);
+}
+
+TEST(Cpr, AnInheritedUnixSocketCarriesIt)
+{
+    Guest from({4 * kMiB}, true), to({4 * kMiB}, false);
+    int ends[2];
+    ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+    haul_error error{};
+    MoveOver("fd:" + std::to_string(ends[0]), "fd:" + std::to_string(ends[1]), from, to, &error);
+    EXPECT_EQ(error.code, 0) << error.message;
+    EXPECT_EQ(to.starts, 1u);
+}
+
+TEST(Cpr, PipesAreRefused)
+{
+    Guest from({4 * kMiB}, true), to({4 * kMiB}, false);
+    int there[2], back[2];
+    ASSERT_EQ(pipe2(there, O_CLOEXEC), 0);
+    ASSERT_EQ(pipe2(back, O_CLOEXEC), 0);
+    haul_error error{};
+    MoveOver("fd:" + std::to_string(back[0]) + "/" + std::to_string(there[1]),
+             "fd:" + std::to_string(there[0]) + "/" + std::to_string(back[1]), from, to, &error);
+    EXPECT_NE(error.code, 0);
+    EXPECT_TRUE(Says(error, "connect both sides by unix:PATH")) << error.message;
+    EXPECT_EQ(to.adopts, 0u);
+    EXPECT_EQ(from.stops, 0u);
 }
 
 // ---- refusals ----
