@@ -104,12 +104,14 @@ static int check_batch(const struct haul_batch *batch, const struct haul_block_v
  */
 static void map_pages(const struct haul_batch *batch, const unsigned char *host)
 {
+    HAUL_LIVE_READ_BEGIN();
     for (uint32_t i = 0; i < batch->run_count; i++) {
         const volatile unsigned char *bytes = host + batch->runs[i].first * HAUL_PAGE_SIZE;
         for (uint64_t page = 0; page < batch->runs[i].count; page += FAULT_AROUND_PAGES) {
             (void)bytes[page * HAUL_PAGE_SIZE];
         }
     }
+    HAUL_LIVE_READ_END();
 }
 
 /* Adds one page to the last run of `runs`, or as a new one. */

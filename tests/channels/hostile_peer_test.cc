@@ -154,6 +154,15 @@ void expect(const haul_error &error, int code, const char *text)
     EXPECT_NE(nullptr, strstr(error.message, text)) << error.message;
 }
 
+TEST(HostilePeer, PagesCannotBePlacedWithoutRdma)
+{
+    Victim victim;
+    haul_packet packet = pages_packet({{0, 2}}, {});
+    packet.placed = true;
+    expect(victim.swallow(bytes_of(packet)), EPROTO,
+           "receiving round 1: pages that are said to be in memory already, without rdma");
+}
+
 TEST(HostilePeer, GoodPacketsPassUntilTheStreamEnds)
 {
     Victim victim;
