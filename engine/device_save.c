@@ -214,8 +214,8 @@ int haul_devices_save(struct haul_devices *devices, bool early, unsigned char **
         rc = save_device(&writer, entry, error);
     }
     haul_writer_u8(&writer, HAUL_DEVICE_RECORD_END);
-    *length = haul_writer_length(&writer);
-    if (rc == 0 && *length == 0) { /* a `needed` that changes its mind */
+    size_t written = haul_writer_length(&writer);
+    if (rc == 0 && written == 0) { /* a `needed` that changes its mind */
         rc = haul_error_set(error, EINVAL, "the state of the devices grew while it was saved");
     }
     if (rc < 0) {
@@ -223,5 +223,6 @@ int haul_devices_save(struct haul_devices *devices, bool early, unsigned char **
         return rc;
     }
     *bytes = buffer;
+    *length = written;
     return 0;
 }

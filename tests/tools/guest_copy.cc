@@ -159,7 +159,7 @@ void expect_many_stops_lose_nothing(const haul_guest_options &options)
         haul_error error = {};
         uint64_t length;
         memcpy(haul_guest_memory(destination.get(), &length), move.from, move.length);
-        ASSERT_EQ(haul_guest_load(destination.get(), state.data(), state.size(), &error), 0) << error.message;
+        ASSERT_EQ(load_state(destination, state, &error), 0) << error.message;
         ASSERT_EQ(haul_guest_resume(destination.get(), &error), 0) << error.message;
         ASSERT_EQ(move.check(destination, 0), "");
         move.resume_source();

@@ -10,6 +10,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <ctime>
 #include <memory>
@@ -52,6 +54,44 @@ inline void sleep_ms(long ms)
     nanosleep(&time, nullptr);
 }
 
+using Bytes = std::vector<unsigned char>;
+
+// The two streams of a guest's devices.
+struct GuestState {
+    Bytes early, late;
+};
+
+// The code of a failure, with its message in `error`.
+inline int save_state(const Guest &guest, GuestState *state, haul_error *error)
+{
+    int code = 0;
+    for (bool early : {true, false}) {
+        unsigned char *bytes = nullptr;
+        size_t length = 0;
+        code =
+            code ? code : haul_devices_save(haul_guest_devices(guest.get()), early, &bytes, &length, error);
+        (early ? state->early : state->late).assign(bytes, bytes + length);
+        free(bytes);
+    }
+    return code;
+}
+
+inline int load_state(const Guest &guest, const GuestState &state, haul_error *error)
+{
+    haul_devices *devices = haul_guest_devices(guest.get());
+    int code = haul_devices_load(devices, true, state.early.data(), state.early.size(), error);
+    return code ? code : haul_devices_load(devices, false, state.late.data(), state.late.size(), error);
+}
+
+// Where the fields of the only device with that name begin in a stream.
+inline size_t fields_of(const Bytes &stream, const std::string &name)
+{
+    std::string record = std::string("\x02") + static_cast<char>(name.size()) + '\0' + name;
+    auto at = std::search(stream.begin(), stream.end(), record.begin(), record.end());
+    EXPECT_NE(at, stream.end()) << name;
+    return static_cast<size_t>(at - stream.begin()) + record.size() + 8;
+}
+
 class GuestMove
 {
   public:
@@ -75,14 +115,11 @@ class GuestMove
         ASSERT_EQ(haul_guest_resume(source.get(), &error), 0) << error.message;
     }
 
-    std::vector<unsigned char> save()
+    GuestState save()
     {
-        std::vector<unsigned char> state(HAUL_GUEST_STATE_MAX);
-        size_t size = 0;
+        GuestState state;
         haul_error error = {};
-        EXPECT_EQ(haul_guest_save(source.get(), state.data(), state.size(), &size, &error), 0)
-            << error.message;
-        state.resize(size);
+        EXPECT_EQ(save_state(source, &state, &error), 0) << error.message;
         return state;
     }
 
@@ -96,10 +133,10 @@ class GuestMove
     }
 
     // Starts the destination and lets it check itself: "" when all is well, else its error.
-    std::string arrive(const std::vector<unsigned char> &state, unsigned seconds)
+    std::string arrive(const GuestState &state, unsigned seconds)
     {
         haul_error error = {};
-        EXPECT_EQ(haul_guest_load(destination.get(), state.data(), state.size(), &error), 0) << error.message;
+        EXPECT_EQ(load_state(destination, state, &error), 0) << error.message;
         EXPECT_EQ(haul_guest_resume(destination.get(), &error), 0) << error.message;
         return check(destination, seconds);
     }

@@ -127,9 +127,9 @@ TEST_F(GuestKvm, StateOfThreadIsRefusedByKvm)
     auto state = move.save();
     Guest destination = make_guest(options, HAUL_GUEST_DESTINATION);
     haul_error error = {};
-    EXPECT_EQ(haul_guest_load(destination.get(), state.data(), state.size(), &error), -EINVAL);
-    EXPECT_STREQ(error.message,
-                 "the source's guest runs on a thread, this one on a KVM vCPU: give both the same vcpu");
+    EXPECT_EQ(load_state(destination, state, &error), -EINVAL);
+    EXPECT_STREQ(error.message, "state of setup/0: the source's guest runs on a thread, this one on a KVM "
+                                "vCPU: give both the same vcpu");
 }
 
 TEST_F(GuestKvm, AutoDestinationFollowsThreadSource)
@@ -153,20 +153,83 @@ TEST_F(GuestKvm, MoreThanThreeGibibytesIsRefused)
     EXPECT_NE(std::string(error.message).find("at most 3 GiB"), std::string::npos) << error.message;
 }
 
+// A description of the state of a real vCPU, as it is printed.
+TEST_F(GuestKvm, StateIsPrinted)
+{
+    GuestMove move(options);
+    move.stop();
+    auto state = move.save();
+    char *text = nullptr;
+    size_t size = 0;
+    FILE *out = open_memstream(&text, &size);
+    haul_error error = {};
+    EXPECT_EQ(haul_device_print(out, HAUL_DEVICE_TEXT, state.late.data(), state.late.size(), &error), 0)
+        << error.message;
+    fclose(out);
+    std::string printed(text, size);
+    free(text);
+    for (const char *line : {"clock/0 version 1.0\n", "vcpu/0 version 1.0\n", "  sregs.cs.limit: 4294967295",
+                             "  xsave.length: 4096", "  msrs[0].index: ", "runner/0 version 1.0\n"}) {
+        EXPECT_NE(printed.find(line), std::string::npos) << line << "\n" << printed;
+    }
+}
+
+// FPU, model-specific registers and the clock come back as they were, not only what the workload uses.
+TEST_F(GuestKvm, WholeStateComesBack)
+{
+    GuestMove move(options);
+    move.stop();
+    auto state = move.save();
+    size_t first = fields_of(state.late, "vcpu");
+    // The registers xmm0 to xmm7 in the XSAVE area.
+    size_t xmm = first + 18 * 8 + 8 * 23 + 2 * 10 + 7 * 8 + 4 * 8 + 4 + 160;
+    for (size_t i = 0; i < 128; i++) {
+        state.late[xmm + i] = static_cast<unsigned char>(i + 1);
+    }
+    // The area's own header says that they are in use.
+    state.late[xmm - 160 + 512] |= 2;
+    haul_error error = {};
+    ASSERT_EQ(load_state(move.destination, state, &error), 0) << error.message;
+    GuestState again;
+    ASSERT_EQ(save_state(move.destination, &again, &error), 0) << error.message;
+    ASSERT_EQ(again.late.size(), state.late.size());
+    EXPECT_EQ(memcmp(&again.late[fields_of(again.late, "vcpu") + xmm - first], &state.late[xmm], 128), 0);
+    uint64_t before, after;
+    memcpy(&before, &state.late[fields_of(state.late, "clock")], sizeof before);
+    memcpy(&after, &again.late[fields_of(again.late, "clock")], sizeof after);
+    EXPECT_GE(after, before);
+    EXPECT_LT(after, before + 60000000000u);
+}
+
+TEST_F(GuestKvm, XsaveOfAnotherSizeIsRefused)
+{
+    GuestMove move(options);
+    move.stop();
+    auto state = move.save();
+    size_t length = fields_of(state.late, "vcpu") + 18 * 8 + 8 * 23 + 2 * 10 + 7 * 8 + 4 * 8;
+    state.late[length] = 0x28;
+    state.late[length + 1] = 0x23;
+    haul_error error = {};
+    EXPECT_EQ(load_state(move.destination, state, &error), -EPROTO);
+    EXPECT_STREQ(error.message, "state of vcpu/0: field xsave.length: 9000 is more than 4096");
+}
+
 // Every register that a hostile source could send: refused by KVM or harmless to this process.
 TEST_F(GuestKvm, DamagedRegistersDoNotHarmTheHost)
 {
     GuestMove move(options);
     move.stop();
     auto state = move.save();
-    for (size_t i = 76; i < state.size(); i += 3) {
+    size_t first = fields_of(state.late, "vcpu");
+    // Most of the state is the content of FPU registers.
+    for (size_t i = first; i < state.late.size(); i += i < first + 560 ? 3 : 41) {
         auto damaged = state;
-        damaged[i] ^= 0xff;
+        damaged.late[i] ^= 0xff;
         Guest destination = make_guest(options, HAUL_GUEST_DESTINATION);
         uint64_t length;
         memcpy(haul_guest_memory(destination.get(), &length), move.from, move.length);
         haul_error error = {};
-        if (haul_guest_load(destination.get(), damaged.data(), damaged.size(), &error) == 0) {
+        if (load_state(destination, damaged, &error) == 0) {
             haul_guest_resume(destination.get(), &error);
             sleep_ms(1);
             haul_guest_stop(destination.get(), nullptr, &error);

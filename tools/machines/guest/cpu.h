@@ -7,8 +7,8 @@
  * runner's thread only, the others while it is not running, unless said otherwise.
  */
 
+#include "engine/device_state.h"
 #include "engine/trackers.h"
-#include "tools/machines/guest/codec.h"
 #include "tools/machines/guest/layout.h"
 
 #include <pthread.h>
@@ -28,7 +28,7 @@ enum haul_guest_run {
 
 struct haul_guest_cpu_ops {
     const char *name;    /* "KVM vCPU" or "thread" */
-    uint32_t state_kind; /* in the device state */
+    uint32_t state_kind; /* tells the destination which kind to make */
     /* Sets the state in which a freshly filled guest begins, and proves that it runs. */
     int (*boot)(struct haul_guest_cpu *cpu, struct haul_error *error);
     /*
@@ -40,8 +40,8 @@ struct haul_guest_cpu_ops {
     void (*kick)(struct haul_guest_cpu *cpu, pthread_t runner);
     /* After `run` returned, before state and position are looked at. */
     int (*settle)(struct haul_guest_cpu *cpu, struct haul_error *error);
-    /* Writes or reads the state; after reading it is checked and put to use. */
-    int (*state)(struct haul_guest_cpu *cpu, struct haul_guest_codec *codec, struct haul_error *error);
+    /* Adds the devices that hold the state, saved and loaded while it does not run. They live in the cpu. */
+    int (*add_devices)(struct haul_guest_cpu *cpu, struct haul_devices *devices, struct haul_error *error);
     /* At a boundary. -EIO: the state cannot be the workload's. */
     int (*position)(struct haul_guest_cpu *cpu, struct haul_guest_position *position,
                     struct haul_error *error);
@@ -54,6 +54,9 @@ struct haul_guest_cpu_ops {
     void (*use_tracker)(struct haul_guest_cpu *cpu, struct haul_tracker *tracker);
     void (*free)(struct haul_guest_cpu *cpu);
 };
+
+/* The cpu's devices come before the guest's own (HAUL_GUEST_PRIORITY_CPU over 0). */
+#define HAUL_GUEST_PRIORITY_CPU 10
 
 #define HAUL_GUEST_STATE_KIND_THREAD 1u
 #define HAUL_GUEST_STATE_KIND_KVM 2u

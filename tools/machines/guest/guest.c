@@ -15,15 +15,18 @@
 #include <time.h>
 #include <unistd.h>
 
-#define STATE_MAGIC 0x54534748u /* "HGST" */
-#define STATE_VERSION 1u
-
 /* How long the self-check waits for progress between two looks. */
 #define LOOK_NS 20000000L
 /* A guest that should have written this many pages and wrote none does not run. */
 #define MIN_DUE_PAGES 16u
 
 enum vcpu_choice { VCPU_AUTO, VCPU_KVM, VCPU_THREAD };
+
+/* What a destination must know first: what memory holds, and what runs it. */
+struct setup_state {
+    uint32_t kind; /* of vCPU */
+    struct haul_guest_layout layout;
+};
 
 struct haul_guest {
     enum haul_guest_side side;
@@ -39,6 +42,9 @@ struct haul_guest {
     bool locked; /* adopted, and mapped without the right to write */
     struct haul_guest_cpu *cpu;
     struct haul_guest_runner *runner;
+    struct haul_devices *devices;
+    bool cpu_described;       /* the cpu's devices are among them */
+    struct setup_state setup; /* as saved, or as it came */
     char vcpu_reason[512];
 };
 
@@ -198,6 +204,152 @@ static int start_runner(struct haul_guest *guest, struct haul_error *error)
     return result;
 }
 
+/* ---- state -------------------------------------------------------------------------------------------- */
+
+#define LAYOUT(member, kind) HAUL_DEVICE_VALUE(struct haul_guest_layout, member, kind, 0)
+static const struct haul_device_field layout_fields[] = {
+    LAYOUT(pages, U64),           LAYOUT(seed, U64),    LAYOUT(hot_pages, U32),
+    LAYOUT(stride, U32),          LAYOUT(inverse, U32), LAYOUT(zero_pages, U64),
+    LAYOUT(untouched_pages, U64), LAYOUT(content, U32), HAUL_DEVICE_END,
+};
+
+static const struct haul_device_field setup_fields[] = {
+    HAUL_DEVICE_VALUE(struct setup_state, kind, U32, 0),
+    HAUL_DEVICE_NESTED(struct setup_state, layout, layout_fields, 0),
+    HAUL_DEVICE_END,
+};
+
+static const struct haul_device_field guest_setup_fields[] = {
+    HAUL_DEVICE_NESTED(struct haul_guest, setup, setup_fields, 0),
+    HAUL_DEVICE_END,
+};
+
+static const struct haul_device_field runner_fields[] = {
+    HAUL_DEVICE_VALUE(struct haul_guest, dirty_bytes_per_s, U64, 0),
+    HAUL_DEVICE_END,
+};
+
+static int get_setup(void *object, struct haul_error *error)
+{
+    (void)error;
+    struct haul_guest *guest = object;
+    guest->setup = (struct setup_state){.kind = guest->cpu->ops->state_kind, .layout = guest->layout};
+    return 0;
+}
+
+/* The kind of vCPU must be the source's: only memory at a page boundary would suit the other. */
+static int match_cpu(struct haul_guest *guest, uint32_t kind, struct haul_error *error)
+{
+    if (kind == guest->cpu->ops->state_kind) {
+        return 0;
+    }
+    if (kind == HAUL_GUEST_STATE_KIND_THREAD && guest->vcpu == VCPU_AUTO && !guest->cpu_described) {
+        snprintf(guest->vcpu_reason, sizeof guest->vcpu_reason, "the source runs it on a thread");
+        return use_thread(guest, error);
+    }
+    if (kind == HAUL_GUEST_STATE_KIND_KVM && guest->vcpu_reason[0]) {
+        return haul_error_set(
+            error, EINVAL,
+            "the source's guest has a KVM vCPU, but KVM does not work here (%s): start the source's "
+            "guest with vcpu thread",
+            guest->vcpu_reason);
+    }
+    return haul_error_set(error, EINVAL,
+                          "the source's guest runs on a %s, this one on a %s: give both the same vcpu",
+                          kind == HAUL_GUEST_STATE_KIND_KVM ? "KVM vCPU" : "thread", guest->cpu->ops->name);
+}
+
+static int describe_cpu(struct haul_guest *guest, struct haul_error *error)
+{
+    int result = guest->cpu_described ? 0 : guest->cpu->ops->add_devices(guest->cpu, guest->devices, error);
+    guest->cpu_described = !result;
+    return result;
+}
+
+static int use_setup(void *object, uint32_t version, struct haul_error *error)
+{
+    (void)version;
+    struct haul_guest *guest = object;
+    const struct haul_guest_layout *layout = &guest->setup.layout;
+    uint32_t kind = guest->setup.kind;
+    if (guest->side != HAUL_GUEST_DESTINATION || guest->ready) {
+        return haul_error_set(error, EINVAL, "the guest has a state already");
+    }
+    if (kind != HAUL_GUEST_STATE_KIND_THREAD && kind != HAUL_GUEST_STATE_KIND_KVM) {
+        return haul_error_set(error, EINVAL, "field setup.kind: %" PRIu32 " is no kind of vCPU", kind);
+    }
+    int result = haul_guest_layout_check(layout, error);
+    if (result) {
+        return result;
+    }
+    if (layout->pages * HAUL_GUEST_PAGE_SIZE != guest->length) {
+        return haul_error_set(error, EINVAL,
+                              "the source's guest has %" PRIu64 " bytes of memory, this one %" PRIu64
+                              ": give both the same",
+                              layout->pages * HAUL_GUEST_PAGE_SIZE, guest->length);
+    }
+    guest->layout = *layout;
+    result = match_cpu(guest, kind, error);
+    return result ? result : describe_cpu(guest, error);
+}
+
+static int check_stopped(void *object, struct haul_error *error)
+{
+    const struct haul_guest *guest = object;
+    if (!guest->ready || (guest->runner && haul_guest_runner_runs(guest->runner))) {
+        return haul_error_set(error, EINVAL, "the guest must be stopped before its state is saved");
+    }
+    return 0;
+}
+
+static int make_ready(void *object, uint32_t version, struct haul_error *error)
+{
+    (void)version;
+    return start_runner(object, error);
+}
+
+static const struct haul_device_description setup_description = {
+    .name = "setup",
+    .version = HAUL_DEVICE_VERSION(1, 0),
+    .fields = guest_setup_fields,
+    .pre_save = get_setup,
+    .post_load = use_setup,
+};
+
+static const struct haul_device_description runner_description = {
+    .name = "runner",
+    .version = HAUL_DEVICE_VERSION(1, 0),
+    .fields = runner_fields,
+    .pre_save = check_stopped,
+    .post_load = make_ready,
+};
+
+/* A destination learns from "setup" what its cpu will be. */
+static int add_devices(struct haul_guest *guest, struct haul_error *error)
+{
+    /* Saved before the cpu, because it checks that this stands still; loaded after it, because then the guest
+     * is ready. */
+    int priority = HAUL_GUEST_PRIORITY_CPU + (guest->side == HAUL_GUEST_SOURCE ? 10 : -10);
+    const struct haul_device setup = {.description = &setup_description, .early = true, .object = guest};
+    const struct haul_device runner = {
+        .description = &runner_description, .priority = priority, .object = guest};
+    int result = haul_devices_new(&guest->devices, error);
+    if (!result) {
+        result = haul_devices_add(guest->devices, &setup, error);
+    }
+    if (!result) {
+        result = haul_devices_add(guest->devices, &runner, error);
+    }
+    return result || guest->side == HAUL_GUEST_DESTINATION ? result : describe_cpu(guest, error);
+}
+
+struct haul_devices *haul_guest_devices(struct haul_guest *guest)
+{
+    return guest->devices;
+}
+
+/* ---- life ---- */
+
 int haul_guest_new(const struct haul_guest_options *options, enum haul_guest_side side,
                    struct haul_guest **guest, struct haul_error *error)
 {
@@ -222,6 +374,9 @@ int haul_guest_new(const struct haul_guest_options *options, enum haul_guest_sid
     if (!result) {
         result = choose_cpu(self, error);
     }
+    if (!result) {
+        result = add_devices(self, error);
+    }
     if (!result && side == HAUL_GUEST_SOURCE) {
         result = start_runner(self, error);
         if (!result) {
@@ -242,6 +397,7 @@ void haul_guest_free(struct haul_guest *guest)
         return;
     }
     haul_guest_runner_free(guest->runner);
+    haul_devices_free(guest->devices);
     drop_cpu(guest);
     if (guest->memory) {
         munmap(guest->memory, guest->length);
@@ -316,109 +472,6 @@ void haul_guest_retire(struct haul_guest *guest)
     guest->retired = true;
     haul_guest_runner_free(guest->runner);
     guest->runner = NULL;
-}
-
-/* ---- state -------------------------------------------------------------------------------------------- */
-
-/* Magic, version, kind of vCPU, layout, rate; what the vCPU adds follows. */
-static void state_fields(struct haul_guest_codec *codec, uint32_t *magic, uint32_t *version, uint32_t *kind,
-                         struct haul_guest_layout *layout, uint64_t *dirty_bytes_per_s)
-{
-    HAUL_GUEST_FIELD(codec, *magic);
-    HAUL_GUEST_FIELD(codec, *version);
-    HAUL_GUEST_FIELD(codec, *kind);
-    HAUL_GUEST_FIELD(codec, layout->pages);
-    HAUL_GUEST_FIELD(codec, layout->seed);
-    HAUL_GUEST_FIELD(codec, layout->hot_pages);
-    HAUL_GUEST_FIELD(codec, layout->stride);
-    HAUL_GUEST_FIELD(codec, layout->inverse);
-    HAUL_GUEST_FIELD(codec, layout->zero_pages);
-    HAUL_GUEST_FIELD(codec, layout->untouched_pages);
-    HAUL_GUEST_FIELD(codec, layout->content);
-    HAUL_GUEST_FIELD(codec, *dirty_bytes_per_s);
-}
-
-int haul_guest_save(struct haul_guest *guest, unsigned char *bytes, size_t capacity, size_t *length,
-                    struct haul_error *error)
-{
-    if (!guest->ready || (guest->runner && haul_guest_runner_runs(guest->runner))) {
-        return haul_error_set(error, EINVAL, "the guest must be stopped before its state is saved");
-    }
-    struct haul_guest_codec codec = {.bytes = bytes, .size = capacity, .writing = true};
-    uint32_t magic = STATE_MAGIC, version = STATE_VERSION, kind = guest->cpu->ops->state_kind;
-    state_fields(&codec, &magic, &version, &kind, &guest->layout, &guest->dirty_bytes_per_s);
-    int result = guest->cpu->ops->state(guest->cpu, &codec, error);
-    if (!result && codec.bad) {
-        result = haul_error_set(error, ENOSPC, "the guest's state does not fit into %zu bytes", capacity);
-    }
-    *length = codec.at;
-    return result;
-}
-
-/* The kind of vCPU must be the source's: only memory at a page boundary would suit the other. */
-static int match_cpu(struct haul_guest *guest, uint32_t kind, struct haul_error *error)
-{
-    if (kind == guest->cpu->ops->state_kind) {
-        return 0;
-    }
-    if (kind == HAUL_GUEST_STATE_KIND_THREAD && guest->vcpu == VCPU_AUTO) {
-        snprintf(guest->vcpu_reason, sizeof guest->vcpu_reason, "the source runs it on a thread");
-        return use_thread(guest, error);
-    }
-    if (kind == HAUL_GUEST_STATE_KIND_KVM && guest->vcpu_reason[0]) {
-        return haul_error_set(
-            error, EINVAL,
-            "the source's guest has a KVM vCPU, but KVM does not work here (%s): start the source's "
-            "guest with vcpu thread",
-            guest->vcpu_reason);
-    }
-    return haul_error_set(error, EINVAL,
-                          "the source's guest runs on a %s, this one on a %s: give both the same vcpu",
-                          kind == HAUL_GUEST_STATE_KIND_KVM ? "KVM vCPU" : "thread", guest->cpu->ops->name);
-}
-
-static int load_fields(struct haul_guest *guest, struct haul_guest_codec *codec, struct haul_error *error)
-{
-    uint32_t magic = 0, version = 0, kind = 0;
-    struct haul_guest_layout layout = {0};
-    uint64_t dirty_bytes_per_s = 0;
-    state_fields(codec, &magic, &version, &kind, &layout, &dirty_bytes_per_s);
-    if (codec->bad || magic != STATE_MAGIC || version != STATE_VERSION ||
-        (kind != HAUL_GUEST_STATE_KIND_THREAD && kind != HAUL_GUEST_STATE_KIND_KVM)) {
-        return haul_error_set(error, EINVAL, "the guest's state is damaged or of another version of haul");
-    }
-    int result = haul_guest_layout_check(&layout, error);
-    if (result) {
-        return result;
-    }
-    if (layout.pages * HAUL_GUEST_PAGE_SIZE != guest->length) {
-        return haul_error_set(error, EINVAL,
-                              "the source's guest has %" PRIu64 " bytes of memory, this one %" PRIu64
-                              ": give both the same",
-                              layout.pages * HAUL_GUEST_PAGE_SIZE, guest->length);
-    }
-    guest->layout = layout;
-    guest->dirty_bytes_per_s = dirty_bytes_per_s;
-    return match_cpu(guest, kind, error);
-}
-
-int haul_guest_load(struct haul_guest *guest, const unsigned char *bytes, size_t length,
-                    struct haul_error *error)
-{
-    if (guest->side != HAUL_GUEST_DESTINATION || guest->ready) {
-        return haul_error_set(error, EINVAL, "the guest has a state already");
-    }
-    /* A reading codec does not change its bytes. */
-    struct haul_guest_codec codec = {.bytes = (unsigned char *)(uintptr_t)bytes, .size = length};
-    int result = load_fields(guest, &codec, error);
-    if (!result) {
-        result = guest->cpu->ops->state(guest->cpu, &codec, error);
-    }
-    if (!result && (codec.bad || codec.at != length)) {
-        result = haul_error_set(error, EINVAL, "the guest's state of %zu bytes is %s", length,
-                                codec.bad ? "cut short" : "too long");
-    }
-    return result ? result : start_runner(guest, error);
 }
 
 /* ---- self-check --------------------------------------------------------------------------------------- */

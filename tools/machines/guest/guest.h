@@ -8,6 +8,7 @@
  * migration. Unless said otherwise, calls on one guest come from one thread at a time.
  */
 
+#include "engine/device_state.h"
 #include "engine/trackers.h"
 #include "tools/machines/guest/layout.h"
 #include "tools/machines/machine.h"
@@ -20,8 +21,8 @@ struct haul_guest; /* opaque */
 
 /*
  * haul_guest_new makes a guest: at the source its memory is filled and it runs at once; at the destination
- * memory is fresh and it waits for haul_guest_load. -EINVAL: an option (the message names it); -ENOMEM; with
- * vcpu "kvm", whatever kept /dev/kvm from being used.
+ * memory is fresh and it waits for its state (haul_guest_devices). -EINVAL: an option (the message names it);
+ * -ENOMEM; with vcpu "kvm", whatever kept /dev/kvm from being used.
  */
 enum haul_guest_side { HAUL_GUEST_SOURCE, HAUL_GUEST_DESTINATION };
 int haul_guest_new(const struct haul_guest_options *options, enum haul_guest_side side,
@@ -31,11 +32,11 @@ void haul_guest_free(struct haul_guest *guest);
 /* Mapped shared from a memfd, for as long as the guest lives. */
 unsigned char *haul_guest_memory(struct haul_guest *guest, uint64_t *length);
 int haul_guest_memory_fd(const struct haul_guest *guest);
-/* "KVM vCPU" or "thread"; at the destination it may change with haul_guest_load. */
+/* "KVM vCPU" or "thread"; at the destination it may change with its state. */
 const char *haul_guest_vcpu(const struct haul_guest *guest);
 /* Why the guest runs on a thread although vcpu is "auto"; "" otherwise. */
 const char *haul_guest_vcpu_reason(const struct haul_guest *guest);
-/* Known at the source from the start, at the destination after haul_guest_load; NULL before. */
+/* Known at the source from the start, at the destination after its state; NULL before. */
 const struct haul_guest_layout *haul_guest_get_layout(const struct haul_guest *guest);
 
 /*
@@ -57,15 +58,11 @@ int haul_guest_disown(struct haul_guest *guest, struct haul_error *error);
 void haul_guest_retire(struct haul_guest *guest);
 
 /*
- * haul_guest_save writes the state outside memory of a stopped guest, *length <= capacity bytes.
- * haul_guest_load checks such bytes, whoever made them, and gets the guest ready: -EINVAL when they are
- * damaged or of another version, size or kind of vCPU.
+ * haul_guest_devices returns the state outside memory, as long as the guest lives. The guest must be stopped
+ * while it is saved. "setup" is early: it must be loaded first, and then the rest, which gets the guest
+ * ready; -EINVAL when what comes is of another size or kind of vCPU.
  */
-#define HAUL_GUEST_STATE_MAX 1024u
-int haul_guest_save(struct haul_guest *guest, unsigned char *bytes, size_t capacity, size_t *length,
-                    struct haul_error *error);
-int haul_guest_load(struct haul_guest *guest, const unsigned char *bytes, size_t length,
-                    struct haul_error *error);
+struct haul_devices *haul_guest_devices(struct haul_guest *guest);
 
 /*
  * haul_guest_check lets a running guest run until it has rewritten its hot set once, for `seconds` at most,

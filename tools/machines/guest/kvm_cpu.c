@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tools/machines/guest/cpu.h"
+#include "tools/machines/guest/kvm_state.h"
 #include "tools/machines/guest/workload.h"
 
 #include <errno.h>
@@ -33,6 +34,7 @@ struct kvm_cpu {
     bool dirty_ring;
     struct kvm_run *run; /* shared with the kernel */
     size_t run_size;
+    struct haul_guest_kvm_state *state;
     bool asking;                  /* the guest waits for the answer to its IN */
     struct haul_tracker *tracker; /* "kvm-ring": emptied before the ring is full; else NULL */
     uint32_t uncollected;         /* pages asked of the guest since then */
@@ -172,74 +174,10 @@ static int set_registers(struct kvm_cpu *self, const struct kvm_regs *regs, cons
     return 0;
 }
 
-static void segment_fields(struct haul_guest_codec *codec, struct kvm_segment *segment)
+static int kvm_cpu_add_devices(struct haul_guest_cpu *cpu, struct haul_devices *devices,
+                               struct haul_error *error)
 {
-    HAUL_GUEST_FIELD(codec, segment->base);
-    HAUL_GUEST_FIELD(codec, segment->limit);
-    HAUL_GUEST_FIELD(codec, segment->selector);
-    HAUL_GUEST_FIELD(codec, segment->type);
-    HAUL_GUEST_FIELD(codec, segment->present);
-    HAUL_GUEST_FIELD(codec, segment->dpl);
-    HAUL_GUEST_FIELD(codec, segment->db);
-    HAUL_GUEST_FIELD(codec, segment->s);
-    HAUL_GUEST_FIELD(codec, segment->l);
-    HAUL_GUEST_FIELD(codec, segment->g);
-    HAUL_GUEST_FIELD(codec, segment->avl);
-    HAUL_GUEST_FIELD(codec, segment->unusable);
-}
-
-static void register_fields(struct haul_guest_codec *codec, struct kvm_regs *regs)
-{
-    __u64 *const registers[] = {
-        &regs->rax, &regs->rbx, &regs->rcx, &regs->rdx, &regs->rsi, &regs->rdi,
-        &regs->rsp, &regs->rbp, &regs->r8,  &regs->r9,  &regs->r10, &regs->r11,
-        &regs->r12, &regs->r13, &regs->r14, &regs->r15, &regs->rip, &regs->rflags,
-    };
-    for (unsigned i = 0; i < sizeof registers / sizeof *registers; i++) {
-        HAUL_GUEST_FIELD(codec, *registers[i]);
-    }
-}
-
-static void system_fields(struct haul_guest_codec *codec, struct kvm_sregs *sregs)
-{
-    struct kvm_segment *const segments[] = {
-        &sregs->cs, &sregs->ds, &sregs->es, &sregs->fs, &sregs->gs, &sregs->ss, &sregs->tr, &sregs->ldt,
-    };
-    for (unsigned i = 0; i < sizeof segments / sizeof *segments; i++) {
-        segment_fields(codec, segments[i]);
-    }
-    HAUL_GUEST_FIELD(codec, sregs->gdt.base);
-    HAUL_GUEST_FIELD(codec, sregs->gdt.limit);
-    HAUL_GUEST_FIELD(codec, sregs->idt.base);
-    HAUL_GUEST_FIELD(codec, sregs->idt.limit);
-    HAUL_GUEST_FIELD(codec, sregs->cr0);
-    HAUL_GUEST_FIELD(codec, sregs->cr2);
-    HAUL_GUEST_FIELD(codec, sregs->cr3);
-    HAUL_GUEST_FIELD(codec, sregs->cr4);
-    HAUL_GUEST_FIELD(codec, sregs->cr8);
-    HAUL_GUEST_FIELD(codec, sregs->efer);
-    HAUL_GUEST_FIELD(codec, sregs->apic_base);
-    for (unsigned i = 0; i < sizeof sregs->interrupt_bitmap / sizeof *sregs->interrupt_bitmap; i++) {
-        HAUL_GUEST_FIELD(codec, sregs->interrupt_bitmap[i]);
-    }
-}
-
-/*
- * General, segment and control registers: the program uses no floating point, no model-specific register, and
- * has no interrupt that could be pending.
- */
-static int kvm_cpu_state(struct haul_guest_cpu *cpu, struct haul_guest_codec *codec, struct haul_error *error)
-{
-    struct kvm_cpu *self = (struct kvm_cpu *)cpu;
-    struct kvm_regs regs;
-    struct kvm_sregs sregs;
-    int result = get_registers(self, &regs, &sregs, error);
-    if (result) {
-        return result;
-    }
-    register_fields(codec, &regs);
-    system_fields(codec, &sregs);
-    return codec->writing || codec->bad ? 0 : set_registers(self, &regs, &sregs, error);
+    return haul_guest_kvm_state_add(((struct kvm_cpu *)cpu)->state, devices, error);
 }
 
 static int kvm_cpu_boot(struct haul_guest_cpu *cpu, struct haul_error *error)
@@ -325,6 +263,7 @@ static void kvm_cpu_free(struct haul_guest_cpu *cpu)
     if (self->run) {
         munmap(self->run, self->run_size);
     }
+    haul_guest_kvm_state_free(self->state);
     if (self->vcpu_fd >= 0) {
         close(self->vcpu_fd);
     }
@@ -341,7 +280,7 @@ static const struct haul_guest_cpu_ops kvm_ops = {
     .run = kvm_cpu_run,
     .kick = kvm_cpu_kick,
     .settle = kvm_cpu_settle,
-    .state = kvm_cpu_state,
+    .add_devices = kvm_cpu_add_devices,
     .position = kvm_cpu_position,
     .new_tracker = kvm_cpu_new_tracker,
     .use_tracker = kvm_cpu_use_tracker,
@@ -439,6 +378,9 @@ int haul_guest_kvm_cpu_new(const struct haul_guest_layout *layout, unsigned char
     result = make_vm(self, kvm_fd, dirty_ring, error);
     if (!result) {
         result = make_vcpu(self, kvm_fd, error);
+    }
+    if (!result) {
+        result = haul_guest_kvm_state_new(kvm_fd, self->vm_fd, self->vcpu_fd, &self->state, error);
     }
     if (result) {
         goto fail;

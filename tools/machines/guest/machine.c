@@ -44,10 +44,10 @@ static int throttle_hook(void *opaque, unsigned percent, struct haul_error *erro
 
 static int estimate_hook(void *opaque, uint64_t *stop_ns, uint64_t *start_ns, uint64_t *state_bytes)
 {
-    (void)opaque;
+    struct guest_machine *self = opaque;
     *stop_ns = SWITCH_NS;
     *start_ns = SWITCH_NS;
-    *state_bytes = HAUL_GUEST_STATE_MAX;
+    *state_bytes = haul_devices_size(haul_guest_devices(self->guest), false);
     return 0;
 }
 
@@ -85,48 +85,6 @@ static const struct haul_guest_ops destination_hooks = {
     .disown = disown_hook,
 };
 
-static int iterate_state(void *opaque, uint64_t *pending_bytes, struct haul_error *error)
-{
-    (void)opaque;
-    (void)error;
-    *pending_bytes = HAUL_GUEST_STATE_MAX;
-    return 0;
-}
-
-static int save_state(void *opaque, struct haul_state_writer *writer, struct haul_error *error)
-{
-    struct guest_machine *self = opaque;
-    unsigned char bytes[HAUL_GUEST_STATE_MAX];
-    size_t length;
-    int result = haul_guest_save(self->guest, bytes, sizeof bytes, &length, error);
-    return result ? result : haul_state_write(writer, bytes, length, error);
-}
-
-static int load_state(void *opaque, struct haul_state_reader *reader, struct haul_error *error)
-{
-    struct guest_machine *self = opaque;
-    unsigned char bytes[HAUL_GUEST_STATE_MAX + 1]; /* one more, so that a longer state shows */
-    size_t length = 0;
-    while (length < sizeof bytes) {
-        ptrdiff_t got = haul_state_read(reader, bytes + length, sizeof bytes - length, error);
-        if (got < 0) {
-            return (int)got;
-        }
-        if (!got) {
-            break;
-        }
-        length += (size_t)got;
-    }
-    return haul_guest_load(self->guest, bytes, length, error);
-}
-
-static const struct haul_state_ops state_ops = {
-    .name = "guest.vcpu",
-    .iterate = iterate_state,
-    .save = save_state,
-    .load = load_state,
-};
-
 /* ---- the machine -------------------------------------------------------------------------------------- */
 
 static int attach(struct haul_machine *machine, struct haul_migration *migration, struct haul_error *error)
@@ -147,7 +105,7 @@ static int attach(struct haul_machine *machine, struct haul_migration *migration
                                   haul_tracker_get_opaque(self->tracker), error);
     }
     if (!result) {
-        result = haul_add_state(migration, &state_ops, self, error);
+        result = haul_devices_attach(haul_guest_devices(self->guest), migration, error);
     }
     if (!result) {
         result = haul_set_guest(

@@ -73,21 +73,42 @@ static int thread_settle(struct haul_guest_cpu *cpu, struct haul_error *error)
     return 0;
 }
 
-static int thread_state(struct haul_guest_cpu *cpu, struct haul_guest_codec *codec, struct haul_error *error)
+static const struct haul_device_field position_fields[] = {
+    HAUL_DEVICE_VALUE(struct haul_guest_position, version, U32, 0),
+    HAUL_DEVICE_VALUE(struct haul_guest_position, index, U32, 0),
+    HAUL_DEVICE_END,
+};
+
+static const struct haul_device_field thread_fields[] = {
+    HAUL_DEVICE_NESTED(struct thread_cpu, position, position_fields, 0),
+    HAUL_DEVICE_END,
+};
+
+static int check_position(void *object, uint32_t version, struct haul_error *error)
 {
-    struct thread_cpu *self = (struct thread_cpu *)cpu;
-    struct haul_guest_position position = self->position;
-    HAUL_GUEST_FIELD(codec, position.version);
-    HAUL_GUEST_FIELD(codec, position.index);
-    if (!codec->bad && position.index >= self->layout->hot_pages) {
+    (void)version;
+    const struct thread_cpu *self = object;
+    if (self->position.index >= self->layout->hot_pages) {
         return haul_error_set(error, EINVAL,
                               "the guest's position %" PRIu32 " is outside its %" PRIu32 " hot pages",
-                              position.index, self->layout->hot_pages);
-    }
-    if (!codec->writing && !codec->bad) {
-        self->position = position;
+                              self->position.index, self->layout->hot_pages);
     }
     return 0;
+}
+
+static const struct haul_device_description thread_description = {
+    .name = "thread",
+    .version = HAUL_DEVICE_VERSION(1, 0),
+    .fields = thread_fields,
+    .post_load = check_position,
+};
+
+static int thread_add_devices(struct haul_guest_cpu *cpu, struct haul_devices *devices,
+                              struct haul_error *error)
+{
+    const struct haul_device device = {
+        .description = &thread_description, .priority = HAUL_GUEST_PRIORITY_CPU, .object = cpu};
+    return haul_devices_add(devices, &device, error);
 }
 
 static int thread_position(struct haul_guest_cpu *cpu, struct haul_guest_position *position,
@@ -128,7 +149,7 @@ static const struct haul_guest_cpu_ops thread_ops = {
     .boot = thread_boot,
     .run = thread_run,
     .settle = thread_settle,
-    .state = thread_state,
+    .add_devices = thread_add_devices,
     .position = thread_position,
     .new_tracker = thread_new_tracker,
     .use_tracker = thread_use_tracker,
