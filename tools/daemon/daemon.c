@@ -19,6 +19,7 @@
 struct haul_daemon {
     int signal_fd;
     pthread_mutex_t lock;           /* `server` as the events see it */
+    pthread_mutex_t turns;          /* see haul_session_take_turns */
     struct haul_qmp_server *server; /* NULL once it serves no more */
     /* The server's thread uses it, and once that has ended, the owner. */
     struct haul_moves moves;
@@ -69,7 +70,9 @@ int haul_daemon_new(const char *address, struct haul_daemon **daemon, struct hau
     }
     pthread_mutex_init(&made->lock, NULL);
     made->signal_fd = -1;
-    made->moves = (struct haul_moves){.event = raise_event, .opaque = made, .quit_fd = -1};
+    pthread_mutex_init(&made->turns, NULL);
+    made->moves =
+        (struct haul_moves){.turns = &made->turns, .event = raise_event, .opaque = made, .quit_fd = -1};
     struct haul_qmp_server_options options;
     haul_qmp_server_defaults(&options);
     options.address = address;
@@ -168,6 +171,7 @@ void haul_daemon_free(struct haul_daemon *daemon)
     if (daemon->moves.quit_fd >= 0) {
         close(daemon->moves.quit_fd);
     }
+    pthread_mutex_destroy(&daemon->turns);
     pthread_mutex_destroy(&daemon->lock);
     free(daemon);
 }

@@ -17,7 +17,8 @@ extern "C" {
 struct haul_moves {
     struct haul_move *list[HAUL_MOVES_MAX]; /* in the order of their beginning */
     unsigned count;
-    bool closed; /* the daemon ends: nothing new starts */
+    bool closed;            /* the daemon ends: nothing new starts */
+    pthread_mutex_t *turns; /* of haul_move_new; the daemon's */
     haul_move_event event;
     void *opaque;
     int quit_fd; /* eventfd, the command quit; the daemon's */
