@@ -294,6 +294,35 @@ TEST_F(Transport, OneBadPlaceOfAListKeepsTheListenerFromOpening)
         << error_.message;
 }
 
+/* As a daemon gets them by SCM_RIGHTS: by name, each once. */
+TEST_F(Transport, NamedDescriptorsConnect)
+{
+    int control[2], channel[2];
+    ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, control));
+    ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, channel));
+    haul_named_fd fds[] = {{"one", channel[0]}, {"control", control[0]}};
+    haul_transport_options options = {{5000, 9000}};
+    options.fds = fds;
+    options.fd_count = 2;
+    haul_connector *connector = nullptr;
+    ASSERT_EQ(0, haul_connector_open("fd:control,one", &options, &connector, &error_)) << error_.message;
+    EXPECT_EQ(-1, fds[0].fd);
+    EXPECT_EQ(-1, fds[1].fd);
+    for (auto [number, far] : {std::pair<unsigned, int>(HAUL_CONTROL_CHANNEL, control[1]), {0, channel[1]}}) {
+        int fd = -1;
+        char byte = 0;
+        ASSERT_EQ(0, haul_connector_connect(connector, static_cast<uint16_t>(number), -1, &fd, &error_));
+        EXPECT_EQ(1, send(fd, "x", 1, 0));
+        EXPECT_EQ(1, recv(far, &byte, 1, 0));
+        EXPECT_EQ(FD_CLOEXEC, fcntl(fd, F_GETFD));
+        close(fd);
+        close(far);
+    }
+    haul_connector_close(connector);
+    EXPECT_EQ(-ENOENT, haul_connector_open("fd:control,one", &options, &connector, &error_));
+    EXPECT_TRUE(message_has("no descriptor was handed over with the name control")) << error_.message;
+}
+
 /* The kernel of a test machine seldom has a way for vsock: what can be said without one. */
 TEST_F(Transport, VsockSaysWhatIsMissing)
 {

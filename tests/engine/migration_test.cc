@@ -4,6 +4,9 @@
 
 #include <gtest/gtest.h>
 
+#include <cstring>
+#include <unistd.h>
+
 using namespace haul_test;
 
 static constexpr size_t kMiB = 1 << 20;
@@ -276,6 +279,27 @@ TEST(Options, OutOfRangeIsNamed)
     options.size = 0;
     EXPECT_EQ(haul_destination_new(&options, &migration, &error), -EINVAL);
     EXPECT_EQ(migration, nullptr);
+}
+
+TEST(Options, DescriptorsAreTakenByName)
+{
+    haul_options options = Options();
+    haul_migration *migration = nullptr;
+    haul_error error{};
+    ASSERT_EQ(haul_source_new(&options, &migration, &error), 0) << error.message;
+    int pipes[2];
+    ASSERT_EQ(pipe(pipes), 0);
+    EXPECT_EQ(haul_add_fd(migration, "control", pipes[1], &error), 0) << error.message;
+    EXPECT_EQ(haul_add_fd(migration, "control", pipes[0], &error), -EEXIST);
+    EXPECT_STREQ(error.message, "there is a descriptor with the name control already");
+    for (const char *name : {"", "3", "a,b", "a/b"}) {
+        EXPECT_EQ(haul_add_fd(migration, name, pipes[0], &error), -EINVAL) << name;
+        EXPECT_NE(strstr(error.message, "is not a descriptor's name"), nullptr) << error.message;
+    }
+    haul_free(migration);
+    char byte;
+    EXPECT_EQ(read(pipes[0], &byte, 1), 0) << "the migration closes what it was handed";
+    close(pipes[0]);
 }
 
 TEST(Options, AutoConvergeNeedsAGuestThatCanBeSlowedDown)
