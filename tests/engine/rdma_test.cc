@@ -95,7 +95,7 @@ TEST_P(Moves, WithAWritingGuest)
 INSTANTIATE_TEST_SUITE_P(All, Moves,
                          testing::Values(Case{"One", 1, "none", true}, Case{"Four", 4, "none", true},
                                          Case{"TwoLz4", 2, "lz4", true}, Case{"TwoAuto", 2, "auto", false},
-                                         Case{"Sixteen", 16, "none", false}),
+                                         Case{"Six", 6, "none", false}),
                          [](const auto &info) { return std::string(info.param.name); });
 
 TEST(Rdma, MovesOverIpv6)
@@ -124,7 +124,8 @@ TEST(Rdma, ZeroPagesAndContentKeepTheirOrder)
     EXPECT_GE(move.stats.dirty_sync_count, 8u);
 }
 
-// The same in the last two rounds, which follow each other closely (trap T9): packets are late from the stop on.
+// The same in the last two rounds, which follow each other closely (trap T9): packets are late from the stop
+// on.
 TEST(Rdma, WhatSavingWritesComesAfterTheLastPass)
 {
     Guest from({8 * kMiB}, true), to({8 * kMiB}, true);
