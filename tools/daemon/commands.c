@@ -118,7 +118,7 @@ static int set_capabilities(void *opaque, json_t *arguments, json_t **result,
                             struct haul_qmp_failure *failure)
 {
     (void)result;
-    struct haul_move *move;
+    struct haul_move *move = NULL;
     struct haul_settings settings;
     const json_t *list = json_object_get(arguments, "capabilities");
     haul_settings_default(&settings);
