@@ -680,7 +680,7 @@ TEST(Channel, FailedBarrierEndsTheReceiver)
     link.mark(1);
     haul_error error = link.barrier.wait_failure();
     EXPECT_EQ(EIO, error.code);
-    EXPECT_NE(nullptr, strstr(error.message, "channel 0 from unix:: no more rounds for channel 0"))
+    EXPECT_NE(nullptr, strstr(error.message, "channel 0 from the peer: no more rounds for channel 0"))
         << error.message;
 }
 
