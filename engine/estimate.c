@@ -6,15 +6,14 @@
 #define WINDOW_TIME_CONSTANT_NS 300e6 /* busy time after which a new bandwidth outweighs the old one */
 #define WINDOW_LEAST_BYTES 65536
 #define WINDOW_LEAST_NS 1000
-#define ROUND_WEIGHT 0.5     /* of the newest round: the last pass resembles the late rounds */
-#define ROUND_LEAST_PAGES 64 /* fewer pages measure the latency of a round, not the cost of a page */
+#define ROUND_WEIGHT 0.5        /* of the newest round: the last pass resembles the late rounds */
+#define HANDING_OVER_NS 200000u /* for the caller's step event: a record written to memory */
+#define ROUND_LEAST_PAGES 64    /* fewer pages measure the latency of a round, not the cost of a page */
 
 void haul_estimate_init(struct haul_estimate *estimate)
 {
     *estimate = (struct haul_estimate){
-        .stop_ns = 5000000,
-        .start_ns = 5000000,
-        .state_bytes = 65536,
+        .costs = {.stop_ns = 5000000, .start_ns = 5000000, .state_bytes = 65536},
         .wire_bytes_per_page = HAUL_PAGE_SIZE,
     };
 }
@@ -49,20 +48,28 @@ void haul_estimate_add_round(struct haul_estimate *estimate, const struct haul_r
         }
         return;
     }
-    uint64_t latency = round_latency(estimate);
-    uint64_t carrying = sample->elapsed_ns > latency ? sample->elapsed_ns - latency : 0;
     double wire = (double)sample->wire_bytes / (double)sample->pages;
-    double cost = (double)carrying / (double)sample->pages;
     bool replace = !sample->first && !estimate->late_round_seen;
-    if (replace || estimate->ns_per_page == 0) {
+    if (replace || estimate->round_pages == 0) {
         estimate->wire_bytes_per_page = wire;
     } else {
         estimate->wire_bytes_per_page = blend(estimate->wire_bytes_per_page, wire, ROUND_WEIGHT);
     }
     if (!sample->limited) {
-        estimate->ns_per_page = replace ? cost : blend(estimate->ns_per_page, cost, ROUND_WEIGHT);
+        if (replace) {
+            estimate->round_ns = estimate->round_pages = 0;
+        }
+        estimate->round_ns = blend(estimate->round_ns, (double)sample->elapsed_ns, ROUND_WEIGHT);
+        estimate->round_pages = blend(estimate->round_pages, (double)sample->pages, ROUND_WEIGHT);
         estimate->late_round_seen = !sample->first;
     }
+}
+
+double haul_estimate_ns_per_page(const struct haul_estimate *estimate)
+{
+    double carrying = estimate->round_ns - (double)round_latency(estimate);
+    double least = estimate->round_ns / 4; /* the latency is of other rounds, and may have been a worse one */
+    return estimate->round_pages > 0 ? (carrying > least ? carrying : least) / estimate->round_pages : 0;
 }
 
 uint64_t haul_estimate_bandwidth(const struct haul_estimate *estimate)
@@ -87,18 +94,23 @@ static uint64_t carry_ns(const struct haul_estimate *estimate, double bytes)
 void haul_estimate_downtime(const struct haul_estimate *estimate, uint64_t pages,
                             struct haul_downtime *downtime)
 {
-    bool measured = !estimate->switchover_bandwidth_bytes_per_s && estimate->ns_per_page > 0;
-    uint64_t pass = measured ? (uint64_t)((double)pages * estimate->ns_per_page)
+    const struct haul_guest_costs *costs = &estimate->costs;
+    bool measured = !estimate->switchover_bandwidth_bytes_per_s && estimate->round_pages > 0;
+    uint64_t pass = measured ? (uint64_t)((double)pages * haul_estimate_ns_per_page(estimate))
                              : carry_ns(estimate, (double)pages * estimate->wire_bytes_per_page);
+    uint64_t latency = round_latency(estimate);
+    uint64_t trip = latency < estimate->round_trip_ns ? latency : estimate->round_trip_ns;
     *downtime = (struct haul_downtime){
-        .stop_ns = estimate->stop_ns,
-        /* Two scans and two rounds: the last pass, and what saving the device state wrote. */
-        .last_pass_ns = 2 * (estimate->sync_ns + round_latency(estimate)) + pass + estimate->verify_ns,
-        .device_ns = carry_ns(estimate, (double)estimate->state_bytes) + estimate->round_trip_ns,
-        .start_ns = estimate->start_ns + estimate->round_trip_ns,
+        .stop_ns = costs->stop_ns,
+        /* Two rounds, the last pass and what saving the device state wrote; only the second is waited for. */
+        .last_pass_ns =
+            2 * costs->sync_ns + 2 * latency - trip + pass + estimate->verify_ns + HANDING_OVER_NS,
+        /* With the trip of PREPARE. */
+        .device_ns = costs->device_ns + carry_ns(estimate, (double)costs->state_bytes) + trip,
+        .start_ns = costs->start_ns + trip,
     };
     if (estimate->shares_memory) {
-        downtime->last_pass_ns = estimate->round_trip_ns; /* PREPARE */
+        downtime->last_pass_ns = HANDING_OVER_NS;
     }
     downtime->total_ns =
         downtime->stop_ns + downtime->last_pass_ns + downtime->device_ns + downtime->start_ns;

@@ -34,17 +34,15 @@ struct haul_round_sample {
 
 struct haul_estimate {
     double bandwidth_bytes_per_s; /* 0: nothing measured yet */
-    double ns_per_page;           /* of a round, all channels together */
+    /* A typical round: its time and its pages, all channels together. 0: none yet. */
+    double round_ns;
+    double round_pages;
     double wire_bytes_per_page;
     bool late_round_seen;
-    uint64_t round_latency_ns; /* least time of a round with next to no pages; 0: none yet, a round trip
-                                  stands in */
-    /* Fixed costs, measured in this migration or given by the guest. */
-    uint64_t stop_ns;
-    uint64_t start_ns;
-    uint64_t sync_ns; /* one scan of the tracker */
-    uint64_t state_bytes;
-    uint64_t verify_ns; /* 0 without --verify */
+    uint64_t round_latency_ns;     /* least time of a round with next to no pages; 0: none yet, a round trip
+                                      stands in */
+    struct haul_guest_costs costs; /* measured in this migration or given by the guest */
+    uint64_t verify_ns;            /* 0 without --verify */
     uint64_t round_trip_ns;
     uint64_t switchover_bandwidth_bytes_per_s; /* the user's, or 0 */
     bool shares_memory; /* nothing is scanned or sent: no last pass, and state goes at the speed of memory */
@@ -63,6 +61,9 @@ uint64_t haul_estimate_bandwidth(const struct haul_estimate *estimate);
 
 /* threshold_size in bytes for a downtime limit. */
 uint64_t haul_estimate_threshold(const struct haul_estimate *estimate, uint64_t downtime_limit_ns);
+
+/* haul_estimate_ns_per_page returns what a page of a round costs beyond the round's latency; 0: unknown. */
+double haul_estimate_ns_per_page(const struct haul_estimate *estimate);
 
 /* haul_estimate_downtime predicts the downtime if the guest were stopped now with `pages` dirty pages. */
 void haul_estimate_downtime(const struct haul_estimate *estimate, uint64_t pages,

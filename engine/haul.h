@@ -203,6 +203,16 @@ struct haul_state_ops {
     int (*load)(void *opaque, struct haul_state_reader *reader, struct haul_error *error);
 };
 
+/* What moving a guest costs whatever its memory does; nanoseconds unless the name says otherwise. */
+struct haul_guest_costs {
+    uint64_t lead_ns; /* the guest runs on for this long after `stop` was called */
+    uint64_t stop_ns; /* from then to the return of `stop` */
+    uint64_t sync_ns; /* one scan of the tracker while the guest is stopped */
+    uint64_t state_bytes;
+    uint64_t device_ns; /* to save and load the state, beside carrying its bytes */
+    uint64_t start_ns;
+};
+
 /* Guest hooks. NULL members mean that there is nothing to do. */
 struct haul_guest_ops {
     /*
@@ -222,10 +232,11 @@ struct haul_guest_ops {
     /* Source, migration_thread, guest running: slow the guest down by `percent` (0 to 99; 0 ends it). */
     int (*throttle)(void *opaque, unsigned percent, struct haul_error *error);
     /*
-     * Source, migration_thread, called once in setup: what the guest knows in advance of its own fixed costs,
-     * for the first prediction. NULL or an error: the engine assumes 5 ms, 5 ms and 64 KiB.
+     * Source, migration_thread, in setup and after each round, for the prediction: *costs holds what the
+     * engine measured or assumes (5 ms to stop and to start, 64 KiB of state), and the guest replaces what it
+     * knows better. Must be quick. state_bytes is what handlers' `iterate` says, where one is there.
      */
-    int (*estimate)(void *opaque, uint64_t *stop_ns, uint64_t *start_ns, uint64_t *state_bytes);
+    void (*estimate)(void *opaque, struct haul_guest_costs *costs);
     /*
      * Source, migration_thread, the last thing before HANDOVER goes out (after the step event
      * HANDOVER_SENDING): from here nothing but the operator may run this copy, so a guest that arranged to be

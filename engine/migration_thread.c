@@ -3,6 +3,7 @@
 
 #include "engine/bitmap.h"
 #include "engine/clock.h"
+#include "engine/file_source.h"
 #include "engine/verify.h"
 
 #include <errno.h>
@@ -11,7 +12,10 @@
 
 #define WINDOW_NS 100000000u
 #define SLOW_ROUNDS_BEFORE_ADVICE 3
-#define ROUND_WORTH_MEASURING 64  /* dirty pages after the bulk round */
+#define ROUND_WORTH_MEASURING 64 /* pages sent before a round may be cut short */
+#define LATENCY_ROUNDS 3
+#define LATENCY_NS 5000000u       /* no further one after so long */
+#define MARGIN 10                 /* a tenth of the limit is for what no prediction knows */
 #define THROTTLE_FIRST_PERCENT 20 /* QEMU's cpu-throttle-initial, -increment and max-cpu-throttle */
 #define THROTTLE_STEP_PERCENT 10
 #define THROTTLE_MOST_PERCENT 99
@@ -82,7 +86,7 @@ int haul_source_sync(struct haul_migration *migration, struct haul_error *error)
     for (uint32_t i = 0; i < migration->block_count; i++) {
         source->dirty_pages += haul_bitmap_count(source->bitmaps[i], migration->views[i].pages);
     }
-    source->estimate.sync_ns = now - begun;
+    source->estimate.costs.sync_ns = now - begun;
     uint64_t since = begun - source->last_sync_ns;
     if (since > 0) {
         source->dirty_pages_per_s = (double)pages * 1e9 / (double)since;
@@ -222,6 +226,17 @@ static int not_converged(struct haul_migration *migration, uint64_t predicted_ns
     return may_throttle ? throttle(migration, error) : 0;
 }
 
+void haul_source_ask_costs(struct haul_migration *migration)
+{
+    struct haul_guest_costs *costs = &migration->source->estimate.costs;
+    if (migration->guest.estimate) {
+        migration->guest.estimate(migration->guest_opaque, costs);
+    }
+    if (migration->source->file) {
+        costs->start_ns = haul_file_source_cost_ns(migration->source->file);
+    }
+}
+
 /* Asks every handler how much state it would save now. */
 static int iterate_handlers(struct haul_migration *migration, struct haul_error *error)
 {
@@ -240,8 +255,9 @@ static int iterate_handlers(struct haul_migration *migration, struct haul_error 
         total += pending;
         known = true;
     }
+    haul_source_ask_costs(migration);
     if (known) {
-        migration->source->estimate.state_bytes = total;
+        migration->source->estimate.costs.state_bytes = total;
     }
     return 0;
 }
@@ -252,10 +268,12 @@ static bool fits_now(const struct haul_migration *migration, struct haul_downtim
     const struct haul_source *source = migration->source;
     /* What was written since the last scan, and is while the guest is being stopped, comes on top of what the
      * scan saw. */
-    uint64_t unseen_ns = haul_now_ns() - source->last_sync_ns + source->estimate.stop_ns;
-    double unseen = source->dirty_pages_per_s * (double)unseen_ns / 1e9;
-    haul_estimate_downtime(&source->estimate, source->dirty_pages + (uint64_t)unseen, expected);
-    return expected->total_ns <= (uint64_t)haul_knobs_downtime_limit_ms(migration) * 1000000;
+    uint64_t unseen_ns = haul_now_ns() - source->last_sync_ns + source->estimate.costs.lead_ns;
+    uint64_t unseen = (uint64_t)(source->dirty_pages_per_s * (double)unseen_ns / 1e9);
+    unseen = unseen > source->late_pages ? unseen : source->late_pages;
+    uint64_t limit = (uint64_t)haul_knobs_downtime_limit_ms(migration) * 1000000;
+    haul_estimate_downtime(&source->estimate, source->dirty_pages + unseen, expected);
+    return expected->total_ns <= limit - limit / MARGIN;
 }
 
 bool haul_source_cut_short(struct haul_migration *migration)
@@ -265,6 +283,27 @@ bool haul_source_cut_short(struct haul_migration *migration)
     return source->reconsider && !source->stopped &&
            source->round_pages - source->dirty_pages >= ROUND_WORTH_MEASURING &&
            fits_now(migration, &expected);
+}
+
+/* Rounds without pages: what the quickest of a few takes is the latency of a round. */
+static int measure_latency(struct haul_migration *migration, struct haul_error *error)
+{
+    struct haul_source *source = migration->source;
+    uint64_t begun = haul_now_ns();
+    uint64_t ended = begun;
+    int rc = 0;
+    for (int i = 0; rc == 0 && i < LATENCY_ROUNDS && ended - begun < LATENCY_NS; i++) {
+        struct haul_round_sample sample = {0};
+        source->round++;
+        rc = haul_dispatch_mark(migration, error);
+        rc = rc == 0 ? haul_source_wait_round(migration, source->round, error) : rc;
+        sample.elapsed_ns = haul_now_ns() - ended;
+        ended += sample.elapsed_ns;
+        if (rc == 0) {
+            haul_estimate_add_round(&source->estimate, &sample);
+        }
+    }
+    return rc;
 }
 
 /* Scans, predicts, and decides. 1: stop the guest now; 0: another round. */
@@ -282,17 +321,18 @@ static int decide(struct haul_migration *migration, uint64_t *best_ns, struct ha
     haul_source_publish(migration);
     struct haul_downtime expected;
     bool fits = fits_now(migration, &expected);
+    bool burst = source->late_pages > 0;
+    source->late_pages /= 2; /* a single burst must not keep the move from ending */
+    source->decided_pages = source->dirty_pages;
     /*
-     * The bulk round may have met fresh memory and says little of the last pass. One more round measures its
-     * cost and leaves fewer pages for it.
+     * The bulk round may have met fresh memory and says little of the last pass. What follows measures that,
+     * and leaves fewer pages for it.
      */
-    bool measured =
-        source->estimate.late_round_seen || source->round > 1 || source->dirty_pages < ROUND_WORTH_MEASURING;
-    if (fits && !measured) {
-        return 0;
+    if (fits && source->estimate.round_latency_ns == 0 && !source->file) {
+        return measure_latency(migration, error);
     }
     source->reconsider = false;
-    if (fits || source->dirty_pages == 0) {
+    if (fits || (source->dirty_pages == 0 && !burst)) { /* with nothing to send, waiting gains nothing */
         pthread_mutex_lock(&migration->lock);
         migration->stats.expected = expected;
         pthread_mutex_unlock(&migration->lock);

@@ -354,17 +354,7 @@ static int start_tracker(struct haul_migration *migration, struct haul_error *er
 
 static int setup_handlers(struct haul_migration *migration, struct haul_error *error)
 {
-    struct haul_estimate *estimate = &migration->source->estimate;
-    if (migration->guest.estimate) {
-        struct haul_estimate own = *estimate;
-        if (migration->guest.estimate(migration->guest_opaque, &own.stop_ns, &own.start_ns,
-                                      &own.state_bytes) == 0) {
-            *estimate = own;
-        }
-    }
-    if (migration->source->file) {
-        estimate->start_ns = haul_file_source_cost_ns(migration->source->file);
-    }
+    haul_source_ask_costs(migration);
     for (uint32_t i = 0; i < migration->handler_count; i++) {
         const struct haul_handler *handler = &migration->handlers[i];
         int rc = handler->ops->setup ? handler->ops->setup(handler->opaque, error) : 0;

@@ -49,7 +49,8 @@ struct haul_source {
     bool reconsider;           /* a knob changed: haul_source_cut_short may end the round early */
     uint64_t round_pages;      /* dirty pages when the round began */
     bool said_stopped;         /* the guest event told that it stands still */
-    unsigned refused_switchovers;
+    uint64_t decided_pages;    /* dirty when the guest was to be stopped */
+    uint64_t late_pages;       /* more than these were dirty when it stood still: too many, so it went on */
 };
 
 /* ---- dispatch.c ---- */
@@ -78,6 +79,8 @@ int haul_source_predict(struct haul_migration *migration, struct haul_error *err
 void haul_source_begin_pass(struct haul_migration *migration);
 /* Reads the tracker into the bitmaps; keeps dirty_pages, the dirty rate and sync_ns. */
 int haul_source_sync(struct haul_migration *migration, struct haul_error *error);
+/* haul_source_ask_costs lets the guest correct what is assumed of its own costs. */
+void haul_source_ask_costs(struct haul_migration *migration);
 /* Takes the channels' counters into the bandwidth estimate, at most every 100 ms unless `force`. */
 void haul_source_measure(struct haul_migration *migration, bool force);
 /* Publishes numbers of the migration_thread in migration->stats. */

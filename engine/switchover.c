@@ -11,13 +11,12 @@
 #include <string.h>
 
 #define HOLD_POLL_NS 100000000u /* at most, between two looks at a held migration */
-#define SWITCHOVER_TRIES 3 /* refusals by the last scan before the guest is moved whatever the limit says */
 
 struct times {
     uint64_t stopped_ns; /* downtime counts from here */
     uint64_t stop_done_ns;
     uint64_t held_ns;     /* spent waiting for haul_continue */
-    uint64_t device_ns;   /* spent in the state handlers */
+    uint64_t device_ns;   /* spent in the state handlers, on both sides */
     uint64_t handover_ns; /* HANDOVER was sent */
     uint64_t running_ns;  /* RUNNING came */
 };
@@ -35,7 +34,7 @@ static int stop_guest(struct haul_migration *migration, struct times *times, str
     int rc =
         migration->guest.stop ? migration->guest.stop(migration->guest_opaque, &times->stopped_ns, error) : 0;
     times->stop_done_ns = haul_now_ns();
-    source->estimate.stop_ns = times->stop_done_ns - times->stopped_ns;
+    source->estimate.costs.stop_ns = times->stop_done_ns - times->stopped_ns;
     if (rc < 0) {
         return haul_error_prefix(error, "stopping the guest: ");
     }
@@ -66,8 +65,8 @@ static bool no_longer_fits(struct haul_migration *migration)
     uint64_t limit = (uint64_t)haul_knobs_downtime_limit_ms(migration) * 1000000;
     struct haul_downtime expected;
     haul_estimate_downtime(&source->estimate, source->dirty_pages, &expected);
-    return source->dirty_pages > 0 && expected.total_ns > limit + limit / 10 &&
-           source->refused_switchovers < SWITCHOVER_TRIES && migration->guest.resume;
+    return source->dirty_pages > source->decided_pages && expected.total_ns > limit &&
+           migration->guest.resume;
 }
 
 /* Takes the step to pre-switchover, and stays there until haul_continue where the options ask for that. */
@@ -200,6 +199,7 @@ static int send_the_rest(struct haul_migration *migration, struct times *times, 
     if (rc == 0 && file) {
         return haul_file_source_complete(migration, error);
     }
+    begun = haul_now_ns();
     struct haul_frame *frame = NULL;
     if (rc == 0) {
         rc = haul_control_send(migration->control, HAUL_FRAME_PREPARE, NULL, 0, error);
@@ -209,6 +209,7 @@ static int send_the_rest(struct haul_migration *migration, struct times *times, 
                                  error);
     }
     free(frame);
+    times->device_ns += haul_now_ns() - begun; /* the destination loads */
     return rc;
 }
 
@@ -280,7 +281,7 @@ int haul_source_switchover(struct haul_migration *migration, bool *uncertain, st
         rc = haul_source_sync(migration, error);
     }
     if (rc == 0 && copies && no_longer_fits(migration)) {
-        source->refused_switchovers++;
+        source->late_pages = source->dirty_pages - source->decided_pages;
         rc = haul_source_resume(migration, error);
         return rc < 0 ? rc : 1;
     }

@@ -46,7 +46,7 @@ TEST_F(QemuIo, DirectIoUnderLoadLosesNothing)
     for (int i = 1; i <= 2; i++) {
         machines.push_back(std::make_unique<Machine>(folder, "m" + std::to_string(i), options));
         Machine &to = *machines.back();
-        Move move(*from, to, {{"channels=2", "downtime=1500"}});
+        Move move(*from, to, {{"channels=2", "downtime=300"}});
         ASSERT_EQ(0, move.source->wait()) << move.log() << to.errors();
         ASSERT_EQ(0, move.destination->wait()) << move.log() << to.errors();
         std::cerr << move.source->output();

@@ -17,8 +17,10 @@ struct guest_machine {
     const char *tracker_name;
 };
 
-/* Stopping is a signal or a page, starting a wake-up. */
-#define SWITCH_NS 1000000u
+/* Stopping is a signal or a page, starting a wake-up, state a few hundred bytes. */
+#define STOP_NS 50000u
+#define DEVICE_NS 150000u
+#define START_NS 300000u
 
 /* ---- hooks of the engine ------------------------------------------------------------------------------ */
 
@@ -42,13 +44,13 @@ static int throttle_hook(void *opaque, unsigned percent, struct haul_error *erro
     return 0;
 }
 
-static int estimate_hook(void *opaque, uint64_t *stop_ns, uint64_t *start_ns, uint64_t *state_bytes)
+static void estimate_hook(void *opaque, struct haul_guest_costs *costs)
 {
     struct guest_machine *self = opaque;
-    *stop_ns = SWITCH_NS;
-    *start_ns = SWITCH_NS;
-    *state_bytes = haul_devices_size(haul_guest_devices(self->guest), false);
-    return 0;
+    costs->stop_ns = STOP_NS;
+    costs->device_ns = DEVICE_NS;
+    costs->start_ns = START_NS;
+    costs->state_bytes = haul_devices_size(haul_guest_devices(self->guest), false);
 }
 
 static void handed_over_hook(void *opaque)

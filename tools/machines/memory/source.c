@@ -113,20 +113,17 @@ static void handed_over_hook(void *opaque)
     self->handed_over = true;
 }
 
-static int live_estimate_hook(void *opaque, uint64_t *stop_ns, uint64_t *start_ns, uint64_t *state_bytes)
+static void live_estimate_hook(void *opaque, struct haul_guest_costs *costs)
 {
     (void)opaque;
-    *stop_ns = STOP_NS;
-    *start_ns = 0;
-    *state_bytes = 0;
-    return 0;
+    costs->stop_ns = STOP_NS;
+    costs->start_ns = costs->state_bytes = 0;
 }
 
-static int rest_estimate_hook(void *opaque, uint64_t *stop_ns, uint64_t *start_ns, uint64_t *state_bytes)
+static void rest_estimate_hook(void *opaque, struct haul_guest_costs *costs)
 {
     (void)opaque;
-    *stop_ns = *start_ns = *state_bytes = 0;
-    return 0;
+    costs->stop_ns = costs->start_ns = costs->state_bytes = 0;
 }
 
 static const struct haul_guest_ops live_hooks = {

@@ -25,7 +25,11 @@ static int open_bracket(struct haul_qemu_source *source, struct haul_error *erro
         return result;
     }
     source->bracket_open = true;
-    return haul_qmp_execute(source->qmp, "stop", NULL, NULL, error);
+    result = haul_qmp_execute(source->qmp, "stop", NULL, NULL, error);
+    uint64_t drain = haul_qemu_now_ns() - haul_qmp_stopped_at_ns(source->qmp);
+    uint64_t faded = source->drain_ns - source->drain_ns / 4;
+    source->drain_ns = drain > faded ? drain : faded;
+    return result;
 }
 
 static int close_bracket(struct haul_qemu_source *source, struct haul_error *error)
@@ -49,9 +53,11 @@ static int bracketed(struct haul_qemu_source *source, scan_function *scan, void 
     uint64_t begun = haul_qemu_now_ns();
     int result = open_bracket(source, error);
     bool opened = source->bracket_open;
+    uint64_t stopped = haul_qemu_now_ns();
     if (!result) {
         result = scan(source, context, error);
     }
+    source->scan_ns = haul_qemu_now_ns() - stopped;
     int closed = close_bracket(source, result ? NULL : error);
     if (opened) {
         uint64_t took = haul_qemu_now_ns() - begun;

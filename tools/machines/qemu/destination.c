@@ -283,9 +283,7 @@ static int start_guest(void *opaque, struct haul_error *error)
                                     "the destination's QEMU took `cont`, yet the machine is \"%s\"", status);
         }
     }
-    haul_qemu_settings_restore(destination->qmp, &destination->settings, NULL);
-    haul_guardian_arm(destination->guardian, "", NULL);
-    return result;
+    return result; /* detach puts QEMU's settings back: the source waits to hear that the guest runs */
 }
 
 static void detach(struct haul_qemu_destination *destination)

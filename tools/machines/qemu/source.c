@@ -61,6 +61,7 @@ static void detach(struct haul_qemu_source *source)
     source->bracket_why = NULL;
     source->brackets = 0;
     source->bracket_total_ns = source->bracket_longest_ns = 0;
+    source->scan_ns = source->drain_ns = 0;
 }
 
 static int check_state(struct haul_qemu_source *source, struct haul_error *error)
@@ -155,7 +156,9 @@ static int refuse_discarding(struct haul_qemu_source *source, struct haul_error 
 /* What only a copy needs: who writes the memory, and a tracker for each. */
 static int watch_writers(struct haul_qemu_source *source, struct haul_error *error)
 {
+    uint64_t begun = haul_qemu_now_ns();
     int result = haul_qemu_find_writers(&source->inspection, &source->writers, error);
+    source->lead_ns = haul_qemu_now_ns() - begun; /* the stop hook does this once more */
     result =
         result ? result : haul_qemu_watch_new(&source->inspection, &source->writers, &source->tracker, error);
     if (!result && source->inspection.direct_io[0]) {

@@ -36,12 +36,15 @@ struct haul_qemu_source {
     unsigned brackets;
     uint64_t bracket_total_ns;
     uint64_t bracket_longest_ns;
+    uint64_t scan_ns;  /* the scan within the last bracket; 0: none yet */
+    uint64_t drain_ns; /* from the guest's stop to the end of its I/O, of late */
 
     /* switchover */
     struct haul_qemu_stream *stream;
     bool switching;   /* `migrate` was sent, and not undone or handed over */
     bool was_running; /* at the switchover */
     uint64_t state_bytes;
+    uint64_t lead_ns; /* what the stop hook does before the machine stops */
 };
 
 /* haul_qemu_bracket_tracker_init fills `tracker_ops`, the engine's view of the tracker: each scan bracketed

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+// When the engine stops the guest: never beyond the limit, and for no reason that ends with the stop.
+#include "tests/engine/move.h"
+
+#include <cerrno>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+namespace
+{
+
+using namespace haul_test;
+
+constexpr uint64_t kMiB = 1 << 20;
+constexpr uint64_t kMs = 1000000;
+
+// Every scan finds the same pages, and takes long while the guest runs, as one that stops it meanwhile does.
+struct SlowScans {
+    bool stopped = false;
+    bool knows = true; // that a scan of the stopped guest is quick
+
+    static int Start(void *, haul_error *)
+    {
+        return 0;
+    }
+    static int Sync(void *opaque, uint64_t *const *bitmaps, uint64_t *pages, haul_error *)
+    {
+        if (!static_cast<SlowScans *>(opaque)->stopped) {
+            usleep(60000);
+        }
+        bitmaps[0][0] = ~UINT64_C(0);
+        *pages = 64;
+        return 0;
+    }
+    static void Stop(void *)
+    {
+    }
+    static int StopGuest(void *opaque, uint64_t *, haul_error *)
+    {
+        static_cast<SlowScans *>(opaque)->stopped = true;
+        return 0;
+    }
+    static void Estimate(void *opaque, haul_guest_costs *costs)
+    {
+        EXPECT_NE(costs->state_bytes, 0u) << "what the engine assumes";
+        if (static_cast<SlowScans *>(opaque)->knows) {
+            costs->sync_ns = kMs / 10;
+        }
+    }
+};
+
+int MoveWithSlowScans(bool knows, haul_stats *stats)
+{
+    Guest from({kMiB}, true), to({kMiB}, false);
+    SlowScans scans;
+    scans.knows = knows;
+    static const haul_tracker_ops tracker = {"slow", SlowScans::Start, nullptr, SlowScans::Sync,
+                                             SlowScans::Stop};
+    haul_guest_ops guest{};
+    guest.stop = SlowScans::StopGuest;
+    guest.estimate = SlowScans::Estimate;
+    haul_options options = Options();
+    options.downtime_limit_ms = 100;
+    options.max_rounds = 8;
+    haul_migration *source = nullptr, *destination = nullptr;
+    haul_error error{};
+    EXPECT_EQ(haul_destination_new(&options, &destination, &error), 0) << error.message;
+    EXPECT_EQ(haul_source_new(&options, &source, &error), 0) << error.message;
+    to.Attach(destination, false);
+    from.Attach(source, true);
+    EXPECT_EQ(haul_set_guest(source, &guest, &scans, &error), 0);
+    EXPECT_EQ(haul_set_tracker(source, &tracker, &scans, &error), 0);
+    EXPECT_EQ(haul_start(destination, UnixUri().c_str(), &error), 0) << error.message;
+    EXPECT_EQ(haul_start(source, haul_local_uri(destination), &error), 0) << error.message;
+    int result = haul_wait(source, &error);
+    haul_wait(destination, &error);
+    stats->size = sizeof *stats;
+    haul_get_stats(source, stats);
+    haul_free(source);
+    haul_free(destination);
+    return result;
+}
+
+TEST(Decision, AScanThatIsQuickOnceTheGuestStandsStillCountsAsThat)
+{
+    haul_stats stats{};
+    EXPECT_EQ(MoveWithSlowScans(true, &stats), 0);
+    EXPECT_LT(stats.expected.last_pass_ns, 60 * kMs);
+}
+
+TEST(Decision, AScanThatNobodyKnowsToBeQuickerCountsTwiceAsItIs)
+{
+    haul_stats stats{};
+    EXPECT_EQ(MoveWithSlowScans(false, &stats), -ETIME);
+    EXPECT_GT(stats.expected.last_pass_ns, 120 * kMs);
+}
+
+haul_options SlowLink()
+{
+    haul_options options = Options();
+    options.switchover_bandwidth_bytes_per_s = 100 * kMiB; // 2000 pages take 78 ms
+    options.downtime_limit_ms = 50;
+    options.max_rounds = 12;
+    return options;
+}
+
+void WritePages(Guest &guest, uint64_t pages)
+{
+    for (uint64_t page = 0; page < pages; page++) {
+        guest.Write(0, page, page + 1);
+    }
+}
+
+TEST(Decision, ABurstInTheLastMomentPutsTheStopOff)
+{
+    Guest from({16 * kMiB}, true), to({16 * kMiB}, false);
+    from.on_stop = [&from] { WritePages(from, from.stops == 1 ? 2000 : 0); };
+    Move move(from, to, SlowLink());
+    EXPECT_EQ(move.Wait(), 0) << move.source_error.message;
+    EXPECT_EQ(from.stops, 2u);
+    EXPECT_EQ(from.resumes, 1u);
+    EXPECT_EQ(to.starts, 1u);
+    EXPECT_LE(move.stats.expected.total_ns, 50 * kMs);
+}
+
+TEST(Decision, BurstsInEachLastMomentNeverLeadBeyondTheLimit)
+{
+    Guest from({16 * kMiB}, true), to({16 * kMiB}, false);
+    from.Run(1, 1000);
+    from.on_stop = [&from] { WritePages(from, 2000); };
+    Move move(from, to, SlowLink());
+    EXPECT_EQ(move.Wait(), -ETIME) << move.source_error.message;
+    EXPECT_GE(from.stops, 2u);
+    EXPECT_TRUE(from.running());
+    EXPECT_EQ(to.starts, 0u);
+}
+
+} // namespace
