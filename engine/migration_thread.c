@@ -61,7 +61,7 @@ void haul_source_publish(struct haul_migration *migration)
     struct haul_stats *stats = &migration->stats;
     stats->remaining = source->dirty_pages * HAUL_PAGE_SIZE;
     stats->dirty_pages_rate = (uint64_t)source->dirty_pages_per_s;
-    stats->dirty_sync_count = source->round;
+    stats->dirty_sync_count = source->passes;
     stats->bandwidth_bytes_per_s = haul_estimate_bandwidth(&source->estimate);
     stats->threshold_size = haul_estimate_threshold(&source->estimate, limit_ns);
     stats->throttle_percent = source->throttle_percent;
@@ -122,8 +122,9 @@ static uint64_t written(const struct haul_source *source)
 void haul_source_begin_pass(struct haul_migration *migration)
 {
     migration->source->round++;
+    migration->source->passes++;
     if (migration->events.pass) {
-        migration->events.pass(migration->events_opaque, migration->source->round);
+        migration->events.pass(migration->events_opaque, migration->source->passes);
     }
 }
 
@@ -133,7 +134,7 @@ static int send_round(struct haul_migration *migration, struct haul_error *error
     struct haul_source *source = migration->source;
     struct haul_round_sample sample = {
         .pages = source->dirty_pages,
-        .first = source->round == 0,
+        .first = source->passes == 0,
         .limited = atomic_load_explicit(&migration->knobs.max_bandwidth, memory_order_relaxed) != 0,
     };
     source->round_pages = source->dirty_pages;
@@ -164,7 +165,7 @@ static int send_round(struct haul_migration *migration, struct haul_error *error
     haul_estimate_add_round(&source->estimate, &sample);
     haul_source_publish(migration);
     if (migration->events.round) {
-        migration->events.round(migration->events_opaque, source->round);
+        migration->events.round(migration->events_opaque, source->passes);
     }
     return 0;
 }
@@ -203,7 +204,7 @@ static int not_converged(struct haul_migration *migration, uint64_t predicted_ns
 {
     struct haul_source *source = migration->source;
     uint32_t most = migration->options.max_rounds;
-    if (most != 0 && source->round >= most) {
+    if (most != 0 && source->passes >= most) {
         if (!source->advised) {
             advise(migration, predicted_ns);
         }
@@ -211,7 +212,7 @@ static int not_converged(struct haul_migration *migration, uint64_t predicted_ns
             error, ETIME,
             "not converged after %u rounds: stopping now would take %llu ms, the downtime limit is %u "
             "ms; raise the limit or the number of rounds",
-            source->round, (unsigned long long)(predicted_ns / 1000000),
+            source->passes, (unsigned long long)(predicted_ns / 1000000),
             haul_knobs_downtime_limit_ms(migration));
     }
     bool closer = predicted_ns < best_ns - best_ns / 10;

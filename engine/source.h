@@ -34,6 +34,7 @@ struct haul_source {
     struct haul_file_source *file; /* file:PATH, else NULL: there is a destination */
     bool unlimited;                /* the last pass ignores max-bandwidth */
     uint32_t round;                /* of the pages being sent, from 1 */
+    uint32_t passes;               /* over memory: rounds but for those that only measure */
     uint32_t rounds_done;          /* latest ROUND_DONE */
     bool tracking;
     bool stopped;          /* the stop hook was called and not undone */
