@@ -231,7 +231,7 @@ int haul_snapshot_read_state(struct haul_snapshot_reader *reader, struct haul_sn
     if (left == 0) {
         return 0;
     }
-    enum haul_frame_type frame;
+    enum haul_frame_type frame = HAUL_FRAME_STATE;
     int rc = read_frame(reader, left, at, &frame, payload, length, error);
     if (rc < 0) {
         haul_error_prefix(error, "device state at offset %llu: ", (unsigned long long)at);
@@ -247,7 +247,7 @@ int haul_snapshot_check_state(struct haul_snapshot_reader *reader, struct haul_e
     struct haul_snapshot_state state = {0};
     unsigned char *payload = malloc(HAUL_FRAME_MAX);
     unsigned type = 1;
-    size_t length;
+    size_t length = 0;
     int rc = payload ? 0 : haul_error_set(error, ENOMEM, "no memory to check the device state");
     /* Frame by frame first: that finds the place of a damage. */
     while (rc == 0 && type != 0) {

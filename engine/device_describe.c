@@ -22,7 +22,7 @@ const char *haul_device_type_name(enum haul_device_type type)
         HAUL_DEVICE_TYPES(X)
 #undef X
     };
-    return names[type];
+    return (size_t)type < sizeof names / sizeof *names ? names[type] : "unknown";
 }
 
 /* ---- making ------------------------------------------------------------------------------------------- */

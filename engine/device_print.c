@@ -78,7 +78,10 @@ static int print_number(struct printing *printing, enum haul_device_type type, u
 {
     unsigned size = haul_device_number_size(type);
     const unsigned char *bytes = haul_cursor_bytes(&printing->cursor, size);
-    int rc = bytes ? count_value(printing) : wrong(printing, "the state ends before it");
+    if (!bytes) {
+        return wrong(printing, "the state ends before it");
+    }
+    int rc = count_value(printing);
     if (rc < 0) {
         return rc;
     }
@@ -113,7 +116,10 @@ static int print_number(struct printing *printing, enum haul_device_type type, u
 static int print_buffer(struct printing *printing, uint32_t length)
 {
     const unsigned char *bytes = haul_cursor_bytes(&printing->cursor, length);
-    int rc = bytes ? count_value(printing) : wrong(printing, "the state ends within it");
+    if (!bytes) {
+        return wrong(printing, "the state ends within it");
+    }
+    int rc = count_value(printing);
     if (rc < 0 || !printing->out) {
         return rc;
     }

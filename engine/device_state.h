@@ -60,8 +60,9 @@ struct haul_device_field {
 };
 
 #define HAUL_DEVICE_MEMBER_SIZE(type, member) sizeof(((type *)0)->member)
+#define HAUL_DEVICE_ELEMENT_SIZE(type, member) sizeof(((type *)0)->member[0])
 #define HAUL_DEVICE_LENGTH(type, member)                                                                     \
-    ((uint32_t)(HAUL_DEVICE_MEMBER_SIZE(type, member) / HAUL_DEVICE_MEMBER_SIZE(type, member[0])))
+    ((uint32_t)(HAUL_DEVICE_MEMBER_SIZE(type, member) / HAUL_DEVICE_ELEMENT_SIZE(type, member)))
 
 /* A number or a bool; `kind` is U8, U16, U32, U64 or BOOL. An array of them, of which all elements are state,
  * or as many as `count_member` says. */
@@ -72,12 +73,12 @@ struct haul_device_field {
     }
 #define HAUL_DEVICE_ARRAY(type, member, kind, since)                                                         \
     {                                                                                                        \
-#member, HAUL_DEVICE_##kind, offsetof(type, member), HAUL_DEVICE_MEMBER_SIZE(type, member[0]),       \
+#member, HAUL_DEVICE_##kind, offsetof(type, member), HAUL_DEVICE_ELEMENT_SIZE(type, member),         \
             HAUL_DEVICE_LENGTH(type, member), false, 0, (since), NULL                                        \
     }
 #define HAUL_DEVICE_COUNTED_ARRAY(type, member, kind, count_member, since)                                   \
     {                                                                                                        \
-#member, HAUL_DEVICE_##kind, offsetof(type, member), HAUL_DEVICE_MEMBER_SIZE(type, member[0]),       \
+#member, HAUL_DEVICE_##kind, offsetof(type, member), HAUL_DEVICE_ELEMENT_SIZE(type, member),         \
             HAUL_DEVICE_LENGTH(type, member), true, offsetof(type, count_member), (since), NULL              \
     }
 
@@ -102,12 +103,12 @@ struct haul_device_field {
     }
 #define HAUL_DEVICE_NESTED_ARRAY(type, member, field_list, since)                                            \
     {                                                                                                        \
-#member, HAUL_DEVICE_STRUCT, offsetof(type, member), HAUL_DEVICE_MEMBER_SIZE(type, member[0]),       \
+#member, HAUL_DEVICE_STRUCT, offsetof(type, member), HAUL_DEVICE_ELEMENT_SIZE(type, member),         \
             HAUL_DEVICE_LENGTH(type, member), false, 0, (since), (field_list)                                \
     }
 #define HAUL_DEVICE_COUNTED_NESTED(type, member, field_list, count_member, since)                            \
     {                                                                                                        \
-#member, HAUL_DEVICE_STRUCT, offsetof(type, member), HAUL_DEVICE_MEMBER_SIZE(type, member[0]),       \
+#member, HAUL_DEVICE_STRUCT, offsetof(type, member), HAUL_DEVICE_ELEMENT_SIZE(type, member),         \
             HAUL_DEVICE_LENGTH(type, member), true, offsetof(type, count_member), (since), (field_list)      \
     }
 #define HAUL_DEVICE_END                                                                                      \

@@ -22,7 +22,7 @@ static int pass_on(int status, struct haul_qmp_failure *failure)
 
 static int begin(struct haul_moves *moves, json_t *arguments, bool source, struct haul_qmp_failure *failure)
 {
-    struct haul_move *move;
+    struct haul_move *move = NULL;
     struct haul_move_order order;
     if (moves->closed) {
         return haul_qmp_fail(failure, ESHUTDOWN, "The daemon is ending");
@@ -98,7 +98,7 @@ static int migrate_forget(void *opaque, json_t *arguments, json_t **result, stru
 static int set_parameters(void *opaque, json_t *arguments, json_t **result, struct haul_qmp_failure *failure)
 {
     (void)result;
-    struct haul_move *move;
+    struct haul_move *move = NULL;
     struct haul_settings settings;
     haul_settings_default(&settings);
     /* Checked before a migration is begun for them. */

@@ -150,7 +150,7 @@ static json_t *inspection_json(const struct inspection *inspection)
         if (inspection->code == 0) {
             json_object_update_new(json, json_pack("{s:I s:I s:f}", "normal", (json_int_t)info->content_pages,
                                                    "duplicate", (json_int_t)info->zero_pages, "verify-time",
-                                                   (double)(inspection->verify_ns / 1000) / 1e3));
+                                                   (double)inspection->verify_ns / 1e6));
         }
     }
     if (json && inspection->code < 0) {

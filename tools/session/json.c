@@ -71,7 +71,9 @@ static json_t *sentence_json(const char *text)
     }
     snprintf(copy, sizeof copy, "%s", text);
     for (char *at = copy; *at; at++) {
-        *at = (unsigned char)*at < 0x80 ? *at : '?';
+        if ((unsigned char)*at >= 0x80) {
+            *at = '?';
+        }
     }
     return json_string(copy);
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tools/session/session.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <pthread.h>
 #include <stdarg.h>
@@ -246,8 +247,11 @@ static int start(struct haul_session *session, const char *uri, const struct hau
         return status;
     }
     haul_record_prune(session->store, KEEP_RECORDS_S);
-    if ((!session->machine && (status = make_machine(session, error)) < 0) ||
-        (status = make_migration(session, options, error)) < 0 ||
+    if (!session->machine && (status = make_machine(session, error)) < 0) {
+        return status;
+    }
+    assert(session->machine);
+    if ((status = make_migration(session, options, error)) < 0 ||
         (status = haul_start(session->migration, uri, error)) < 0) {
         return status;
     }
