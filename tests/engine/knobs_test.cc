@@ -130,7 +130,7 @@ TEST(Knobs, TheThresholdFollowsWithin100Ms)
 TEST(Knobs, SwitchoverBandwidthDecides)
 {
     Guest from({8 * kMiB}, true), to({8 * kMiB}, false);
-    from.Run(100, 100);
+    from.on_round = [&](uint32_t round) { from.Fill(0, 10, static_cast<unsigned char>(round)); };
     haul_options options = Options();
     options.downtime_limit_ms = 2000;
     options.switchover_bandwidth_bytes_per_s = 1; // nothing ever fits

@@ -67,8 +67,8 @@ struct MoveOptions {
     std::vector<std::string> source;      // NAME=VALUE for the source's mover
     std::vector<std::string> destination; // and the destination's
     bool proxy = false;
-    bool rdma = false; // rdma: with libfabric's tcp provider
     bool cpr = false;  // mode cpr-transfer on both sides, by a unix socket
+    bool rdma = false; // rdma: with libfabric's tcp provider
 };
 
 // A started move; the destination listens already when the constructor returns.
