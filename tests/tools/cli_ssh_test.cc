@@ -7,6 +7,7 @@
 #include <cstring>
 #include <dirent.h>
 #include <fstream>
+#include <sstream>
 #include <thread>
 #include <unistd.h>
 
@@ -16,7 +17,9 @@ namespace
 std::string Content(const std::string &path)
 {
     std::ifstream file(path, std::ios::binary);
-    return std::string(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>());
+    std::ostringstream text;
+    text << file.rdbuf(); // a process that ends meanwhile only leaves less to read
+    return text.str();
 }
 
 /* The socket of the haul receive that keeps its records in `state_directory`. */

@@ -58,7 +58,9 @@ std::vector<pid_t> Children(pid_t parent)
     for (dirent *entry; directory && (entry = readdir(directory));) {
         pid_t pid = atoi(entry->d_name);
         std::ifstream file(pid > 0 ? "/proc/" + std::to_string(pid) + "/stat" : "");
-        std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+        std::ostringstream read;
+        read << file.rdbuf(); // a process that ends meanwhile only leaves less to read
+        std::string text = read.str();
         size_t name_end = text.rfind(')');
         if (name_end != std::string::npos && text.size() > name_end + 4 &&
             atoi(text.c_str() + name_end + 4) == parent) {
