@@ -18,7 +18,6 @@ import os
 import shutil
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 
@@ -122,9 +121,7 @@ def parse():
 
 def main():
     options = parse()
-    if not shutil.which(options.qemu):
-        sys.exit(f"file_snapshot: {options.qemu} is not installed; run tools/setup")
-    options.haul, _ = common.build()
+    common.prepare(options, "file_snapshot")
     work = tempfile.mkdtemp(prefix="haul-bench-")
     memory = os.path.join(options.memory_dir, f"haul-bench-{os.getpid()}-source")
     rows = []

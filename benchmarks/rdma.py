@@ -11,10 +11,7 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import statistics
-import subprocess
-import sys
 import tempfile
 
 import versus_qemu as common
@@ -71,11 +68,7 @@ def parse():
 
 def main():
     options = parse()
-    if not shutil.which(options.qemu):
-        sys.exit(f"rdma: {options.qemu} is not installed; run tools/setup")
-    options.haul, _ = common.build()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    version = subprocess.run([options.qemu, "--version"], capture_output=True, text=True, check=True).stdout.split("\n")[0]
+    version = common.prepare(options, "rdma")
     print(f"{version}; provider {options.provider}; medians of {options.repeat}; {os.cpu_count()} CPUs")
     print("channels    tcp ms   down ms   rdma ms   down ms    rdma/tcp")
     work = tempfile.mkdtemp(prefix="haul-bench-")

@@ -17,10 +17,7 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import statistics
-import subprocess
-import sys
 import tempfile
 
 import versus_qemu as common
@@ -93,11 +90,7 @@ def parse():
 
 def main():
     options = parse()
-    if not shutil.which(options.qemu):
-        sys.exit(f"same_host: {options.qemu} is not installed; run tools/setup")
-    options.haul, _ = common.build()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    version = subprocess.run([options.qemu, "--version"], capture_output=True, text=True, check=True).stdout.split("\n")[0]
+    version = common.prepare(options, "same_host")
     print(f"{version}; medians of {options.repeat}; {os.cpu_count()} CPUs")
     print("   MiB  way      total ms   down ms  expected   sent MiB room MiB")
     rows = []

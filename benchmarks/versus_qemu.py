@@ -257,6 +257,16 @@ def build():
     return os.path.join(binaries, "tools/haul/haul"), os.path.join(binaries, "benchmarks/channels/loopback_limit")
 
 
+def prepare(options, program):
+    """Builds haul and checks for QEMU, whose version is returned; a SIGTERM cleans up from now on."""
+    if not shutil.which(options.qemu):
+        sys.exit(f"{program}: {options.qemu} is not installed; run tools/setup")
+    options.haul, options.limit = build()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    output = subprocess.run([options.qemu, "--version"], capture_output=True, text=True, check=True).stdout
+    return output.split("\n")[0]
+
+
 def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--qemu", default="qemu-system-x86_64", help="the QEMU program to run and to compare with")
@@ -274,11 +284,7 @@ def main():
     cases = options.cases.split(",")
     if not set(cases) <= set(CASES):
         sys.exit(f"versus_qemu: --cases takes {', '.join(CASES)}")
-    if not shutil.which(options.qemu):
-        sys.exit(f"versus_qemu: {options.qemu} is not installed; run tools/setup")
-    options.haul, options.limit = build()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    version = subprocess.run([options.qemu, "--version"], capture_output=True, text=True, check=True).stdout.split("\n")[0]
+    version = prepare(options, "versus_qemu")
     print(f"{version}; {options.size} MiB; medians of {options.repeat}; {os.cpu_count()} CPUs")
     print("case      ch   haul                   qemu multifd           plain sockets          qemu/haul limit/haul MiB  coord%")
     rows = []

@@ -64,7 +64,9 @@ static int parse_uri(const char *uri, enum haul_uri_role role, const struct haul
         *address = uri + length + 1;
         return transports[i]->check(uri, *address, role, error);
     }
-    return haul_error_set(error, EINVAL, "\"%.100s\" is not an address: use %s", uri, forms);
+    /* file: is no transport, and the engine's; but who may send anywhere may mean it. */
+    return haul_error_set(error, EINVAL, "\"%.100s\" is not an address: use %s%s", uri, forms,
+                          role == HAUL_URI_CONNECT ? "; file:PATH saves into a file" : "");
 }
 
 int haul_uri_check(const char *uri, enum haul_uri_role role, struct haul_error *error)

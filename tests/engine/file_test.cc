@@ -76,6 +76,7 @@ TEST(File, HoldsAGuestThatWroteAllTheTime)
     guest.Run(64, 500);
     FileEnd save(guest, true, options);
     ExpectSaved(save, directory / "a");
+    EXPECT_GT(save.stats.normal + save.stats.duplicate, 40 * kMiB / 4096) << "pages written meanwhile, again";
     EXPECT_FALSE(guest.running());
     options.channels = 3;
     ExpectRestores(guest, directory / "a", options);

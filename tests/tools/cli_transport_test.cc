@@ -294,6 +294,7 @@ TEST_F(TransportMove, BadAddressesAreUsageErrors)
         {"ssh:[::1", "use ssh:[USER@]HOST[:PORT]"},
         {"stdio:/x", "one cannot connect to stdio:"},
         {"gopher:x", "is not an address: use tcp:HOST:PORT[,HOST:PORT...], unix:PATH, ssh:"},
+        {"gopher:x", "; file:PATH saves into a file"},
     };
     for (const auto &[uri, text] : cases) {
         Program send(source_, {"send", uri, "--guest"});
