@@ -7,7 +7,7 @@
 #include "channels/carrier.h"
 
 #include "channels/pack.h"
-#include "channels/rma.h"
+#include "channels/rma/rma.h"
 #include "channels/wire.h"
 
 #include <errno.h>

@@ -5,7 +5,7 @@
 #include "channels/live_read.h"
 #include "channels/pack.h"
 #include "channels/socket_io.h"
-#include "channels/transport.h"
+#include "channels/transport/transport.h"
 
 #include <errno.h>
 #include <stdlib.h>

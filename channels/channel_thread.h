@@ -2,7 +2,7 @@
 #ifndef HAUL_CHANNELS_CHANNEL_THREAD_H
 #define HAUL_CHANNELS_CHANNEL_THREAD_H
 
-#include "channels/placement.h"
+#include "channels/placement/placement.h"
 
 #include <pthread.h>
 

@@ -2,7 +2,7 @@
 #include "channels/pack.h"
 
 #include "channels/live_read.h"
-#include "channels/placement.h"
+#include "channels/placement/placement.h"
 #include "compress/zero.h"
 
 #include <errno.h>

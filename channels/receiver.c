@@ -4,9 +4,9 @@
 #include "channels/account.h"
 #include "channels/channel_thread.h"
 #include "channels/packet.h"
-#include "channels/rma_server.h"
+#include "channels/rma/server.h"
 #include "channels/socket_io.h"
-#include "channels/transport.h"
+#include "channels/transport/transport.h"
 #include "channels/unpack.h"
 
 #include <errno.h>

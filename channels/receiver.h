@@ -10,7 +10,7 @@
 
 #include "channels/batch.h"
 #include "channels/error.h"
-#include "channels/placement.h"
+#include "channels/placement/placement.h"
 #include "channels/sender.h"
 
 #ifdef __cplusplus

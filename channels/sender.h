@@ -12,7 +12,7 @@
 #include "channels/carrier.h"
 #include "channels/doorbell.h"
 #include "channels/error.h"
-#include "channels/placement.h"
+#include "channels/placement/placement.h"
 #include "channels/thread_list.h"
 #include "compress/choice.h"
 

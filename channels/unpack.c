@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "channels/unpack.h"
 
-#include "channels/placement.h"
+#include "channels/placement/placement.h"
 #include "channels/socket_io.h"
 
 #include <errno.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "engine/control.h"
 
-#include "channels/transport.h"
+#include "channels/transport/transport.h"
 #include "engine/clock.h"
 
 #include <errno.h>

@@ -11,7 +11,7 @@
 
 #include "channels/doorbell.h"
 #include "channels/error.h"
-#include "channels/placement.h"
+#include "channels/placement/placement.h"
 #include "channels/thread_list.h"
 #include "channels/wire.h"
 

@@ -2,7 +2,7 @@
 /* What a migration keeps for its transport: strings and descriptors that a URI alone does not carry. */
 #include "engine/migration.h"
 
-#include "channels/pump.h"
+#include "channels/transport/pump.h"
 
 #include <ctype.h>
 #include <errno.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "engine/file_destination.h"
 
-#include "channels/snapshot_reader.h"
+#include "channels/snapshot/reader.h"
 #include "engine/block_table.h"
 #include "engine/destination.h"
 #include "engine/state_stream.h"

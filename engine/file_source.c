@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "engine/file_source.h"
 
-#include "channels/carrier_file.h"
+#include "channels/snapshot/carrier_file.h"
 #include "engine/block_table.h"
 #include "engine/clock.h"
 #include "engine/source.h"

@@ -6,10 +6,10 @@
 
 #include "channels/atomic.h"
 #include "channels/batch.h"
-#include "channels/placement.h"
+#include "channels/placement/placement.h"
 #include "channels/sender.h"
 #include "channels/thread_list.h"
-#include "channels/transport.h"
+#include "channels/transport/transport.h"
 #include "channels/wire.h"
 #include "compress/choice.h"
 #include "engine/control.h"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "engine/rdma.h"
 
-#include "channels/rma.h"
+#include "channels/rma/rma.h"
 #include "engine/clock.h"
 
 #include <errno.h>

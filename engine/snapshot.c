@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "engine/snapshot.h"
 
-#include "channels/snapshot_reader.h"
+#include "channels/snapshot/reader.h"
 #include "engine/migration.h"
 #include "engine/state_stream.h"
 

@@ -8,7 +8,7 @@
 #include "channels/doorbell.h"
 #include "channels/receiver.h"
 #include "channels/sender.h"
-#include "channels/transport.h"
+#include "channels/transport/transport.h"
 
 #include <errno.h>
 #include <pthread.h>

@@ -3,7 +3,7 @@
 #include "channels/doorbell.h"
 #include "channels/receiver.h"
 #include "channels/sender.h"
-#include "channels/transport.h"
+#include "channels/transport/transport.h"
 #include "tests/channels/guarded_memory.h"
 
 #include <gtest/gtest.h>

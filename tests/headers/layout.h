@@ -5,7 +5,7 @@
 /* The structs of the public headers that a caller allocates, and their sizes as C sees them. */
 
 #include "channels/error.h"
-#include "channels/placement.h"
+#include "channels/placement/placement.h"
 #include "engine/haul.h"
 #include "engine/remap.h"
 #include "engine/trackers.h"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tools/haul/commands.h"
 
-#include "channels/placement.h"
+#include "channels/placement/placement.h"
 
 #include <errno.h>
 #include <net/if.h>
