@@ -2,6 +2,7 @@
 #include "channels/thread_list.h"
 
 #include <stdio.h>
+#include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -18,11 +19,13 @@ void haul_thread_enter(struct haul_thread_list *list, struct haul_thread_entry *
         return;
     }
     entry->tid = (int)syscall(SYS_gettid);
-    entry->next = NULL;
     pthread_mutex_lock(&list->lock);
-    entry->previous = list->last;
-    *(list->last ? &list->last->next : &list->first) = entry;
-    list->last = entry;
+    struct haul_thread_entry **place = &list->first;
+    while (*place && strverscmp((*place)->name, entry->name) <= 0) {
+        place = &(*place)->next;
+    }
+    entry->next = *place;
+    *place = entry;
     pthread_mutex_unlock(&list->lock);
 }
 
@@ -32,8 +35,11 @@ void haul_thread_leave(struct haul_thread_list *list, struct haul_thread_entry *
         return;
     }
     pthread_mutex_lock(&list->lock);
-    *(entry->previous ? &entry->previous->next : &list->first) = entry->next;
-    *(entry->next ? &entry->next->previous : &list->last) = entry->previous;
+    struct haul_thread_entry **place = &list->first;
+    while (*place != entry) {
+        place = &(*place)->next;
+    }
+    *place = entry->next;
     pthread_mutex_unlock(&list->lock);
 }
 

@@ -18,7 +18,6 @@ extern "C" {
 
 struct haul_thread_entry {
     struct haul_thread_entry *next;
-    struct haul_thread_entry *previous;
     char name[HAUL_THREAD_NAME_SIZE];
     int tid;
 };
@@ -26,8 +25,7 @@ struct haul_thread_entry {
 /* A zeroed list is a valid empty one. */
 struct haul_thread_list {
     pthread_mutex_t lock;
-    struct haul_thread_entry *first;
-    struct haul_thread_entry *last;
+    struct haul_thread_entry *first; /* in the order of their names, "x_2" before "x_10" */
 };
 
 /*
@@ -38,8 +36,8 @@ void haul_thread_enter(struct haul_thread_list *list, struct haul_thread_entry *
                        int index);
 void haul_thread_leave(struct haul_thread_list *list, struct haul_thread_entry *entry);
 
-/* haul_thread_each calls `visit` for every thread on the list in the order in which they entered, under its
- * lock. Any thread. */
+/* haul_thread_each calls `visit` for every thread on the list in the order of their names, under its lock.
+ * Any thread. */
 void haul_thread_each(struct haul_thread_list *list,
                       void (*visit)(void *opaque, const struct haul_thread_entry *entry), void *opaque);
 

@@ -460,8 +460,8 @@ int haul_set_throttle(struct haul_migration *migration, unsigned percent, struct
  * not held (any more). */
 int haul_continue(struct haul_migration *migration);
 
-/* haul_threads writes the live threads of the migration to `threads` (room for `capacity`), in the order in
- * which they started, and returns how many there are. */
+/* haul_threads writes the live threads of the migration to `threads` (room for `capacity`), in the order of
+ * their names, and returns how many there are. */
 unsigned haul_threads(struct haul_migration *migration, struct haul_thread *threads, unsigned capacity);
 
 /* haul_id writes the migration id as 32 hexadecimal digits (the destination's is known once a source

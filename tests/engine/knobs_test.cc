@@ -291,7 +291,6 @@ std::vector<std::string> Names(haul_migration *migration)
         std::string task = "/proc/self/task/" + std::to_string(threads[i].tid);
         EXPECT_EQ(access(task.c_str(), F_OK), 0) << threads[i].name << " is not alive";
     }
-    std::sort(names.begin(), names.end());
     return names;
 }
 
@@ -304,6 +303,7 @@ TEST(Threads, EveryLiveThreadIsListedByNameAndId)
     Move move(from, to, options);
     ASSERT_TRUE(Reaches(move.destination, HAUL_STATE_ACTIVE));
     ASSERT_TRUE(Eventually([&] { return haul_threads(move.source, nullptr, 0) == 5; }));
+    ASSERT_TRUE(Eventually([&] { return haul_threads(move.destination, nullptr, 0) == 5; }));
     EXPECT_EQ(Names(move.source), (std::vector<std::string>{"migration", "multifdsend_0", "multifdsend_1",
                                                             "multifdsend_2", "return-path"}));
     EXPECT_EQ(Names(move.destination), (std::vector<std::string>{"control", "loader", "multifdrecv_0",

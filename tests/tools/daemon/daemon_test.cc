@@ -30,6 +30,22 @@ class DaemonMove : public ::testing::Test
     {
         from_->Get("migrate-set-parameters", Named(name, parameters));
     }
+    // The live threads' names, in the daemon's order.
+    Words Threads(const std::string &name)
+    {
+        Json threads = from_->Get("query-migrationthreads", Named(name));
+        Words names;
+        size_t index;
+        json_t *entry;
+        json_array_foreach(threads.get(), index, entry)
+        {
+            names.emplace_back(json_string_value(json_object_get(entry, "name")));
+            std::string task = "/proc/" + std::to_string(from_.program->pid()) + "/task/" +
+                               std::to_string(json_integer_value(json_object_get(entry, "thread-id")));
+            EXPECT_EQ(access(task.c_str(), F_OK), 0) << task;
+        }
+        return names;
+    }
     // A move that takes many seconds, once it is under way.
     void SendSlowly(const std::string &name)
     {
@@ -162,18 +178,9 @@ TEST_F(DaemonMove, ParametersActOnARunningMove)
     EXPECT_EQ(from_->Fails("migrate-set-capabilities",
                            Named("a", R"("capabilities": [{"capability": "verify", "state": true}])")),
               "There's a migration process in progress");
-    Json threads = from_->Get("query-migrationthreads", Named("a"));
-    std::string names;
-    size_t index;
-    json_t *entry;
-    json_array_foreach(threads.get(), index, entry)
-    {
-        names += std::string(json_string_value(json_object_get(entry, "name"))) + " ";
-        std::string task = "/proc/" + std::to_string(from_.program->pid()) + "/task/" +
-                           std::to_string(json_integer_value(json_object_get(entry, "thread-id")));
-        EXPECT_EQ(access(task.c_str(), F_OK), 0) << task;
-    }
-    EXPECT_EQ(names, "migration return-path multifdsend_0 multifdsend_1 ");
+    // Threads enter the list as their first act, which may come after the first byte that one of them sends.
+    EXPECT_TRUE(from_->Until([&] { return Threads("a").size() == 4; }));
+    EXPECT_EQ(Threads("a"), (Words{"migration", "multifdsend_0", "multifdsend_1", "return-path"}));
     Set("a", R"("max-bandwidth": 0)"); // it would take 12 s more
     ExpectMoved("a");
     EXPECT_LT(std::stol(from_->Of("a", "total-time")), 8000);
