@@ -20,7 +20,8 @@ int haul_rma_errno(ssize_t code)
 int haul_rma_fail(struct haul_error *error, const struct haul_rma *rma, ssize_t code, const char *step)
 {
     return haul_error_set(error, haul_rma_errno(code), "%s: provider %s: %s", step,
-                          rma->info ? rma->info->fabric_attr->prov_name : "?", fi_strerror((int)-code));
+                          rma->info ? rma->info->fabric_attr->prov_name : "?",
+                          rma->library.strerror((int)-code));
 }
 
 void haul_rma_plain_address(struct sockaddr_storage *address)
@@ -56,13 +57,13 @@ static int local_host(int fd, char *host, size_t size, int *family, struct haul_
     return 0;
 }
 
-static struct fi_info *make_hints(bool target, int family, const char *provider)
+static struct fi_info *make_hints(const struct haul_rma *rma, int family, const char *provider)
 {
-    struct fi_info *hints = fi_allocinfo();
+    struct fi_info *hints = rma->library.dupinfo(NULL);
     if (!hints) {
         return NULL;
     }
-    hints->caps = FI_RMA | (target ? FI_REMOTE_WRITE | FI_REMOTE_READ : FI_WRITE | FI_READ);
+    hints->caps = FI_RMA | (rma->target ? FI_REMOTE_WRITE | FI_REMOTE_READ : FI_WRITE | FI_READ);
     hints->mode = FI_CONTEXT | FI_CONTEXT2; /* every operation has a struct fi_context2 */
     hints->addr_format = family == AF_INET ? FI_SOCKADDR_IN : FI_SOCKADDR_IN6;
     hints->ep_attr->type = FI_EP_RDM;
@@ -73,7 +74,7 @@ static struct fi_info *make_hints(bool target, int family, const char *provider)
     if (provider && *provider) {
         hints->fabric_attr->prov_name = strdup(provider); /* freed by fi_freeinfo */
         if (!hints->fabric_attr->prov_name) {
-            fi_freeinfo(hints);
+            rma->library.freeinfo(hints);
             return NULL;
         }
     }
@@ -88,12 +89,12 @@ static int choose_provider(struct haul_rma *rma, const char *provider, struct ha
     if (rc < 0) {
         return rc;
     }
-    struct fi_info *hints = make_hints(rma->target, family, provider);
+    struct fi_info *hints = make_hints(rma, family, provider);
     if (!hints) {
         return haul_error_set(error, ENOMEM, "rdma: no memory to look for a provider");
     }
-    rc = fi_getinfo(API_VERSION, host, NULL, FI_SOURCE, hints, &rma->info);
-    fi_freeinfo(hints);
+    rc = rma->library.getinfo(API_VERSION, host, NULL, FI_SOURCE, hints, &rma->info);
+    rma->library.freeinfo(hints);
     if (rc == -FI_ENODATA || (rc == 0 && !rma->info)) {
         if (provider && *provider) {
             return haul_error_set(error, ENODEV,
@@ -114,31 +115,40 @@ static int choose_provider(struct haul_rma *rma, const char *provider, struct ha
 
 static int open_domain(struct haul_rma *rma, struct haul_error *error)
 {
-    int rc = fi_fabric(rma->info->fabric_attr, &rma->fabric, NULL);
+    int rc = rma->library.fabric(rma->info->fabric_attr, &rma->fabric, NULL);
     if (rc == 0) {
         rc = fi_domain(rma->fabric, rma->info, &rma->domain, NULL);
     }
     return rc < 0 ? haul_rma_fail(error, rma, rc, "rdma: opening the network") : 0;
 }
 
-static struct haul_rma *new_rma(const struct haul_rma_options *options, bool target)
+static int new_rma(const struct haul_rma_options *options, bool target, struct haul_rma **rma,
+                   struct haul_error *error)
 {
     struct haul_rma *made = calloc(1, sizeof *made);
-    if (made) {
-        made->options = *options;
-        made->options.provider = NULL;
-        made->target = target;
+    if (!made) {
+        return haul_error_set(error, ENOMEM, "rdma: out of memory");
     }
-    return made;
+    int rc = haul_rma_library_load(&made->library, error);
+    if (rc < 0) {
+        free(made);
+        return rc;
+    }
+    made->options = *options;
+    made->options.provider = NULL;
+    made->target = target;
+    *rma = made;
+    return 0;
 }
 
 int haul_rma_target(const struct haul_rma_options *options, struct haul_rma **rma, struct haul_error *error)
 {
-    struct haul_rma *made = new_rma(options, true);
-    if (!made) {
-        return haul_error_set(error, ENOMEM, "rdma: out of memory");
+    struct haul_rma *made = NULL;
+    int rc = new_rma(options, true, &made, error);
+    if (rc < 0) {
+        return rc;
     }
-    int rc = choose_provider(made, options->provider, error);
+    rc = choose_provider(made, options->provider, error);
     if (rc == 0 && strlen(made->info->fabric_attr->prov_name) > HAUL_RMA_PROVIDER_MAX) {
         rc = haul_error_set(error, ENAMETOOLONG, "rdma: the name of provider %s is too long for the wire",
                             made->info->fabric_attr->prov_name);
@@ -181,9 +191,10 @@ int haul_rma_initiator(const struct haul_rma_options *options, const void *offer
                               "sides",
                               offered, options->provider);
     }
-    struct haul_rma *made = new_rma(options, false);
-    if (!made) {
-        return haul_error_set(error, ENOMEM, "rdma: out of memory");
+    struct haul_rma *made = NULL;
+    rc = new_rma(options, false, &made, error);
+    if (rc < 0) {
+        return rc;
     }
     rc = choose_provider(made, offered, error);
     if (rc == 0 && strcmp(made->info->fabric_attr->prov_name, offered) != 0) {
@@ -231,9 +242,10 @@ void haul_rma_close(struct haul_rma *rma)
         fi_close(&rma->fabric->fid);
     }
     if (rma->info) {
-        fi_freeinfo(rma->info);
+        rma->library.freeinfo(rma->info);
     }
     free(rma->regions);
     free(rma->first);
+    haul_rma_library_unload(&rma->library);
     free(rma);
 }

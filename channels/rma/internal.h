@@ -2,12 +2,12 @@
 #ifndef HAUL_CHANNELS_RMA_INTERNAL_H
 #define HAUL_CHANNELS_RMA_INTERNAL_H
 
-/* What rma_fabric.c (provider), rma_memory.c (registration and offer) and rma_endpoint.c (channel) share. */
+/* What fabric.c (provider), memory.c (registration and offer) and endpoint.c (channel) share. */
 
+#include "channels/rma/library.h"
 #include "channels/rma/rma.h"
 
 #include <netinet/in.h>
-#include <rdma/fabric.h>
 #include <rdma/fi_domain.h>
 
 /* Bytes of the page that initiators read back, one slot per channel. */
@@ -24,6 +24,7 @@ struct haul_rma_region {
 struct haul_rma {
     struct haul_rma_options options; /* `provider` is not valid any more */
     bool target;
+    struct haul_rma_library library;
     struct fi_info *info; /* the chosen provider */
     struct fid_fabric *fabric;
     struct fid_domain *domain;

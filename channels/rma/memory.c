@@ -167,7 +167,7 @@ static int registration_failed(const struct haul_rma *rma, int code, uint32_t bl
     return haul_error_set(error, haul_rma_errno(code),
                           "rdma: provider %s could not register block %u: %s; the guest has %llu KiB to "
                           "register, RLIMIT_MEMLOCK is %s",
-                          haul_rma_provider(rma), block, fi_strerror(-code),
+                          haul_rma_provider(rma), block, rma->library.strerror(-code),
                           (unsigned long long)(guest_bytes(rma) >> 10), allowed);
 }
 

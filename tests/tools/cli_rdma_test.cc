@@ -6,6 +6,8 @@
 
 #include <chrono>
 #include <csignal>
+#include <cstdlib>
+#include <fstream>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -107,6 +109,30 @@ TEST_F(Rdma, InterruptedSourceGoesOn)
     EXPECT_EQ(send->Wait(15), 1) << send->Err();
     EXPECT_TRUE(Has(send->Out(), "the guest goes on here")) << send->Out();
     EXPECT_EQ(receive->Wait(15), 1) << receive->Err();
+}
+
+/* Without libfabric everything but rdma: works. */
+TEST_F(Rdma, LibfabricIsOnlyNeededForRdma)
+{
+    std::string folder = MakeDirectory();
+    std::ofstream(folder + "/libfabric.so.1") << "no library";
+    ASSERT_EQ(setenv("LD_LIBRARY_PATH", folder.c_str(), 1), 0);
+    {
+        Words words = Guest({});
+        words.insert(words.begin(), {"receive", "--listen", "rdma:127.0.0.1:0", "--timeout", "10"});
+        Program receive(destination_, words);
+        address_ = receive.Address();
+        auto send = SendGuest({});
+        ExpectGoesOnAtSource(*send);
+        EXPECT_EQ(receive.Wait(15), 1);
+        EXPECT_TRUE(Has(receive.Err(), "rdma: libfabric cannot be loaded (Debian package libfabric1): "))
+            << receive.Err();
+    }
+    auto receive = Receive(Guest({}));
+    auto send = SendGuest({});
+    EXPECT_EQ(send->Wait(), 0) << send->Err();
+    EXPECT_EQ(receive->Wait(), 0) << receive->Err();
+    ASSERT_EQ(unsetenv("LD_LIBRARY_PATH"), 0);
 }
 
 TEST_F(Rdma, LockLimitIsNamedBeforeTheGuestIsTouched)
