@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define STATE_MAX (64u << 20) /* of one handler, in memory */
+
 struct haul_snapshot {
     struct haul_snapshot_reader *reader;
     struct haul_snapshot_state state; /* where haul_snapshot_next_state is */
@@ -127,6 +129,52 @@ int haul_snapshot_next_state(struct haul_snapshot *snapshot, struct haul_snapsho
     int rc = read_handler(snapshot, frame, info, error);
     free(frame);
     return rc;
+}
+
+/* Appends the pieces up to STATE_END; the file may have been changed since they were counted. */
+static int copy_pieces(struct haul_snapshot *snapshot, struct haul_snapshot_state at,
+                       struct haul_frame *frame, unsigned char *bytes, size_t room, size_t *length,
+                       struct haul_error *error)
+{
+    unsigned type = HAUL_FRAME_STATE_BEGIN;
+    *length = 0;
+    while (type != HAUL_FRAME_STATE_END) {
+        int rc =
+            haul_snapshot_read_state(snapshot->reader, &at, &type, frame->payload, &frame->length, error);
+        if (rc < 0) {
+            return rc;
+        }
+        if (type == 0 || (type == HAUL_FRAME_STATE && frame->length > room - *length)) {
+            return unexpected(snapshot, type, error);
+        }
+        if (type == HAUL_FRAME_STATE) {
+            memcpy(bytes + *length, frame->payload, frame->length);
+            *length += frame->length;
+        }
+    }
+    return 0;
+}
+
+int haul_snapshot_copy_state(struct haul_snapshot *snapshot, const struct haul_snapshot_state_info *info,
+                             unsigned char **bytes, size_t *length, struct haul_error *error)
+{
+    if (info->bytes > STATE_MAX) {
+        return haul_error_set(error, EMSGSIZE, "%s: the state of %s has over 64 MiB",
+                              haul_snapshot_reader_path(snapshot->reader), info->name);
+    }
+    struct haul_frame *frame = malloc(sizeof *frame + HAUL_FRAME_MAX);
+    unsigned char *copy = malloc(info->bytes ? (size_t)info->bytes : 1);
+    struct haul_snapshot_state at = {.at = info->file_offset -
+                                           haul_snapshot_reader_layout(snapshot->reader)->state_at};
+    int rc = frame && copy ? copy_pieces(snapshot, at, frame, copy, (size_t)info->bytes, length, error)
+                           : haul_error_set(error, ENOMEM, "no memory for a handler's state");
+    free(frame);
+    if (rc < 0) {
+        free(copy);
+        return rc;
+    }
+    *bytes = copy;
+    return 0;
 }
 
 /* ---- everything ---- */

@@ -65,6 +65,14 @@ int haul_snapshot_next_state(struct haul_snapshot *snapshot, struct haul_snapsho
                              struct haul_error *error);
 
 /*
+ * haul_snapshot_copy_state gives the bytes that a handler saved, without the frames around them: *bytes is
+ * the caller's, to be freed with free(), *length is info->bytes. `info` comes from haul_snapshot_next_state.
+ * -EPROTO: damaged; -EMSGSIZE: over 64 MiB; -ENOMEM.
+ */
+int haul_snapshot_copy_state(struct haul_snapshot *snapshot, const struct haul_snapshot_state_info *info,
+                             unsigned char **bytes, size_t *length, struct haul_error *error);
+
+/*
  * haul_snapshot_verify reads everything with `threads` (1 to 128) threads and checks every checksum. -EPROTO:
  * damaged; the message names block and offset.
  */

@@ -2,7 +2,7 @@
 /* inspect: what is in a snapshot file, and whether every byte of it is sound. */
 #include "tools/haul/commands.h"
 
-#include "engine/snapshot.h"
+#include "tools/haul/described.h"
 #include "tools/haul/number.h"
 
 #include <errno.h>
@@ -21,6 +21,7 @@ struct inspection {
     struct haul_snapshot *snapshot; /* NULL: could not be opened */
     struct haul_snapshot_info info;
     struct haul_snapshot_state_info states[STATES_MAX];
+    char *described[STATES_MAX]; /* NULL: state of a kind that only its handler knows */
     unsigned state_count;
     uint64_t verify_ns;
     int code; /* 0, or the negative errno of what is wrong */
@@ -43,6 +44,22 @@ static void format_time(char text[32], uint64_t seconds)
     }
 }
 
+static int look_at_states(struct inspection *inspection, struct haul_error *error)
+{
+    int more = 1;
+    while (more == 1 && inspection->state_count < STATES_MAX) {
+        more = haul_snapshot_next_state(inspection->snapshot, &inspection->states[inspection->state_count],
+                                        error);
+        inspection->state_count += more == 1;
+    }
+    int code = more < 0 ? more : 0;
+    for (unsigned i = 0; code == 0 && i < inspection->state_count; i++) {
+        code = cli_describe_state(inspection->snapshot, &inspection->states[i], inspection->options->json,
+                                  &inspection->described[i], error);
+    }
+    return code;
+}
+
 static int look(struct inspection *inspection)
 {
     struct haul_error *error = &inspection->error;
@@ -50,19 +67,23 @@ static int look(struct inspection *inspection)
     if (code < 0) {
         return code;
     }
-    int more = 1;
-    while (more == 1 && inspection->state_count < STATES_MAX) {
-        more = haul_snapshot_next_state(inspection->snapshot, &inspection->states[inspection->state_count],
-                                        error);
-        inspection->state_count += more == 1;
-    }
+    code = look_at_states(inspection, error);
     uint64_t begun = now_ns();
-    code = more < 0 ? more
-                    : haul_snapshot_verify(inspection->snapshot, inspection->options->haul.channels,
-                                           inspection->options->haul.direct_io, error);
+    if (code == 0) {
+        code = haul_snapshot_verify(inspection->snapshot, inspection->options->haul.channels,
+                                    inspection->options->haul.direct_io, error);
+    }
     inspection->verify_ns = now_ns() - begun;
     haul_snapshot_get_info(inspection->snapshot, &inspection->info);
     return code;
+}
+
+static void cleanup(struct inspection *inspection)
+{
+    for (unsigned i = 0; i < inspection->state_count; i++) {
+        free(inspection->described[i]);
+    }
+    haul_snapshot_close(inspection->snapshot);
 }
 
 /* ---- for people ---- */
@@ -86,6 +107,22 @@ static void print_blocks(const struct inspection *inspection)
     }
 }
 
+/* The fields of state that describes itself, a line each. */
+static void print_described(const struct inspection *inspection)
+{
+    for (unsigned i = 0; i < inspection->state_count; i++) {
+        const char *line = inspection->described[i];
+        if (line) {
+            printf("\n  State of %s:\n", inspection->states[i].name);
+        }
+        while (line && *line) {
+            int length = (int)strcspn(line, "\n");
+            printf("    %.*s\n", length, line);
+            line += length + (line[length] == '\n');
+        }
+    }
+}
+
 static void print_report(const struct inspection *inspection)
 {
     const struct haul_snapshot_info *info = &inspection->info;
@@ -106,6 +143,7 @@ static void print_report(const struct inspection *inspection)
                cli_format_rate(rate, (uint64_t)((double)read * 1e9 / ((double)inspection->verify_ns + 1))));
     }
     print_blocks(inspection);
+    print_described(inspection);
 }
 
 /* ---- for scripts ---- */
@@ -162,22 +200,48 @@ static json_t *inspection_json(const struct inspection *inspection)
     return json;
 }
 
+/* {"HANDLER": {...}, ...}, or NULL when no state describes itself. */
+static char *described_json(const struct inspection *inspection)
+{
+    char *text = NULL;
+    size_t size;
+    FILE *out = open_memstream(&text, &size);
+    const char *before = "{";
+    for (unsigned i = 0; out && i < inspection->state_count; i++) {
+        json_t *name = inspection->described[i] ? json_string(inspection->states[i].name) : NULL;
+        if (name) {
+            fputs(before, out);
+            json_dumpf(name, out, JSON_ENCODE_ANY);
+            fprintf(out, ": %s", inspection->described[i]);
+            before = ", ";
+        }
+        json_decref(name);
+    }
+    if (out) {
+        fputs("}", out);
+        fclose(out);
+    }
+    if (*before == '{') {
+        free(text);
+        return NULL;
+    }
+    return text;
+}
+
 static int print_json(const struct inspection *inspection)
 {
-    json_t *json = inspection_json(inspection);
-    char *text = json ? json_dumps(json, JSON_INDENT(2) | JSON_REAL_PRECISION(12)) : NULL;
-    json_decref(json);
-    if (!text) {
-        return -ENOMEM;
-    }
-    printf("%s\n", text);
-    free(text);
-    return fflush(stdout) == 0 ? 0 : -EIO;
+    char *described = described_json(inspection);
+    int code = cli_print_json(inspection_json(inspection), described);
+    free(described);
+    return code;
 }
 
 int cli_inspect(const struct cli_options *options)
 {
     struct inspection inspection = {.options = options, .path = options->uri + strlen("file:")};
+    if (cli_is_described_file(inspection.path)) {
+        return cli_inspect_described(options, inspection.path);
+    }
     inspection.code = look(&inspection);
     if (inspection.code < 0) {
         cli_complain(0, "%s", inspection.error.message);
@@ -189,6 +253,6 @@ int cli_inspect(const struct cli_options *options)
     } else if (inspection.snapshot) {
         print_report(&inspection);
     }
-    haul_snapshot_close(inspection.snapshot);
+    cleanup(&inspection);
     return inspection.code < 0 ? CLI_EXIT_FAILED : 0;
 }
