@@ -112,9 +112,10 @@ static const struct command_help commands[CLI_COMMAND_COUNT] = {
             "haul inspect file:PATH [--channels N] [--direct-io] [--json]",
             "show and verify a snapshot file",
             "Shows what a snapshot file holds - when and by which move it was written, its blocks of memory, "
-            "the state of its devices, its sizes - and checks every byte with N threads. With --json the "
-            "same "
-            "as one JSON object.",
+            "the state of its devices, its sizes - and checks every byte with N threads. Device state that "
+            "describes itself is printed field by field. The file may also be one such stream of device "
+            "state "
+            "on its own, as a VMM with haul's library writes it. With --json all of it as one JSON object.",
             "Exit status: 0 the file is sound; 1 it is damaged, or no snapshot, or cannot be read; 2 the "
             "command line is wrong.",
         },
