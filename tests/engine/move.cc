@@ -288,6 +288,9 @@ void Guest::Attach(haul_migration *migration, bool source)
     ops.adopt = can_adopt ? ops.adopt : nullptr;
     ASSERT_EQ(haul_set_guest(migration, &ops, this, &error), 0);
     ASSERT_EQ(haul_set_events(migration, &kEvents, this, &error), 0);
+    if (on_attach) {
+        on_attach(migration);
+    }
 }
 
 void Guest::Write(unsigned block, uint64_t page, uint64_t value)

@@ -88,6 +88,8 @@ class Guest
     bool can_adopt = true;
     std::function<void(enum haul_state)> on_state;
     std::function<void(uint32_t)> on_pass, on_round;
+    // Called at the end of Attach.
+    std::function<void(haul_migration *)> on_attach;
     // Called within the hook of the name, before it does its own work.
     std::function<void()> on_setup, on_stop, on_load, on_start;
     std::function<void(enum haul_step)> on_step;
