@@ -144,7 +144,7 @@ static uint64_t move_bits(struct haul_populated *populated, uint64_t first, uint
         uint64_t *own = &populated->bits[word - populated->first_word];
         uint64_t bits = *own & haul_bits_mask(word, first, end);
         *own &= ~bits;
-        bitmap[word] |= bits;
+        __atomic_fetch_or(&bitmap[word], bits, __ATOMIC_RELAXED); /* as haul_bits_set does */
         moved += (uint64_t)__builtin_popcountll(bits);
     }
     return moved;

@@ -43,7 +43,8 @@ void haul_bits_set(uint64_t *bits, uint64_t first, uint64_t count)
 {
     uint64_t end = first + count;
     for (uint64_t word = first / 64; word * 64 < end; word++) {
-        bits[word] |= haul_bits_mask(word, first, end);
+        /* Threads that set bits of neighbouring pages meet in a word; relaxed, their joins order the rest. */
+        __atomic_fetch_or(&bits[word], haul_bits_mask(word, first, end), __ATOMIC_RELAXED);
     }
 }
 

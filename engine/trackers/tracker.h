@@ -24,7 +24,7 @@ static inline uint64_t haul_bits_words(uint64_t bits)
 /* haul_bits_mask returns the bits of word `word` that lie in [first, end), both bit numbers. */
 uint64_t haul_bits_mask(uint64_t word, uint64_t first, uint64_t end);
 
-/* haul_bits_set sets the bits [first, first + count). */
+/* haul_bits_set sets the bits [first, first + count); other threads may set other bits meanwhile. */
 void haul_bits_set(uint64_t *bits, uint64_t first, uint64_t count);
 
 /* haul_bits_merge sets the bits of `from`, `count` of them, at bit `first` and on in `to`; returns how many

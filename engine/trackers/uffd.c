@@ -7,12 +7,14 @@
 #include "engine/trackers/inject.h"
 #include "engine/trackers/maps.h"
 #include "engine/trackers/pagemap_scan.h"
+#include "engine/trackers/parallel.h"
 #include "engine/trackers/populated.h"
 #include "engine/trackers/tracker.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -21,6 +23,10 @@
 /* One protect call holds the process's memory lock for reading; in pieces, so that its own mmap calls get a
  * turn. */
 #define PROTECT_STEP (UINT64_C(1) << 30)
+
+/* Bytes that one thread scans at a time: about a millisecond's worth of pages. A multiple of what one word of
+ * a page bitmap covers. */
+#define SLICE (UINT64_C(512) << 20)
 
 /* Only async protection is used, which the kernel resolves for its own accesses (KVM, vhost) too, so the
  * unprivileged form is enough. */
@@ -31,10 +37,21 @@ struct uffd_tracker {
     int pid; /* 0: this process */
     int uffd;
     bool armed;
-    struct haul_scan scan;
-    struct haul_scan own_scan; /* of this process; HAUL_SCAN_NONE unless a range has an own_mapping */
+    bool maps_here; /* a range has an own_mapping */
+    unsigned workers;
+    struct uffd_worker {
+        struct haul_scan scan;
+        struct haul_scan own_scan; /* of this process; HAUL_SCAN_NONE unless maps_here */
+    } worker[HAUL_PARALLEL_MAX];
+    unsigned slice_count;
+    struct uffd_slice *slices; /* all ranges, cut where words of their bitmaps end */
     unsigned count;
     struct haul_populated ranges[];
+};
+
+struct uffd_slice {
+    struct haul_populated *range;
+    uint64_t start, end; /* addresses */
 };
 
 /* ---- pieces ------------------------------------------------------------------------------------------- */
@@ -125,7 +142,7 @@ static void add_populated(void *opaque, const struct page_region *region)
     haul_populated_add(opaque, region->start, region->end, NULL);
 }
 
-/* A step of arm or start over a range. */
+/* A step of arm or start over a part of a range. */
 struct uffd_visit {
     struct uffd_tracker *tracker;
     struct haul_populated *range;
@@ -150,13 +167,15 @@ static void arm_absent(void *opaque, const struct page_region *region)
  * The scan arms what has a page table eight times as fast as UFFDIO_WRITEPROTECT would; what has none, it
  * does not.
  */
-static int arm_range(struct uffd_tracker *tracker, struct haul_populated *range, struct haul_error *error)
+static int arm_slice(void *opaque, unsigned item, unsigned worker, struct haul_error *error)
 {
-    uint64_t start = range->range.address, end = start + range->range.length;
-    struct uffd_visit visit = {.tracker = tracker, .range = range, .error = error};
-    int result = haul_scan_written(&tracker->scan, start, end, arm_present, NULL, error);
+    struct uffd_tracker *tracker = opaque;
+    const struct uffd_slice *slice = &tracker->slices[item];
+    struct haul_scan *scan = &tracker->worker[worker].scan;
+    struct uffd_visit visit = {.tracker = tracker, .range = slice->range, .error = error};
+    int result = haul_scan_written(scan, slice->start, slice->end, arm_present, NULL, error);
     if (!result) {
-        result = haul_scan_absent(&tracker->scan, start, end, arm_absent, &visit, error);
+        result = haul_scan_absent(scan, slice->start, slice->end, arm_absent, &visit, error);
     }
     return result ? result : visit.result;
 }
@@ -164,10 +183,7 @@ static int arm_range(struct uffd_tracker *tracker, struct haul_populated *range,
 static int uffd_arm(struct haul_tracker *base, struct haul_error *error)
 {
     struct uffd_tracker *tracker = (struct uffd_tracker *)base;
-    int result = 0;
-    for (unsigned i = 0; !result && i < tracker->count; i++) {
-        result = arm_range(tracker, &tracker->ranges[i], error);
-    }
+    int result = haul_parallel_run(tracker->slice_count, tracker->workers, arm_slice, tracker, error);
     tracker->armed = !result;
     return result;
 }
@@ -181,26 +197,36 @@ static void load_absent(void *opaque, const struct page_region *region)
     }
 }
 
-/* Finds the pages with content of an armed range. */
-static int load_range(struct uffd_tracker *tracker, struct haul_populated *range, struct haul_error *error)
+/* By one thread: a look for the end of a stretch of data in the object serves all of the range. */
+static int load_all_absent(struct uffd_tracker *tracker, struct haul_error *error)
 {
-    uint64_t start = range->range.address, end = start + range->range.length;
-    struct uffd_visit visit = {.tracker = tracker, .range = range, .error = error};
-    int result = haul_scan_absent(&tracker->scan, start, end, load_absent, &visit, error);
-    if (!result && !visit.result) {
-        result = haul_scan_present(&tracker->scan, start, end, add_populated, range, error);
+    int result = 0;
+    for (unsigned i = 0; !result && i < tracker->count; i++) {
+        struct haul_populated *range = &tracker->ranges[i];
+        uint64_t start = range->range.address, end = start + range->range.length;
+        struct uffd_visit visit = {.tracker = tracker, .range = range, .error = error};
+        result = haul_scan_absent(&tracker->worker[0].scan, start, end, load_absent, &visit, error);
+        result = result ? result : visit.result;
     }
-    return result ? result : visit.result;
+    return result;
+}
+
+static int load_present_slice(void *opaque, unsigned item, unsigned worker, struct haul_error *error)
+{
+    struct uffd_tracker *tracker = opaque;
+    const struct uffd_slice *slice = &tracker->slices[item];
+    return haul_scan_present(&tracker->worker[worker].scan, slice->start, slice->end, add_populated,
+                             slice->range, error);
 }
 
 static int uffd_start(void *opaque, struct haul_error *error)
 {
     struct uffd_tracker *tracker = opaque;
     int result = tracker->armed ? 0 : uffd_arm(&tracker->base, error);
-    for (unsigned i = 0; !result && i < tracker->count; i++) {
-        result = load_range(tracker, &tracker->ranges[i], error);
-    }
-    return result;
+    result = result ? result : load_all_absent(tracker, error);
+    return result ? result
+                  : haul_parallel_run(tracker->slice_count, tracker->workers, load_present_slice, tracker,
+                                      error);
 }
 
 static void uffd_clear_holes(void *opaque, uint64_t *const *bitmaps)
@@ -215,6 +241,7 @@ static void uffd_clear_holes(void *opaque, uint64_t *const *bitmaps)
 
 struct uffd_sync {
     struct uffd_tracker *tracker;
+    struct uffd_worker *worker;
     struct haul_populated *range;
     uint64_t *bitmap;
     uint64_t pages;
@@ -252,12 +279,12 @@ static uint64_t sync_discarded(struct uffd_sync *sync, uint64_t start, uint64_t 
 {
     struct discarded discarded = {.sync = sync};
     const void *own = sync->range->range.own_mapping;
-    if (!own || sync->tracker->own_scan.pagemap < 0) {
+    if (!own || !sync->tracker->maps_here) {
         drop_discarded(&discarded, &(struct page_region){.start = start, .end = end});
         return discarded.pages;
     }
     discarded.shift = sync->range->range.address - (uint64_t)(uintptr_t)own;
-    int result = haul_scan_absent(&sync->tracker->own_scan, start - discarded.shift, end - discarded.shift,
+    int result = haul_scan_absent(&sync->worker->own_scan, start - discarded.shift, end - discarded.shift,
                                   drop_discarded, &discarded, sync->error);
     sync->result = sync->result ? sync->result : result;
     return discarded.pages;
@@ -284,30 +311,39 @@ static void sync_absent(void *opaque, const struct page_region *region)
     }
 }
 
-static int sync_range(struct uffd_tracker *tracker, struct haul_populated *range, uint64_t *bitmap,
-                      uint64_t *pages, struct haul_error *error)
+struct uffd_sync_all {
+    struct uffd_tracker *tracker;
+    uint64_t *const *bitmaps;
+    _Atomic uint64_t pages; /* a sum; relaxed, the end of the run orders it */
+};
+
+static int sync_slice(void *opaque, unsigned item, unsigned worker, struct haul_error *error)
 {
-    uint64_t start = range->range.address, end = start + range->range.length;
-    struct uffd_sync sync = {.tracker = tracker, .range = range, .bitmap = bitmap, .error = error};
-    int result = haul_scan_written(&tracker->scan, start, end, sync_written, &sync, error);
+    struct uffd_sync_all *all = opaque;
+    struct uffd_tracker *tracker = all->tracker;
+    const struct uffd_slice *slice = &tracker->slices[item];
+    struct haul_scan *scan = &tracker->worker[worker].scan;
+    struct uffd_sync sync = {.tracker = tracker,
+                             .worker = &tracker->worker[worker],
+                             .range = slice->range,
+                             .bitmap = all->bitmaps[slice->range->range.block],
+                             .error = error};
+    int result = haul_scan_written(scan, slice->start, slice->end, sync_written, &sync, error);
     if (!result) {
-        result = haul_scan_absent(&tracker->scan, start, end, sync_absent, &sync, error);
+        result = haul_scan_absent(scan, slice->start, slice->end, sync_absent, &sync, error);
     }
-    *pages += sync.pages;
+    atomic_fetch_add_explicit(&all->pages, sync.pages, memory_order_relaxed);
     return result ? result : sync.result;
 }
 
 static int uffd_sync(void *opaque, uint64_t *const *bitmaps, uint64_t *pages, struct haul_error *error)
 {
     struct uffd_tracker *tracker = opaque;
-    int result = 0;
-    *pages = 0;
-    for (unsigned i = 0; !result && i < tracker->count; i++) {
-        struct haul_populated *range = &tracker->ranges[i];
-        result = sync_range(tracker, range, bitmaps[range->range.block], pages, error);
-    }
+    struct uffd_sync_all all = {.tracker = tracker, .bitmaps = bitmaps};
+    int result = haul_parallel_run(tracker->slice_count, tracker->workers, sync_slice, &all, error);
+    *pages = atomic_load_explicit(&all.pages, memory_order_relaxed);
     /* Asked last: memory that goes away in the middle of a scan may look like memory that nobody wrote. */
-    if (!haul_scan_alive(&tracker->scan)) {
+    if (!haul_scan_alive(&tracker->worker[0].scan)) {
         return haul_error_set(error, ESRCH,
                               "process %d, whose memory is tracked, has exited or replaced its program",
                               tracker->pid);
@@ -336,8 +372,11 @@ static void uffd_free(struct haul_tracker *base)
 {
     struct uffd_tracker *tracker = (struct uffd_tracker *)base;
     uffd_stop(tracker);
-    haul_scan_cleanup(&tracker->own_scan);
-    haul_scan_cleanup(&tracker->scan);
+    for (unsigned i = 0; i < HAUL_PARALLEL_MAX; i++) {
+        haul_scan_cleanup(&tracker->worker[i].own_scan);
+        haul_scan_cleanup(&tracker->worker[i].scan);
+    }
+    free(tracker->slices);
     for (unsigned i = 0; i < tracker->count; i++) {
         haul_populated_cleanup(&tracker->ranges[i]);
     }
@@ -346,23 +385,56 @@ static void uffd_free(struct haul_tracker *base)
 
 /* ---- construction ------------------------------------------------------------------------------------- */
 
+/* Where the slice that begins at `start` ends: at a multiple of SLICE of its block, or with its range. */
+static uint64_t slice_end(const struct haul_tracked_range *range, uint64_t start)
+{
+    uint64_t in_block = range->block_offset + (start - range->address);
+    uint64_t end = start + (SLICE - in_block % SLICE);
+    return end < range->address + range->length ? end : range->address + range->length;
+}
+
+static int cut_slices(struct uffd_tracker *tracker, struct haul_error *error)
+{
+    uint64_t most = 0;
+    for (unsigned i = 0; i < tracker->count; i++) {
+        most += tracker->ranges[i].range.length / SLICE + 2; /* where neither end is at a multiple of it */
+    }
+    tracker->slices = calloc(most, sizeof tracker->slices[0]);
+    if (!tracker->slices) {
+        return haul_error_set(error, ENOMEM, "no memory for %llu slices", (unsigned long long)most);
+    }
+    for (unsigned i = 0; i < tracker->count; i++) {
+        const struct haul_tracked_range *range = &tracker->ranges[i].range;
+        uint64_t end;
+        for (uint64_t start = range->address; start < range->address + range->length; start = end) {
+            end = slice_end(range, start);
+            tracker->slices[tracker->slice_count++] =
+                (struct uffd_slice){.range = &tracker->ranges[i], .start = start, .end = end};
+        }
+    }
+    return 0;
+}
+
 /* Everything that can be refused is refused here, before the process is touched. */
 static int prepare(struct uffd_tracker *tracker, const struct haul_tracked_range *ranges, unsigned count,
                    struct haul_error *error)
 {
-    int result = haul_scan_init(&tracker->scan, tracker->pid, error);
-    if (!result) {
-        result = open_own(&tracker->uffd, error);
-    }
+    int result = haul_scan_init(&tracker->worker[0].scan, tracker->pid, error);
+    result = result ? result : open_own(&tracker->uffd, error);
     for (unsigned i = 0; !result && i < count; i++) {
         result = haul_check_range(tracker->pid, &ranges[i], error);
         if (!result) {
             tracker->count = i + 1;
             result = haul_populated_init(&tracker->ranges[i], &ranges[i], error);
         }
-        bool wanted = tracker->pid && ranges[i].own_mapping && tracker->own_scan.pagemap < 0;
-        if (!result && wanted) {
-            result = haul_scan_init(&tracker->own_scan, 0, error);
+        tracker->maps_here = tracker->maps_here || (tracker->pid && ranges[i].own_mapping);
+    }
+    result = result ? result : cut_slices(tracker, error);
+    tracker->workers = haul_parallel_workers(tracker->slice_count);
+    for (unsigned i = 0; !result && i < tracker->workers; i++) {
+        result = i == 0 ? 0 : haul_scan_init(&tracker->worker[i].scan, tracker->pid, error);
+        if (!result && tracker->maps_here) {
+            result = haul_scan_init(&tracker->worker[i].own_scan, 0, error);
         }
     }
     return result;
@@ -395,8 +467,9 @@ int haul_tracker_uffd_new(int pid, const struct haul_tracked_range *ranges, unsi
     tracker->base = (struct haul_tracker){.ops = &uffd_ops, .free = uffd_free, .arm = uffd_arm};
     tracker->pid = pid == getpid() ? 0 : pid;
     tracker->uffd = -1;
-    tracker->scan = HAUL_SCAN_NONE;
-    tracker->own_scan = HAUL_SCAN_NONE;
+    for (unsigned i = 0; i < HAUL_PARALLEL_MAX; i++) {
+        tracker->worker[i] = (struct uffd_worker){HAUL_SCAN_NONE, HAUL_SCAN_NONE};
+    }
     int result = prepare(tracker, ranges, count, error);
     if (!result) {
         result = attach(tracker, error);

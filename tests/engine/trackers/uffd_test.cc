@@ -60,6 +60,42 @@ TEST_F(Uffd, ReportsPagesAtTheirPlaceInTheirBlock)
     EXPECT_EQ(dirty.pages(0), Pages{130});
 }
 
+// Several threads scan it. Two ranges of one block meet within a word of its bitmap.
+TEST_F(Uffd, ReportsAllOfALargeMemory)
+{
+    constexpr size_t kPages = 3 * 262144, kCut = 1 * 262144 + 37; /* 3 GiB, nearly all of it holes */
+    SharedMemory memory(kPages * kPage);
+    haul_tracked_range low = memory.range(), high = memory.range();
+    low.length = kCut * kPage;
+    high.address += kCut * kPage, high.length -= kCut * kPage;
+    high.memory_offset = high.block_offset = kCut * kPage;
+    Tracker tracker = make(0, {low, high});
+    Dirty dirty({kPages});
+    ASSERT_EQ(start(tracker, nullptr), 0);
+    Pages written;
+    for (size_t border = 0; border <= kPages; border += 131072) {
+        for (size_t page : {border - 2, border - 1, border, border + 1}) {
+            if (page < kPages) {
+                written.push_back(page);
+            }
+        }
+        if (border == 262144) {
+            written.insert(written.end(), {kCut - 1, kCut});
+        }
+    }
+    for (int round = 0; round < 3; round++) {
+        for (size_t page : written) {
+            memory.data()[page * kPage] = static_cast<char>(round + 1);
+        }
+        ASSERT_EQ(dirty.sync(tracker, nullptr), 0);
+        EXPECT_EQ(dirty.pages(), written);
+        EXPECT_EQ(dirty.reported, written.size());
+    }
+    memory.punch(131071 * kPage, 2 * kPage);
+    ASSERT_EQ(dirty.sync(tracker, nullptr), 0);
+    EXPECT_EQ(dirty.pages(), (Pages{131071, 131072}));
+}
+
 TEST_F(Uffd, ReportsMoreRegionsThanOneScanReturns)
 {
     constexpr size_t kPages = 8192;
