@@ -12,7 +12,8 @@
  * Unless a declaration says otherwise, calls on one object come from one thread at a time.
  * haul_cancel, haul_continue, haul_get_stats, haul_get_channel_stats, haul_get_state, haul_threads and the
  * haul_set_ functions for what changes while a migration runs (haul_set_max_bandwidth, _downtime_limit,
- * _switchover_bandwidth, _throttle) may be called from any thread between haul_start and haul_free.
+ * _switchover_bandwidth, _throttle, _throttle_steps) may be called from any thread between haul_start and
+ * haul_free.
  */
 
 #include "channels/error.h"
@@ -85,6 +86,16 @@ enum haul_ownership {
 
 /* ---- options ------------------------------------------------------------------------------------------ */
 
+/* How auto_converge slows a guest down; QEMU's cpu-throttle-initial, -increment, max-cpu-throttle and
+ * cpu-throttle-tailslow. */
+struct haul_throttle_steps {
+    uint32_t initial_percent;   /* 1..99, default 20 */
+    uint32_t increment_percent; /* 1..99, default 10; each time that the move still does not converge */
+    uint32_t most_percent;      /* initial_percent..99, default 99 */
+    bool tailslow; /* increments no larger than bring the guest's writing down to the bandwidth; default
+                      false */
+};
+
 /*
  * Options are copied and checked by haul_source_new and haul_destination_new. Call haul_options_default
  * first: it sets `size`, which lets the library tell an older caller's struct from a newer one's.
@@ -125,6 +136,7 @@ struct haul_options {
     bool direct_io;               /* file:PATH only: pages bypass the page cache; default false */
     const char *rdma_provider;    /* rdma: a provider of libfabric ("verbs", "tcp;ofi_rxm", `fi_info` lists
                                      them), the same on both sides; NULL (default): the best at the address */
+    struct haul_throttle_steps throttle_steps; /* source: how auto_converge slows the guest down */
 };
 void haul_options_default(struct haul_options *options);
 
@@ -449,12 +461,15 @@ int haul_get_channel_stats(struct haul_migration *migration, unsigned index,
  * long: the round is cut short as soon as stopping the guest would fit.
  * haul_set_downtime_limit: -EINVAL over 2000000. haul_set_throttle slows the guest down by `percent` (0: not
  * at all), from where auto_converge goes on; -EINVAL over 99, -ENOTSUP for a guest without the hook and at a
- * destination.
+ * destination. haul_set_throttle_steps is for what auto_converge does from then on, and a lower end for what
+ * it has done; -EINVAL: see haul_throttle_steps.
  */
 void haul_set_max_bandwidth(struct haul_migration *migration, uint64_t bytes_per_s);
 void haul_set_switchover_bandwidth(struct haul_migration *migration, uint64_t bytes_per_s);
 int haul_set_downtime_limit(struct haul_migration *migration, uint32_t limit_ms, struct haul_error *error);
 int haul_set_throttle(struct haul_migration *migration, unsigned percent, struct haul_error *error);
+int haul_set_throttle_steps(struct haul_migration *migration, const struct haul_throttle_steps *steps,
+                            struct haul_error *error);
 
 /* haul_continue lets a migration go on that pause_before_switchover holds in pre-switchover. -EINVAL: it is
  * not held (any more). */

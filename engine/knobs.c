@@ -4,13 +4,11 @@
 
 #include <errno.h>
 
-#define THROTTLE_MOST_PERCENT 99
 #define DOWNTIME_LIMIT_MOST_MS 2000000
 
 /* ---- the caller's side ---- */
 
-/* Makes the migration_thread look at the knobs now. */
-static void publish(struct haul_migration *migration)
+void haul_knobs_publish(struct haul_migration *migration)
 {
     /* Release, pairs with the acquire in haul_source_take_knobs: the values were stored before. */
     atomic_fetch_add_explicit(&migration->knobs.generation, 1, memory_order_release);
@@ -30,7 +28,7 @@ void haul_set_max_bandwidth(struct haul_migration *migration, uint64_t bytes_per
 void haul_set_switchover_bandwidth(struct haul_migration *migration, uint64_t bytes_per_s)
 {
     atomic_store_explicit(&migration->knobs.switchover_bandwidth, bytes_per_s, memory_order_relaxed);
-    publish(migration);
+    haul_knobs_publish(migration);
 }
 
 int haul_set_downtime_limit(struct haul_migration *migration, uint32_t limit_ms, struct haul_error *error)
@@ -40,23 +38,7 @@ int haul_set_downtime_limit(struct haul_migration *migration, uint32_t limit_ms,
                               DOWNTIME_LIMIT_MOST_MS);
     }
     atomic_store_explicit(&migration->knobs.downtime_limit_ms, limit_ms, memory_order_relaxed);
-    publish(migration);
-    return 0;
-}
-
-int haul_set_throttle(struct haul_migration *migration, unsigned percent, struct haul_error *error)
-{
-    if (percent > THROTTLE_MOST_PERCENT) {
-        return haul_error_set(error, EINVAL, "the throttle is %u %%; it must be 0 to %d", percent,
-                              THROTTLE_MOST_PERCENT);
-    }
-    if (!migration->source || !migration->guest.throttle) {
-        return haul_error_set(error, ENOTSUP,
-                              migration->source ? "this kind of guest cannot be slowed down"
-                                                : "a guest is slowed down at its source");
-    }
-    atomic_store_explicit(&migration->knobs.throttle, (int)percent, memory_order_relaxed);
-    publish(migration);
+    haul_knobs_publish(migration);
     return 0;
 }
 
@@ -78,23 +60,11 @@ uint32_t haul_knobs_downtime_limit_ms(const struct haul_migration *migration)
     return atomic_load_explicit(&migration->knobs.downtime_limit_ms, memory_order_relaxed);
 }
 
-static void set_throttle(struct haul_migration *migration, unsigned percent)
-{
-    struct haul_source *source = migration->source;
-    struct haul_error error = {0};
-    if (migration->guest.throttle(migration->guest_opaque, percent, &error) < 0) {
-        haul_migration_say(migration, "the guest could not be slowed down by %u %%: %s", percent,
-                           error.message);
-        return;
-    }
-    source->throttle_percent = percent;
-}
-
 bool haul_source_take_knobs(struct haul_migration *migration)
 {
     struct haul_source *source = migration->source;
     struct haul_knobs *knobs = &migration->knobs;
-    /* Acquire, pairs with the release in publish. */
+    /* Acquire, pairs with the release in haul_knobs_publish. */
     uint32_t generation = atomic_load_explicit(&knobs->generation, memory_order_acquire);
     if (generation == source->knobs_generation) {
         return false;
@@ -103,12 +73,7 @@ bool haul_source_take_knobs(struct haul_migration *migration)
     source->estimate.switchover_bandwidth_bytes_per_s =
         atomic_load_explicit(&knobs->switchover_bandwidth, memory_order_relaxed);
     if (!source->stopped) {
-        /* Relaxed: a number that is set meanwhile is taken now or, by its generation, the next time. */
-        int throttle =
-            atomic_exchange_explicit(&knobs->throttle, HAUL_THROTTLE_UNASKED, memory_order_relaxed);
-        if (throttle != HAUL_THROTTLE_UNASKED) {
-            set_throttle(migration, (unsigned)throttle);
-        }
+        haul_source_take_throttle(migration);
     }
     source->reconsider = true;
     source->advised = false;

@@ -25,6 +25,7 @@ void haul_options_default(struct haul_options *options)
         .timeout_s = 30,
         .populate = true,
         .mode = "normal",
+        .throttle_steps = {.initial_percent = 20, .increment_percent = 10, .most_percent = 99},
     };
 }
 
@@ -90,6 +91,9 @@ static int copy_options(struct haul_migration *migration, const struct haul_opti
     if (rc == 0) {
         rc = check_range("populate_threads", own->populate_threads, 0, 1024, error);
     }
+    if (rc == 0) {
+        rc = haul_throttle_steps_check(&own->throttle_steps, error);
+    }
     if (rc < 0) {
         return rc;
     }
@@ -122,6 +126,7 @@ static int copy_options(struct haul_migration *migration, const struct haul_opti
     atomic_init(&migration->knobs.switchover_bandwidth, own->switchover_bandwidth_bytes_per_s);
     atomic_init(&migration->knobs.downtime_limit_ms, own->downtime_limit_ms);
     atomic_init(&migration->knobs.throttle, HAUL_THROTTLE_UNASKED);
+    atomic_init(&migration->knobs.throttle_steps, haul_throttle_steps_pack(&own->throttle_steps));
     return 0;
 }
 

@@ -56,7 +56,8 @@ struct haul_knobs {
     HAUL_ATOMIC(uint64_t) switchover_bandwidth;
     HAUL_ATOMIC(uint32_t) downtime_limit_ms;
     HAUL_ATOMIC(int) throttle; /* percent wanted, or HAUL_THROTTLE_UNASKED; taken by the migration_thread */
-    HAUL_ATOMIC(uint32_t) generation; /* of the other three; see haul_source_take_knobs */
+    HAUL_ATOMIC(uint32_t) throttle_steps; /* see haul_throttle_steps_pack */
+    HAUL_ATOMIC(uint32_t) generation;     /* of the other four; see haul_source_take_knobs */
 };
 
 struct haul_source;
@@ -161,6 +162,14 @@ unsigned haul_allowed_cpus(void);
  * `fd` is closed. Own thread.
  */
 void haul_migration_greet(struct haul_migration *migration, int fd);
+
+/* haul_knobs_publish makes the migration_thread look at the knobs now. Any thread. */
+void haul_knobs_publish(struct haul_migration *migration);
+
+/* haul_throttle_steps_check: -EINVAL as haul_set_throttle_steps; haul_throttle_steps_pack makes the knob of
+ * them. */
+int haul_throttle_steps_check(const struct haul_throttle_steps *steps, struct haul_error *error);
+uint32_t haul_throttle_steps_pack(const struct haul_throttle_steps *steps);
 
 /* haul_knobs_downtime_limit_ms returns the downtime limit as it is set now. Any thread. */
 uint32_t haul_knobs_downtime_limit_ms(const struct haul_migration *migration);

@@ -14,11 +14,8 @@
 #define SLOW_ROUNDS_BEFORE_ADVICE 3
 #define ROUND_WORTH_MEASURING 64 /* pages sent before a round may be cut short */
 #define LATENCY_ROUNDS 3
-#define LATENCY_NS 5000000u       /* no further one after so long */
-#define MARGIN 10                 /* a tenth of the limit is for what no prediction knows */
-#define THROTTLE_FIRST_PERCENT 20 /* QEMU's cpu-throttle-initial, -increment and max-cpu-throttle */
-#define THROTTLE_STEP_PERCENT 10
-#define THROTTLE_MOST_PERCENT 99
+#define LATENCY_NS 5000000u /* no further one after so long */
+#define MARGIN 10           /* a tenth of the limit is for what no prediction knows */
 
 /* ---- measuring ---- */
 
@@ -188,16 +185,6 @@ static void advise(struct haul_migration *migration, uint64_t predicted_ns)
     source->advised = true;
 }
 
-static int throttle(struct haul_migration *migration, struct haul_error *error)
-{
-    struct haul_source *source = migration->source;
-    unsigned next = source->throttle_percent == 0 ? THROTTLE_FIRST_PERCENT
-                                                  : source->throttle_percent + THROTTLE_STEP_PERCENT;
-    source->throttle_percent = next > THROTTLE_MOST_PERCENT ? THROTTLE_MOST_PERCENT : next;
-    source->slow_rounds = 0;
-    return migration->guest.throttle(migration->guest_opaque, source->throttle_percent, error);
-}
-
 /* Called when the prediction does not fit: says so early, and does what the options allow. */
 static int not_converged(struct haul_migration *migration, uint64_t predicted_ns, uint64_t best_ns,
                          struct haul_error *error)
@@ -224,7 +211,7 @@ static int not_converged(struct haul_migration *migration, uint64_t predicted_ns
         advise(migration, predicted_ns);
     }
     bool may_throttle = migration->options.auto_converge && migration->guest.throttle;
-    return may_throttle ? throttle(migration, error) : 0;
+    return may_throttle ? haul_source_throttle_more(migration, error) : 0;
 }
 
 void haul_source_ask_costs(struct haul_migration *migration)

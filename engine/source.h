@@ -93,6 +93,13 @@ void haul_source_publish(struct haul_migration *migration);
  */
 bool haul_source_cut_short(struct haul_migration *migration);
 
+/* ---- throttle.c ---- */
+
+/* haul_source_take_throttle brings what the caller set about the throttle into effect;
+ * haul_source_throttle_more slows the guest down by one more step. */
+void haul_source_take_throttle(struct haul_migration *migration);
+int haul_source_throttle_more(struct haul_migration *migration, struct haul_error *error);
+
 /* ---- knobs.c ---- */
 
 /* haul_source_take_knobs brings what haul_set_ functions set since into effect; true when there was anything.

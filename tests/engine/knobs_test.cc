@@ -176,6 +176,77 @@ TEST(Knobs, ThrottleReachesTheGuestAndEndsWithTheMove)
     EXPECT_EQ(from.throttle_, 0u) << "the guest goes on at full speed";
 }
 
+// A guest whose move never converges, and may be slowed down for it.
+haul_options NeverConverges(Guest &from)
+{
+    from.on_round = [&](uint32_t round) { from.Fill(0, 10, static_cast<unsigned char>(round)); };
+    haul_options options = Options();
+    options.downtime_limit_ms = 0; // nothing ever fits, little as it writes
+    options.auto_converge = true;
+    return options;
+}
+
+TEST(Throttle, GrowsInStepsToItsEnd)
+{
+    Guest from({kMiB}, true), to({kMiB}, false);
+    haul_options options = NeverConverges(from);
+    options.throttle_steps = {30, 25, 70, false};
+    Move move(from, to, options);
+    ASSERT_TRUE(Eventually([&] { return from.Throttles().size() >= 4; }));
+    std::vector<unsigned> throttles = from.Throttles();
+    throttles.resize(4);
+    EXPECT_EQ(throttles, (std::vector<unsigned>{30, 55, 70, 70}));
+    haul_cancel(move.source);
+    EXPECT_EQ(move.Wait(), -ECANCELED);
+    EXPECT_EQ(from.throttle_, 0u) << "the guest goes on at full speed";
+}
+
+TEST(Throttle, GrowsNoMoreThanNeededAtItsTail)
+{
+    Guest from({kMiB}, true), to({kMiB}, false);
+    haul_options options = NeverConverges(from);
+    options.throttle_steps = {20, 10, 99, true};
+    Move move(from, to, options);
+    ASSERT_TRUE(Eventually([&] { return from.Throttles().size() >= 4; }));
+    std::vector<unsigned> throttles = from.Throttles();
+    throttles.resize(4);
+    EXPECT_EQ(throttles, (std::vector<unsigned>{20, 21, 22, 23}));
+    haul_cancel(move.source);
+}
+
+TEST(Throttle, StepsMayBeChangedWhileItRuns)
+{
+    Guest from({kMiB}, true), to({kMiB}, false);
+    haul_options options = NeverConverges(from);
+    options.throttle_steps = {80, 1, 80, false};
+    Move move(from, to, options);
+    ASSERT_TRUE(Eventually([&] { return from.throttle_ == 80u; }));
+    haul_error error{};
+    const haul_throttle_steps lower = {20, 10, 50, false};
+    ASSERT_EQ(haul_set_throttle_steps(move.source, &lower, &error), 0) << error.message;
+    EXPECT_TRUE(Eventually([&] { return from.throttle_ == 50u; })) << "a lower end holds for what was done";
+    const haul_throttle_steps higher = {20, 10, 60, false};
+    ASSERT_EQ(haul_set_throttle_steps(move.source, &higher, &error), 0) << error.message;
+    EXPECT_TRUE(Eventually([&] { return from.throttle_ == 60u; }));
+    haul_cancel(move.source);
+}
+
+TEST(Throttle, WrongStepsAreRefused)
+{
+    haul_migration *source = nullptr;
+    haul_error error{};
+    for (haul_throttle_steps steps : {haul_throttle_steps{0, 10, 99, false},
+                                      {20, 0, 99, false},
+                                      {20, 10, 100, false},
+                                      {20, 10, 19, false},
+                                      {20, 300, 99, false}}) {
+        haul_options options = Options();
+        options.throttle_steps = steps;
+        EXPECT_EQ(haul_source_new(&options, &source, &error), -EINVAL);
+        EXPECT_EQ(std::string(error.message).rfind("the throttle begins with ", 0), 0u) << error.message;
+    }
+}
+
 TEST(Knobs, AGuestWithoutTheHookIsNotSlowedDown)
 {
     Guest from({kMiB}, true);

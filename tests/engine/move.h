@@ -102,7 +102,15 @@ class Guest
     void Throttle(unsigned percent)
     {
         throttle_ = percent;
+        std::lock_guard<std::mutex> guard(lock);
+        throttles.push_back(percent);
     }
+    std::vector<unsigned> Throttles()
+    {
+        std::lock_guard<std::mutex> guard(lock);
+        return throttles;
+    }
+    std::vector<unsigned> throttles; // all that was asked for
     std::atomic<unsigned> throttle_{0};
 
   private:
