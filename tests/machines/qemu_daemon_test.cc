@@ -4,6 +4,7 @@
 #include "tests/machines/qemu.h"
 #include "tests/tools/daemon/daemon.h"
 
+#include <algorithm>
 #include <csignal>
 #include <set>
 #include <sys/wait.h>
@@ -138,6 +139,69 @@ TEST_F(QemuDaemon, ParametersFinishASlowMove) // the last one: the machine leave
     EXPECT_EQ(from()->Of("default", "machine"), "qemu");
     EXPECT_TRUE(from()->Saw("default", "STOP"));
     EXPECT_TRUE(to()->Saw("default", "RESUME"));
+}
+
+// ---- a machine that its operator paused ----
+
+class PausedMachine : public ::testing::Test
+{
+  protected:
+    void SetUp() override
+    {
+        if (system("qemu-system-x86_64 --version > /dev/null 2>&1") != 0) {
+            GTEST_SKIP() << "qemu-system-x86_64 is not installed";
+        }
+        MachineOptions options;
+        options.boot = false;
+        options.paused = true;
+        options.mib = 64;
+        source_ = std::make_unique<Machine>(folder_, "from", options);
+        options.incoming = true;
+        target_ = std::make_unique<Machine>(folder_, "to", options);
+    }
+    void Move()
+    {
+        to_->Get("migrate-incoming", R"({"uri": "tcp:127.0.0.1:0", "qemu": ")" + target_->qmp() + "\"}");
+        ASSERT_TRUE(to_->Until([&] { return !to_->Of("default", "socket-address").empty(); }));
+        from_->Get("migrate",
+                   "{\"uri\": \"" + to_->Of("default", "uri") + R"(", "qemu": ")" + source_->qmp() + "\"}");
+    }
+    static bool Tells(const std::vector<std::string> &events, const std::string &event)
+    {
+        return std::find(events.begin(), events.end(), event) != events.end();
+    }
+    Folder folder_;
+    Daemon from_, to_;
+    std::unique_ptr<Machine> source_, target_;
+};
+
+TEST_F(PausedMachine, IsSaidToBePausedOnItsWay)
+{
+    from_->Get("migrate-set-parameters", R"({"max-bandwidth": 10000})");
+    Move();
+    ASSERT_TRUE(from_->Reaches("default", "active")) << from_.program->Err();
+    EXPECT_TRUE(from_->Until([&] { return from_->Guest("default") == "paused"; })) << from_->Guest("default");
+    from_->Get("migrate-set-parameters", R"({"max-bandwidth": 0})");
+    ASSERT_TRUE(from_->Reaches("default", "completed")) << from_.program->Err();
+    ASSERT_TRUE(to_->Reaches("default", "completed")) << to_.program->Err();
+    EXPECT_EQ(from_->Guest("default"), "postmigrate");
+    EXPECT_EQ(to_->Guest("default"), "paused");
+    EXPECT_EQ(target_->status(), "paused");
+    EXPECT_FALSE(Tells(from_->Events("default"), "STOP"));
+    EXPECT_FALSE(Tells(to_->Events("default"), "RESUME"));
+}
+
+TEST_F(PausedMachine, StaysPausedAfterACancelledMove)
+{
+    from_->Get("migrate-set-capabilities",
+               R"({"capabilities": [{"capability": "pause-before-switchover", "state": true}]})");
+    Move();
+    ASSERT_TRUE(from_->Reaches("default", "pre-switchover")) << from_.program->Err();
+    EXPECT_EQ(from_->Guest("default"), "finish-migrate");
+    from_->Get("migrate_cancel");
+    ASSERT_TRUE(from_->Reaches("default", "cancelled"));
+    EXPECT_EQ(from_->Guest("default"), "paused");
+    EXPECT_FALSE(Tells(from_->Events("default"), "RESUME"));
 }
 
 // ---- beside QEMU ----

@@ -24,14 +24,15 @@ static int begin(struct haul_moves *moves, json_t *arguments, bool source, struc
 {
     struct haul_move *move = NULL;
     struct haul_move_order order;
-    if (moves->closed) {
-        return haul_qmp_fail(failure, ESHUTDOWN, "The daemon is ending");
-    }
     int status = haul_moves_order(arguments, source, &order, failure);
-    if (status == 0) {
-        status = haul_moves_obtain(moves, name_of(arguments), &move, failure);
+    if (status < 0 || (status = haul_moves_change(moves, failure)) < 0) {
+        return status;
     }
-    return status < 0 ? status : haul_move_start(move, &order, &failure->error);
+    order.descriptors = &moves->descriptors;
+    status = haul_moves_obtain(moves, name_of(arguments), &move, failure);
+    status = status < 0 ? status : haul_move_start(move, &order, &failure->error);
+    haul_moves_changed(moves);
+    return status;
 }
 
 static int migrate(void *opaque, json_t *arguments, json_t **result, struct haul_qmp_failure *failure)
@@ -83,35 +84,72 @@ static int migrate_forget(void *opaque, json_t *arguments, json_t **result, stru
     (void)result;
     struct haul_move *move;
     int status = haul_moves_find(opaque, name_of(arguments), &move, failure);
-    if (status < 0) {
+    if (status < 0 || (status = haul_moves_change(opaque, failure)) < 0) {
         return status;
     }
     if (haul_move_busy(move)) {
-        return haul_qmp_fail(failure, EBUSY, "There's a migration process in progress");
+        status = haul_qmp_fail(failure, EBUSY, "There's a migration process in progress");
+    } else {
+        haul_moves_forget(opaque, move);
     }
-    haul_moves_forget(opaque, move);
-    return 0;
+    haul_moves_changed(opaque);
+    return status;
+}
+
+/* ---- descriptors ---- */
+
+static int getfd(void *opaque, json_t *arguments, json_t **result, struct haul_qmp_failure *failure)
+{
+    (void)result;
+    struct haul_moves *moves = opaque;
+    int fd = moves->take_fd(moves->opaque);
+    if (fd < 0) {
+        return haul_qmp_fail(failure, -fd, "No file descriptor supplied via SCM_RIGHTS");
+    }
+    return haul_descriptors_put(&moves->descriptors, json_string_value(json_object_get(arguments, "fdname")),
+                                fd, failure);
+}
+
+static int closefd(void *opaque, json_t *arguments, json_t **result, struct haul_qmp_failure *failure)
+{
+    (void)result;
+    struct haul_moves *moves = opaque;
+    return haul_descriptors_drop(&moves->descriptors, json_string_value(json_object_get(arguments, "fdname")),
+                                 failure);
 }
 
 /* ---- settings ---- */
+
+/* The settings of a migration, or those that it would begin with. */
+static int settings_now(const struct haul_moves *moves, const json_t *arguments,
+                        struct haul_settings *settings, struct haul_qmp_failure *failure)
+{
+    struct haul_move *move;
+    int status = haul_moves_find(moves, name_of(arguments), &move, failure);
+    haul_settings_default(settings);
+    if (move) {
+        haul_settings_copy(settings, haul_move_settings(move));
+    }
+    return status == -ENOENT ? 0 : status;
+}
 
 static int set_parameters(void *opaque, json_t *arguments, json_t **result, struct haul_qmp_failure *failure)
 {
     (void)result;
     struct haul_move *move = NULL;
     struct haul_settings settings;
-    haul_settings_default(&settings);
-    /* Checked before a migration is begun for them. */
-    int status = haul_settings_set_parameters(&settings, arguments, failure);
+    int status = settings_now(opaque, arguments, &settings, failure);
     if (status == 0) {
-        status = haul_moves_obtain(opaque, name_of(arguments), &move, failure);
+        /* Checked before a migration is begun for them. */
+        status = haul_settings_set_parameters(&settings, arguments, failure);
     }
-    if (status < 0) {
+    if (status < 0 || (status = haul_moves_change(opaque, failure)) < 0) {
         return status;
     }
-    haul_settings_copy(&settings, haul_move_settings(move));
-    status = haul_settings_set_parameters(&settings, arguments, failure);
-    return status < 0 ? status : haul_move_change(move, &settings, &failure->error);
+    status = haul_moves_obtain(opaque, name_of(arguments), &move, failure);
+    status = status < 0 ? status : haul_move_change(move, &settings, &failure->error);
+    haul_moves_changed(opaque);
+    return status;
 }
 
 static int set_capabilities(void *opaque, json_t *arguments, json_t **result,
@@ -121,20 +159,20 @@ static int set_capabilities(void *opaque, json_t *arguments, json_t **result,
     struct haul_move *move = NULL;
     struct haul_settings settings;
     const json_t *list = json_object_get(arguments, "capabilities");
-    haul_settings_default(&settings);
-    int status = haul_settings_set_capabilities(&settings, list, failure);
+    int status = settings_now(opaque, arguments, &settings, failure);
     if (status == 0) {
-        status = haul_moves_obtain(opaque, name_of(arguments), &move, failure);
+        status = haul_settings_set_capabilities(&settings, list, failure);
     }
+    if (status < 0 || (status = haul_moves_change(opaque, failure)) < 0) {
+        return status;
+    }
+    status = haul_moves_obtain(opaque, name_of(arguments), &move, failure);
     if (status == 0 && haul_move_busy(move)) {
         status = haul_qmp_fail(failure, EBUSY, "There's a migration process in progress");
     }
-    if (status < 0) {
-        return status;
-    }
-    haul_settings_copy(&settings, haul_move_settings(move));
-    status = haul_settings_set_capabilities(&settings, list, failure);
-    return status < 0 ? status : haul_move_change(move, &settings, &failure->error);
+    status = status < 0 ? status : haul_move_change(move, &settings, &failure->error);
+    haul_moves_changed(opaque);
+    return status;
 }
 
 static int query_parameters(void *opaque, json_t *arguments, json_t **result,
@@ -227,7 +265,7 @@ static int quit(void *opaque, json_t *arguments, json_t **result, struct haul_qm
                              "resume or haul abandon it first",
                              haul_move_name(held));
     }
-    moves->closed = true;
+    haul_moves_close(moves, "host-qmp-quit");
     return eventfd_write(moves->quit_fd, 1) == 0 ? 0 : pass_on(-errno, failure);
 }
 
@@ -243,6 +281,8 @@ static const char *const states[] = {HAUL_STATES(X) NULL};
 static const struct haul_qmp_argument continuing[] = {
     {"state", HAUL_QMP_CHOICE, .choices = states}, {"name", HAUL_QMP_STRING, .optional = true}, {NULL}};
 
+static const struct haul_qmp_argument descriptor[] = {{"fdname", HAUL_QMP_STRING}, {NULL}};
+
 const struct haul_qmp_command haul_moves_commands[] = {
     {"migrate", haul_moves_send_arguments, migrate},
     {"migrate-incoming", haul_moves_receive_arguments, migrate_incoming},
@@ -257,6 +297,8 @@ const struct haul_qmp_command haul_moves_commands[] = {
     {"query-migrations", NULL, query_migrations},
     {"query-migrationthreads", about_one, query_threads},
     {"query-status", about_one, query_status},
+    {"getfd", descriptor, getfd},
+    {"closefd", descriptor, closefd},
     {"quit", NULL, quit},
 };
 

@@ -21,7 +21,7 @@ struct haul_daemon {
     pthread_mutex_t lock;           /* `server` as the events see it */
     pthread_mutex_t turns;          /* see haul_session_take_turns */
     struct haul_qmp_server *server; /* NULL once it serves no more */
-    /* The server's thread uses it, and once that has ended, the owner. */
+    /* The server's thread uses it, the owner once it is closed. */
     struct haul_moves moves;
 };
 
@@ -36,6 +36,16 @@ static void raise_event(void *opaque, const char *event, json_t *data)
         json_decref(data);
     }
     pthread_mutex_unlock(&daemon->lock);
+}
+
+/* On the server's thread, for the command that it runs. */
+static int take_fd(void *opaque)
+{
+    struct haul_daemon *daemon = opaque;
+    pthread_mutex_lock(&daemon->lock);
+    int fd = daemon->server ? haul_qmp_server_take_fd(daemon->server) : -EBADF;
+    pthread_mutex_unlock(&daemon->lock);
+    return fd;
 }
 
 /* Answers what was asked and closes the control socket. */
@@ -71,8 +81,9 @@ int haul_daemon_new(const char *address, struct haul_daemon **daemon, struct hau
     pthread_mutex_init(&made->lock, NULL);
     made->signal_fd = -1;
     pthread_mutex_init(&made->turns, NULL);
-    made->moves =
-        (struct haul_moves){.turns = &made->turns, .event = raise_event, .opaque = made, .quit_fd = -1};
+    made->moves = (struct haul_moves){
+        .turns = &made->turns, .event = raise_event, .take_fd = take_fd, .opaque = made, .quit_fd = -1};
+    pthread_mutex_init(&made->moves.lock, NULL);
     struct haul_qmp_server_options options;
     haul_qmp_server_defaults(&options);
     options.address = address;
@@ -151,8 +162,9 @@ int haul_daemon_run(struct haul_daemon *daemon, struct haul_error *error)
             break;
         }
     }
+    haul_moves_close(&daemon->moves, "host-signal");
+    end_moves(daemon); /* the clients hear how it ends */
     stop_serving(daemon);
-    end_moves(daemon);
     return status;
 }
 
@@ -171,6 +183,8 @@ void haul_daemon_free(struct haul_daemon *daemon)
     if (daemon->moves.quit_fd >= 0) {
         close(daemon->moves.quit_fd);
     }
+    haul_descriptors_cleanup(&daemon->moves.descriptors);
+    pthread_mutex_destroy(&daemon->moves.lock);
     pthread_mutex_destroy(&daemon->turns);
     pthread_mutex_destroy(&daemon->lock);
     free(daemon);

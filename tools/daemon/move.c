@@ -98,10 +98,15 @@ static void set_guest(struct haul_move *move, enum guest guest)
     atomic_store_explicit(&move->guest, (int)guest, memory_order_relaxed);
 }
 
+/* A machine that its operator paused stays so, and neither stops nor runs again, whatever is done with it. */
 static void on_guest(void *opaque, bool running)
 {
-    set_guest(opaque, running ? RUNNING : FINISH_MIGRATE);
-    raise_event(opaque, running ? "RESUME" : "STOP", json_object());
+    struct haul_move *move = opaque;
+    bool paused = haul_session_guest_paused(move->session);
+    set_guest(move, !running ? FINISH_MIGRATE : paused ? PAUSED : RUNNING);
+    if (!paused) {
+        raise_event(move, running ? "RESUME" : "STOP", json_object());
+    }
 }
 
 static void on_message(void *opaque, bool urgent, const char *text)
@@ -179,7 +184,7 @@ static enum guest guest_after(const struct haul_move *move, const struct haul_ou
     }
     bool here = outcome->stats.ownership == (move->source ? HAUL_OWNER_SOURCE : HAUL_OWNER_DESTINATION);
     if (here) {
-        return RUNNING;
+        return haul_session_guest_paused(move->session) ? PAUSED : RUNNING;
     }
     return move->source ? POSTMIGRATE : PRELAUNCH;
 }
@@ -192,6 +197,11 @@ static void *run(void *opaque)
     set_state(move, HAUL_STATE_SETUP);
     int status = haul_session_start(move->session, move->texts.uri, &move->run.options, &error);
     if (status == 0) {
+        int running = RUNNING; /* if it was not stopped meanwhile */
+        if (haul_session_guest_paused(move->session)) {
+            atomic_compare_exchange_strong_explicit(&move->guest, &running, PAUSED, memory_order_relaxed,
+                                                    memory_order_relaxed);
+        }
         catch_up(move);
         haul_session_finish(move->session);
     }
@@ -323,7 +333,9 @@ int haul_move_start(struct haul_move *move, const struct haul_move_order *order,
 {
     int status = check_order(move, order, error);
     if (status < 0 || (status = haul_check_uri(order->uri, !order->source, error)) < 0 ||
-        (status = prepare(move, order, error)) < 0) {
+        (status = haul_descriptors_check(order->descriptors, order->uri, error)) < 0 ||
+        (status = prepare(move, order, error)) < 0 ||
+        (status = haul_descriptors_give(order->descriptors, order->uri, move->session, error)) < 0) {
         return status;
     }
     if (move->has_thread) {

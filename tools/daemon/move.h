@@ -7,6 +7,7 @@
  * functions are called by the QMP server's thread, and none of them waits; those for any thread say so.
  */
 
+#include "tools/daemon/descriptors.h"
 #include "tools/daemon/settings.h"
 #include "tools/session/session.h"
 
@@ -35,7 +36,8 @@ const char *haul_move_name(const struct haul_move *move);
 struct haul_move_order {
     bool source;
     const char *uri;
-    bool keeps_machine; /* no machine was named: move the reference guest that is here */
+    struct haul_descriptors *descriptors; /* what an fd: URI may name */
+    bool keeps_machine;                   /* no machine was named: move the reference guest that is here */
     struct haul_machine_spec spec;
 };
 

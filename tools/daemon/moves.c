@@ -4,6 +4,32 @@
 #include <errno.h>
 #include <string.h>
 
+int haul_moves_change(struct haul_moves *moves, struct haul_qmp_failure *failure)
+{
+    pthread_mutex_lock(&moves->lock);
+    if (!moves->closed) {
+        return 0;
+    }
+    pthread_mutex_unlock(&moves->lock);
+    return haul_qmp_fail(failure, ESHUTDOWN, "The daemon is ending");
+}
+
+void haul_moves_changed(struct haul_moves *moves)
+{
+    pthread_mutex_unlock(&moves->lock);
+}
+
+void haul_moves_close(struct haul_moves *moves, const char *reason)
+{
+    pthread_mutex_lock(&moves->lock);
+    bool was_closed = moves->closed;
+    moves->closed = true;
+    pthread_mutex_unlock(&moves->lock);
+    if (!was_closed) {
+        moves->event(moves->opaque, "SHUTDOWN", json_pack("{s:b s:s}", "guest", 0, "reason", reason));
+    }
+}
+
 int haul_moves_find(const struct haul_moves *moves, const char *name, struct haul_move **move,
                     struct haul_qmp_failure *failure)
 {

@@ -15,14 +15,31 @@ extern "C" {
 #define HAUL_MOVES_DEFAULT "default" /* the name of one that was given none */
 
 struct haul_moves {
-    struct haul_move *list[HAUL_MOVES_MAX]; /* in the order of their beginning */
-    unsigned count;
-    bool closed;            /* the daemon ends: nothing new starts */
+    /* Written once at creation. */
     pthread_mutex_t *turns; /* of haul_move_new; the daemon's */
     haul_move_event event;
+    int (*take_fd)(void *opaque); /* the descriptor beside the command that is run, or a negative errno */
     void *opaque;
     int quit_fd; /* eventfd, the command quit; the daemon's */
+
+    /* The server's thread reads and, under the lock, changes these; others read them under the lock, or once
+     * `closed` is set: then nobody changes them. */
+    pthread_mutex_t lock;
+    struct haul_move *list[HAUL_MOVES_MAX]; /* in the order of their beginning */
+    unsigned count;
+    bool closed; /* the daemon ends: nothing new starts */
+
+    struct haul_descriptors descriptors; /* the server's thread */
 };
+
+/* haul_moves_change takes the lock for a command that begins, changes or ends a migration;
+ * haul_moves_changed gives it back. -ESHUTDOWN, without the lock: the daemon ends. */
+int haul_moves_change(struct haul_moves *moves, struct haul_qmp_failure *failure);
+void haul_moves_changed(struct haul_moves *moves);
+
+/* haul_moves_close ends all changes and, the first time, says so by the event SHUTDOWN with `reason`. Any
+ * thread. */
+void haul_moves_close(struct haul_moves *moves, const char *reason);
 
 /*
  * haul_moves_find finds a migration. `name` NULL stands for the only one; *move stays NULL when there is none
@@ -31,11 +48,11 @@ struct haul_moves {
 int haul_moves_find(const struct haul_moves *moves, const char *name, struct haul_move **move,
                     struct haul_qmp_failure *failure);
 
-/* haul_moves_obtain finds it too, or begins it. -ENOSPC: there are HAUL_MOVES_MAX. */
+/* haul_moves_obtain finds it too, or begins it, under the lock. -ENOSPC: there are HAUL_MOVES_MAX. */
 int haul_moves_obtain(struct haul_moves *moves, const char *name, struct haul_move **move,
                       struct haul_qmp_failure *failure);
 
-/* haul_moves_forget takes it off the list and frees it; it must not be busy. */
+/* haul_moves_forget takes it off the list and frees it, under the lock; it must not be busy. */
 void haul_moves_forget(struct haul_moves *moves, struct haul_move *move);
 
 /* haul_moves_held returns a migration that waits for the operator with a paused guest in this process, or

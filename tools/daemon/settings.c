@@ -27,6 +27,11 @@ const struct haul_qmp_argument haul_settings_parameters[] = {
     {"placement", HAUL_QMP_STRING, .optional = true},
     {"bind", HAUL_QMP_STRING, .optional = true},
     {"rdma-provider", HAUL_QMP_STRING, .optional = true},
+    {"direct-io", HAUL_QMP_BOOLEAN, .optional = true},
+    {"cpu-throttle-initial", HAUL_QMP_UNSIGNED, .optional = true},
+    {"cpu-throttle-increment", HAUL_QMP_UNSIGNED, .optional = true},
+    {"max-cpu-throttle", HAUL_QMP_UNSIGNED, .optional = true},
+    {"cpu-throttle-tailslow", HAUL_QMP_BOOLEAN, .optional = true},
     {"cpu-throttle-percentage", HAUL_QMP_UNSIGNED, .optional = true},
     {NULL},
 };
@@ -50,6 +55,11 @@ static const struct field fields[] = {
     {TEXT(placement)},
     {TEXT(bind)},
     {TEXT(rdma_provider)},
+    {OPTION(direct_io)},
+    {OPTION(throttle_steps.initial_percent), 1, 99},
+    {OPTION(throttle_steps.increment_percent), 1, 99},
+    {OPTION(throttle_steps.most_percent), 1, 99},
+    {OPTION(throttle_steps.tailslow)},
     {TEXT(throttle), 0, 99},
 };
 
@@ -184,6 +194,10 @@ static int set_one(struct haul_settings *settings, const struct haul_qmp_argumen
                    const struct field *field, const json_t *value, struct haul_qmp_failure *failure)
 {
     char *at = (char *)settings + field->offset;
+    if (row->type == HAUL_QMP_BOOLEAN) {
+        *(bool *)at = json_is_true(value);
+        return 0;
+    }
     if (row->type != HAUL_QMP_UNSIGNED) {
         if (json_string_length(value) >= field->size) {
             return haul_qmp_fail(failure, EINVAL, "Parameter '%s' is longer than %zu bytes", row->name,
@@ -221,6 +235,12 @@ int haul_settings_set_parameters(struct haul_settings *settings, const json_t *a
             return result;
         }
     }
+    const struct haul_throttle_steps *steps = &changed.options.throttle_steps;
+    if (steps->most_percent < steps->initial_percent) {
+        return haul_qmp_fail(failure, EINVAL,
+                             "Parameter 'max-cpu-throttle' expects an integer in the range of "
+                             "cpu-throttle-initial to 99");
+    }
     haul_settings_copy(settings, &changed);
     return 0;
 }
@@ -236,7 +256,9 @@ json_t *haul_settings_parameters_json(const struct haul_settings *settings, uint
         uint64_t wide = 0;
         uint32_t narrow = 0;
         json_t *value;
-        if (haul_settings_parameters[i + 1].type != HAUL_QMP_UNSIGNED) {
+        if (haul_settings_parameters[i + 1].type == HAUL_QMP_BOOLEAN) {
+            value = json_boolean(*(const bool *)at);
+        } else if (haul_settings_parameters[i + 1].type != HAUL_QMP_UNSIGNED) {
             value = json_string(at);
         } else if (fields[i].size == sizeof wide) {
             memcpy(&wide, at, sizeof wide);
@@ -267,7 +289,8 @@ int haul_settings_apply(const struct haul_settings *settings, const struct haul_
     if (now->switchover_bandwidth_bytes_per_s != then->switchover_bandwidth_bytes_per_s) {
         haul_set_switchover_bandwidth(migration, now->switchover_bandwidth_bytes_per_s);
     }
-    return now->downtime_limit_ms != then->downtime_limit_ms
-               ? haul_set_downtime_limit(migration, now->downtime_limit_ms, error)
-               : 0;
+    int result = now->downtime_limit_ms != then->downtime_limit_ms
+                     ? haul_set_downtime_limit(migration, now->downtime_limit_ms, error)
+                     : 0;
+    return result == 0 ? haul_set_throttle_steps(migration, &now->throttle_steps, error) : result;
 }

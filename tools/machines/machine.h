@@ -39,6 +39,9 @@ struct haul_machine_ops {
     /* Text for the record file that lets `haul resume|abandon` find the machine again, e.g. the QMP socket
      * path. */
     const char *(*locator)(struct haul_machine *machine);
+    /* Tells whether the machine stood still of itself when it was last looked at: its operator paused it, and
+     * it is moved as it is. Also called on threads of the migration, in its hooks and events. NULL: never. */
+    bool (*paused)(struct haul_machine *machine);
     /* After ownership was left uncertain: run it here again / give this copy up. */
     int (*resume)(struct haul_machine *machine, struct haul_error *error);
     int (*abandon)(struct haul_machine *machine, struct haul_error *error);

@@ -203,6 +203,56 @@ static int check_request(json_t *request, struct haul_qmp_failure *failure)
     return 0;
 }
 
+#define LARGEST "9223372036854775807" /* that jansson reads */
+#define LARGEST_OF_QEMU "18446744073709551615"
+
+/* Whether `digits` are an integer that QEMU reads and jansson does not. */
+static bool is_too_large(const char *digits, size_t length)
+{
+    return (length == strlen(LARGEST) && memcmp(digits, LARGEST, length) > 0) ||
+           (length == strlen(LARGEST_OF_QEMU) && memcmp(digits, LARGEST_OF_QEMU, length) <= 0);
+}
+
+/* Makes the largest integer that jansson reads of every larger one that QEMU reads. */
+static void lower_integers(char *text, size_t length)
+{
+    bool quoted = false;
+    for (size_t i = 0; i < length; i++) {
+        if (quoted && text[i] == '\\') {
+            i++;
+        } else if (text[i] == '"') {
+            quoted = !quoted;
+        }
+        size_t end = i;
+        while (!quoted && end < length && text[end] && strchr("+-.0123456789eE", text[end])) {
+            end++;
+        }
+        if (end > i && strspn(text + i, "0123456789") == end - i && is_too_large(text + i, end - i)) {
+            memset(text + i, ' ', end - i);
+            memcpy(text + i, LARGEST, strlen(LARGEST));
+        }
+        i = end > i ? end - 1 : i;
+    }
+}
+
+static json_t *parse(const char *text, size_t length, json_error_t *reason)
+{
+    const size_t flags = JSON_REJECT_DUPLICATES | JSON_DECODE_ANY;
+    json_t *request = json_loadb(text, length, flags, reason);
+    if (request || json_error_code(reason) != json_error_numeric_overflow) {
+        return request;
+    }
+    char *lowered = malloc(length + 1);
+    if (lowered) {
+        memcpy(lowered, text, length);
+        lowered[length] = '\0';
+        lower_integers(lowered, length);
+        request = json_loadb(lowered, length, flags, reason);
+    }
+    free(lowered);
+    return request;
+}
+
 json_t *haul_qmp_dispatch(const struct haul_qmp_dispatcher *dispatcher, const char *text, size_t length,
                           bool *negotiated)
 {
@@ -210,7 +260,7 @@ json_t *haul_qmp_dispatch(const struct haul_qmp_dispatcher *dispatcher, const ch
     json_error_t reason;
     json_t *result = NULL;
     json_t *answer = NULL;
-    json_t *request = json_loadb(text, length, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &reason);
+    json_t *request = parse(text, length, &reason);
     if (!request) {
         return haul_qmp_refusal("JSON parse error, %s", reason.text);
     }

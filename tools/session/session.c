@@ -12,6 +12,12 @@
 
 #define KEEP_RECORDS_S (INT64_C(7) * 24 * 3600)
 
+struct fd_entry {
+    struct fd_entry *next;
+    int fd;
+    char name[];
+};
+
 struct haul_session {
     /* Written once at creation. */
     bool source;
@@ -21,6 +27,7 @@ struct haul_session {
     pthread_mutex_t *turns; /* may be NULL */
 
     /* The owner's. */
+    struct fd_entry *fds; /* for the next start */
     struct haul_store *store;
     struct haul_machine *machine;
     struct haul_orders *orders;
@@ -195,6 +202,36 @@ void haul_session_take_turns(struct haul_session *session, pthread_mutex_t *lock
     session->turns = lock;
 }
 
+int haul_session_add_fd(struct haul_session *session, const char *name, int fd, struct haul_error *error)
+{
+    struct fd_entry *entry = calloc(1, sizeof *entry + strlen(name) + 1);
+    if (!entry) {
+        close(fd);
+        return haul_error_set(error, ENOMEM, "no memory for a descriptor");
+    }
+    strcpy(entry->name, name); /* NOLINT: it fits */
+    entry->fd = fd;
+    entry->next = session->fds;
+    session->fds = entry;
+    return 0;
+}
+
+/* Hands all descriptors to `migration`, or, without one or after a failure, closes them. */
+static int give_fds(struct haul_session *session, struct haul_migration *migration, struct haul_error *error)
+{
+    int status = 0;
+    for (struct fd_entry *entry; (entry = session->fds);) {
+        int given = migration && status == 0 ? haul_add_fd(migration, entry->name, entry->fd, error) : -1;
+        if (given < 0) {
+            close(entry->fd);
+            status = migration && status == 0 ? given : status;
+        }
+        session->fds = entry->next;
+        free(entry);
+    }
+    return status;
+}
+
 static int make_machine(struct haul_session *session, struct haul_error *error)
 {
     const struct haul_machine_spec *spec = &session->spec;
@@ -225,7 +262,8 @@ static int make_migration(struct haul_session *session, const struct haul_option
     if (session->turns) {
         pthread_mutex_unlock(session->turns);
     }
-    if (status < 0 || (status = session->machine->ops->attach(session->machine, made, error)) < 0 ||
+    if (status < 0 || (status = give_fds(session, made, error)) < 0 ||
+        (status = session->machine->ops->attach(session->machine, made, error)) < 0 ||
         (status = haul_set_events(made, &migration_events, session, error)) < 0) {
         haul_free(made);
         return status;
@@ -279,6 +317,7 @@ int haul_session_start(struct haul_session *session, const char *uri, const stru
     pthread_mutex_unlock(&session->lock);
     haul_free(former);
     int status = start(session, uri, options, &failure);
+    give_fds(session, NULL, NULL); /* those that it did not come to */
     if (status < 0) {
         pthread_mutex_lock(&session->lock);
         session->cancelled = false;
@@ -396,6 +435,12 @@ bool haul_session_holds_guest(const struct haul_session *session)
            session->outcome.stats.ownership == HAUL_OWNER_UNCERTAIN;
 }
 
+bool haul_session_guest_paused(const struct haul_session *session)
+{
+    struct haul_machine *machine = session->machine;
+    return machine && machine->ops->paused && machine->ops->paused(machine);
+}
+
 static int obey(struct haul_session *session, enum haul_order order, char *text, size_t size,
                 struct haul_error *error)
 {
@@ -503,6 +548,7 @@ void haul_session_free(struct haul_session *session)
     if (!session) {
         return;
     }
+    give_fds(session, NULL, NULL);
     haul_orders_close(session->orders);
     haul_free(session->migration);
     if (session->machine) {

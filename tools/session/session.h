@@ -56,6 +56,10 @@ int haul_session_new(bool source, const struct haul_machine_spec *spec,
  */
 void haul_session_take_turns(struct haul_session *session, pthread_mutex_t *lock);
 
+/* haul_session_add_fd hands a descriptor over to the next haul_session_start, whose URI may be fd:NAME; see
+ * haul_add_fd. Closed in any case. -ENOMEM. */
+int haul_session_add_fd(struct haul_session *session, const char *name, int fd, struct haul_error *error);
+
 /*
  * haul_session_start opens the state directory, finds the machine and starts the migration; `uri` is where to
  * send, or to listen. The failure is noted in the outcome too. It may be called again after a move that left
@@ -96,6 +100,10 @@ void haul_session_close(struct haul_session *session);
 
 /* haul_session_runs_guest tells whether a reference guest runs in this process because of the session. */
 bool haul_session_runs_guest(const struct haul_session *session);
+
+/* haul_session_guest_paused tells whether the machine is moved as its operator paused it; the owner's, and
+ * for the events. */
+bool haul_session_guest_paused(const struct haul_session *session);
 
 /* haul_session_outcome is complete after haul_session_finish; valid until the session is started again or
  * freed. */

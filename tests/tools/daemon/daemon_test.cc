@@ -61,6 +61,15 @@ class DaemonMove : public ::testing::Test
         EXPECT_EQ(from_->Guest(name), "postmigrate");
         EXPECT_EQ(to_->Guest(name), "running");
     }
+    // Clients hear how each move ends before the socket goes away.
+    void ExpectToldOfTheEnd(const std::string &name, const std::string &reason)
+    {
+        EXPECT_TRUE(from_->Gone());
+        std::vector<std::string> events = from_->EventsSoFar(name);
+        ASSERT_FALSE(events.empty());
+        EXPECT_EQ(events.back(), "MIGRATION cancelled");
+        EXPECT_EQ(from_->EventsSoFar(""), (Words{"SHUTDOWN " + reason}));
+    }
     Daemon from_, to_;
 };
 
@@ -203,6 +212,7 @@ TEST_F(DaemonMove, QuitCancelsWhatMoves)
 {
     SendSlowly("a");
     from_->Get("quit");
+    ExpectToldOfTheEnd("a", "host-qmp-quit");
     EXPECT_EQ(from_.program->Wait(10), 0) << from_.program->Err();
     EXPECT_NE(access(from_.path.c_str(), F_OK), 0) << "the socket is removed";
     ASSERT_TRUE(to_->Reaches("a", "cancelled"));
@@ -213,6 +223,7 @@ TEST_F(DaemonMove, ASignalDoesWhatQuitDoes)
 {
     SendSlowly("a");
     from_.program->Signal(SIGTERM);
+    ExpectToldOfTheEnd("a", "host-signal");
     EXPECT_EQ(from_.program->Wait(10), 0) << from_.program->Err();
     EXPECT_TRUE(to_->Reaches("a", "cancelled"));
 }
@@ -281,6 +292,15 @@ TEST_F(DaemonRefuses, WrongSettingsChangeNothing)
          "Parameter 'cpu-throttle-percentage' expects an integer in the range of 0 to 99"},
         {R"({"downtime-limit": 7, "cpu-throttle-percentage": 10})",
          "cpu-throttle-percentage is for a migration that runs"},
+        {R"({"cpu-throttle-initial": 0})",
+         "Parameter 'cpu-throttle-initial' expects an integer in the range of 1 to 99"},
+        {R"({"cpu-throttle-increment": 100})",
+         "Parameter 'cpu-throttle-increment' expects an integer in the range of 1 to 99"},
+        {R"({"downtime-limit": 7, "max-cpu-throttle": 19})",
+         "Parameter 'max-cpu-throttle' expects an integer in the range of cpu-throttle-initial to 99"},
+        {R"({"cpu-throttle-tailslow": 1})",
+         "Invalid parameter type for 'cpu-throttle-tailslow', expected: boolean"},
+        {R"({"throttle-trigger-threshold": 50})", "Parameter 'throttle-trigger-threshold' is unexpected"},
     };
     for (const auto &one : cases) {
         EXPECT_EQ(daemon_->Fails("migrate-set-parameters", one.arguments), one.error);
@@ -302,6 +322,30 @@ TEST_F(DaemonRefuses, WrongSettingsChangeNothing)
             EXPECT_FALSE(json_is_true(json_object_get(entry, "state")));
         }
     }
+}
+
+TEST(Daemon, SettingsAreTakenAndShown)
+{
+    Daemon daemon;
+    const char *all = R"({"cpu-throttle-initial": 5, "cpu-throttle-increment": 3, "max-cpu-throttle": 10,
+                          "cpu-throttle-tailslow": true, "direct-io": true,
+                          "max-bandwidth": 18446744073709551615})";
+    daemon->Get("migrate-set-parameters", all);
+    daemon->Get("migrate-set-parameters", R"({"max-cpu-throttle": 7})");
+    Json shown = daemon->Get("query-migrate-parameters");
+    int initial = 0, increment = 0, most = 0, tailslow = 0, direct = 0;
+    json_int_t bandwidth = 0;
+    EXPECT_EQ(json_unpack(shown.get(), "{s:i s:i s:i s:b s:b s:I}", "cpu-throttle-initial", &initial,
+                          "cpu-throttle-increment", &increment, "max-cpu-throttle", &most,
+                          "cpu-throttle-tailslow", &tailslow, "direct-io", &direct, "max-bandwidth",
+                          &bandwidth),
+              0);
+    EXPECT_EQ(initial, 5);
+    EXPECT_EQ(increment, 3);
+    EXPECT_EQ(most, 7);
+    EXPECT_TRUE(tailslow);
+    EXPECT_TRUE(direct);
+    EXPECT_EQ(bandwidth, INT64_MAX) << "the largest that is kept";
 }
 
 TEST_F(DaemonRefuses, MoreMigrationsThanItKeeps)

@@ -30,6 +30,11 @@ static std::string Text(const json_t *value)
     return copy;
 }
 
+static std::string Error(const Json &answer)
+{
+    return Text(json_object_get(json_object_get(answer.get(), "error"), "desc"));
+}
+
 std::string Named(const std::string &name, const std::string &more)
 {
     return "{\"name\": \"" + name + "\"" + (more.empty() ? "" : ", " + more) + "}";
@@ -44,7 +49,7 @@ void Monitor::Note(const json_t *event)
 {
     const json_t *data = json_object_get(event, "data");
     std::string text = json_string_value(json_object_get(event, "event"));
-    for (const char *member : {"status", "pass"}) {
+    for (const char *member : {"status", "pass", "reason"}) {
         std::string value = Text(json_object_get(data, member));
         text += value.empty() ? "" : " " + value;
     }
@@ -55,6 +60,11 @@ Json Monitor::Run(const std::string &command, const std::string &arguments)
 {
     std::string more = arguments.empty() ? "" : ", \"arguments\": " + arguments;
     client_.send("{\"execute\": \"" + command + "\"" + more + "}\n");
+    return Answer();
+}
+
+Json Monitor::Answer()
+{
     for (;;) {
         Json answer = client_.object(20000);
         if (!answer || !json_object_get(answer.get(), "event")) {
@@ -74,8 +84,14 @@ Json Monitor::Get(const std::string &command, const std::string &arguments)
 
 std::string Monitor::Fails(const std::string &command, const std::string &arguments)
 {
-    Json answer = Run(command, arguments);
-    return Text(json_object_get(json_object_get(answer.get(), "error"), "desc"));
+    return Error(Run(command, arguments));
+}
+
+std::string Monitor::HandOver(const std::string &name, int fd)
+{
+    client_.send_with_fd(R"({"execute": "getfd", "arguments": {"fdname": ")" + name + "\"}}\n", fd);
+    close(fd);
+    return Error(Answer());
 }
 
 std::string Monitor::Of(const std::string &migration, const std::string &member)
@@ -118,6 +134,11 @@ std::string Monitor::Guest(const std::string &migration)
 std::vector<std::string> Monitor::Events(const std::string &migration)
 {
     Run("query-version"); // what was raised before comes before its answer
+    return EventsSoFar(migration);
+}
+
+std::vector<std::string> Monitor::EventsSoFar(const std::string &migration) const
+{
     std::vector<std::string> events;
     for (const auto &event : events_) {
         if (event.first == migration) {
@@ -137,5 +158,8 @@ bool Monitor::Saw(const std::string &migration, const std::string &event)
 
 bool Monitor::Gone()
 {
+    for (Json event; (event = client_.object(20000));) {
+        Note(event.get());
+    }
     return client_.at_end();
 }

@@ -22,6 +22,8 @@ class Monitor
     Json Get(const std::string &command, const std::string &arguments = "");
     // The error's "desc", or "" for success.
     std::string Fails(const std::string &command, const std::string &arguments = "");
+    // getfd with `fd`, which is closed here; the error's "desc", or "".
+    std::string HandOver(const std::string &name, int fd);
     // One member of query-migrate's answer, as text; "" without it.
     std::string Of(const std::string &migration, const std::string &member);
     long Number(const std::string &migration, const std::string &object, const std::string &member);
@@ -31,11 +33,14 @@ class Monitor
     std::string Guest(const std::string &migration);
     // Events so far about `migration`: "MIGRATION setup", "STOP", "MIGRATION_PASS 1".
     std::vector<std::string> Events(const std::string &migration);
+    // The same without asking the other side.
+    std::vector<std::string> EventsSoFar(const std::string &migration) const;
     bool Saw(const std::string &migration, const std::string &event);
-    // True when the other side has closed.
+    // True when the other side closes, once all that it had to say was read.
     bool Gone();
 
   private:
+    Json Answer();
     void Note(const json_t *event);
     RawClient client_;
     std::vector<std::pair<std::string, std::string>> events_;

@@ -109,6 +109,30 @@ TEST_F(QmpRequest, WithEverythingThatItMayHave)
               client_.ask("{\"execute\": \"echo\", \"arguments\": " + arguments + "}"));
 }
 
+// QEMU reads integers up to 2^64 - 1; those that jansson does not read count as its largest one.
+TEST_F(QmpRequest, WithTheLargestIntegers)
+{
+    auto echoed = [&](const std::string &number) {
+        Json answer = (client_.send(R"({"execute": "echo", "arguments": {"uri": "\"9223372036854775808", )"
+                                    "\"max-bandwidth\": " +
+                                    number + "}, \"id\": [1, 2.5]}\n"),
+                       client_.object());
+        json_t *result = json_object_get(answer.get(), "return");
+        EXPECT_STREQ("\"9223372036854775808", json_string_value(json_object_get(result, "uri")));
+        EXPECT_EQ(2.5, json_real_value(json_array_get(json_object_get(answer.get(), "id"), 1)));
+        return json_integer_value(json_object_get(result, "max-bandwidth"));
+    };
+    EXPECT_EQ(INT64_MAX, echoed("9223372036854775807"));
+    EXPECT_EQ(INT64_MAX, echoed("9223372036854775808"));
+    EXPECT_EQ(INT64_MAX, echoed("18446744073709551615"));
+    EXPECT_EQ(1000000000000000000, echoed("1000000000000000000"));
+    for (const char *number : {"18446744073709551616", "-9223372036854775809", "99999999999999999999",
+                               "9223372036854775808e5000"}) {
+        std::string answer = client_.ask("{\"execute\": \"nothing\", \"id\": " + std::string(number) + "}");
+        EXPECT_NE(std::string::npos, answer.find("JSON parse error")) << answer;
+    }
+}
+
 TEST_F(QmpRequest, AnswersAreAscii)
 {
     EXPECT_EQ("{\"return\": {}, \"id\": \"\\u00E9\\uD83D\\uDE00\"}",

@@ -382,6 +382,11 @@ static void free_destination(struct haul_machine *machine)
     free(destination);
 }
 
+static bool paused(struct haul_machine *machine)
+{
+    return !((struct haul_qemu_destination *)machine)->running;
+}
+
 int haul_qemu_destination_new(const char *qmp, struct haul_machine **machine, struct haul_error *error)
 {
     static const struct haul_machine_ops ops = {
@@ -390,6 +395,7 @@ int haul_qemu_destination_new(const char *qmp, struct haul_machine **machine, st
         .locator = locator,
         .resume = resume,
         .abandon = abandon,
+        .paused = paused,
         .free = free_destination,
     };
     struct haul_qemu_destination *destination = calloc(1, sizeof *destination);

@@ -70,6 +70,7 @@ static int check_state(struct haul_qemu_source *source, struct haul_error *error
     json_t *reply = NULL;
     int result = haul_qemu_status(source->qmp, status, sizeof status, error);
     result = result ? result : haul_qemu_check_movable(status, error);
+    source->was_running = result == 0 && strcmp(status, "running") == 0;
     result = result ? result : haul_qmp_execute(source->qmp, "query-migrate", NULL, &reply, error);
     if (result) {
         return result;
@@ -235,6 +236,11 @@ static int abandon(struct haul_machine *machine, struct haul_error *error)
     return haul_qemu_quit(((struct haul_qemu_source *)machine)->qmp, error);
 }
 
+static bool paused(struct haul_machine *machine)
+{
+    return !((struct haul_qemu_source *)machine)->was_running;
+}
+
 int haul_qemu_source_new(const char *qmp, struct haul_machine **machine, struct haul_error *error)
 {
     static const struct haul_machine_ops ops = {
@@ -244,6 +250,7 @@ int haul_qemu_source_new(const char *qmp, struct haul_machine **machine, struct 
         .locator = locator,
         .resume = resume,
         .abandon = abandon,
+        .paused = paused,
         .free = free_source,
     };
     struct haul_qemu_source *source = calloc(1, sizeof *source);

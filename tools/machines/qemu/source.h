@@ -41,8 +41,8 @@ struct haul_qemu_source {
 
     /* switchover */
     struct haul_qemu_stream *stream;
-    bool switching;   /* `migrate` was sent, and not undone or handed over */
-    bool was_running; /* at the switchover */
+    bool switching;           /* `migrate` was sent, and not undone or handed over */
+    _Atomic bool was_running; /* read by any thread; when it was looked at last, and so at the switchover */
     uint64_t state_bytes;
     uint64_t lead_ns; /* what the stop hook does before the machine stops */
 };

@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: Apache-2.0
+// What daemons move besides the guest over tcp: over descriptors that a client hands them, into and out of a
+// file, over rdma, and plain memory objects.
+#include "tests/tools/daemon/daemon.h"
+
+#include <cerrno>
+#include <csignal>
+#include <fcntl.h>
+#include <fstream>
+#include <iterator>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+namespace
+{
+
+class DaemonTransport : public ::testing::Test
+{
+  protected:
+    void Receive(const std::string &uri, const std::string &more = kGuest)
+    {
+        to_->Get("migrate-incoming", Named("a", "\"uri\": \"" + uri + "\", " + more));
+    }
+    void Send(const std::string &uri, const std::string &more = kSourceGuest)
+    {
+        from_->Get("migrate", Named("a", "\"uri\": \"" + uri + "\", " + more));
+    }
+    std::string Listening()
+    {
+        EXPECT_TRUE(to_->Until([&] { return !to_->Of("a", "socket-address").empty(); }))
+            << to_.program->Err();
+        return to_->Of("a", "uri");
+    }
+    void ExpectCompleted()
+    {
+        EXPECT_TRUE(from_->Reaches("a", "completed")) << from_.program->Err();
+        EXPECT_TRUE(to_->Reaches("a", "completed")) << to_.program->Err();
+    }
+    // Hands both ends of a new connection over, under the same name.
+    void Connect(const std::string &name)
+    {
+        int ends[2];
+        ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+        EXPECT_EQ(from_->HandOver(name, ends[0]), "");
+        EXPECT_EQ(to_->HandOver(name, ends[1]), "");
+    }
+    Daemon from_, to_;
+};
+
+// ---- descriptors ----
+
+TEST_F(DaemonTransport, DescriptorsThatClientsHandOver)
+{
+    for (const char *name : {"control", "first", "second"}) {
+        Connect(name);
+    }
+    Receive("fd:control,first,second");
+    Send("fd:control,first,second");
+    ExpectCompleted();
+    EXPECT_EQ(from_->Guest("a"), "postmigrate");
+    EXPECT_EQ(to_->Guest("a"), "running");
+    EXPECT_EQ(from_->Fails("closefd", R"({"fdname": "first"})"), "File descriptor named 'first' not found")
+        << "a move takes what it names";
+}
+
+// True when everybody who had the other end has closed it.
+bool IsAlone(int end)
+{
+    char byte;
+    return recv(end, &byte, 1, MSG_DONTWAIT) == 0;
+}
+
+TEST_F(DaemonTransport, DescriptorsAreClosedWhenNobodyWantsThem)
+{
+    int first[2], second[2], third[2];
+    for (int *ends : {first, second, third}) {
+        ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+    }
+    EXPECT_EQ(from_->HandOver("x", first[1]), "");
+    EXPECT_EQ(from_->HandOver("x", second[1]), "") << "takes the first one's place";
+    EXPECT_TRUE(from_->Until([&] { return IsAlone(first[0]); }));
+    EXPECT_FALSE(IsAlone(second[0]));
+    EXPECT_EQ(from_->Fails("closefd", R"({"fdname": "x"})"), "");
+    EXPECT_TRUE(IsAlone(second[0]));
+    EXPECT_EQ(from_->Fails("closefd", R"({"fdname": "x"})"), "File descriptor named 'x' not found");
+    // A move that fails before it comes to them closes them too.
+    EXPECT_EQ(from_->HandOver("x", third[1]), "");
+    Send("fd:x", R"("qemu": "/nonexistent/qmp")");
+    EXPECT_TRUE(from_->Reaches("a", "failed"));
+    EXPECT_TRUE(IsAlone(third[0]));
+    for (int *ends : {first, second, third}) {
+        close(ends[0]);
+    }
+}
+
+TEST_F(DaemonTransport, DescriptorsThatAreRefused)
+{
+    EXPECT_EQ(from_->Fails("getfd", R"({"fdname": "x"})"), "No file descriptor supplied via SCM_RIGHTS");
+    for (const char *name : {"", "1st", "a,b", "a/b"}) {
+        int ends[2];
+        ASSERT_EQ(pipe2(ends, O_CLOEXEC), 0);
+        EXPECT_TRUE(Has(from_->HandOver(name, ends[1]), "expects a name of 1 to 63 bytes")) << name;
+        char byte;
+        EXPECT_EQ(read(ends[0], &byte, 1), 0) << "it is closed";
+        close(ends[0]);
+    }
+    EXPECT_EQ(from_->Fails("migrate", Named("a", std::string(R"("uri": "fd:none", )") + kSourceGuest)),
+              "File descriptor named 'none' has not been found");
+    EXPECT_TRUE(Has(from_->Fails("migrate", Named("a", std::string(R"("uri": "fd:0,1", )") + kSourceGuest)),
+                    "a daemon takes descriptors by name"));
+}
+
+// ---- a file ----
+
+TEST_F(DaemonTransport, AFileIsWrittenAndRead)
+{
+    std::string path = MakeDirectory() + "/guest.haul";
+    from_->Get("migrate-set-parameters", Named("a", R"("multifd-channels": 3)"));
+    Send("file:" + path);
+    ASSERT_TRUE(from_->Reaches("a", "completed")) << from_.program->Err();
+    EXPECT_EQ(from_->Guest("a"), "postmigrate");
+    EXPECT_EQ(access(path.c_str(), F_OK), 0);
+    Receive("file:" + path);
+    ASSERT_TRUE(to_->Reaches("a", "completed")) << to_.program->Err();
+    EXPECT_EQ(to_->Guest("a"), "running");
+}
+
+TEST_F(DaemonTransport, AFileThatCannotBeWrittenLeavesTheGuestHere)
+{
+    Send("file:/nonexistent/guest.haul");
+    ASSERT_TRUE(from_->Reaches("a", "failed"));
+    EXPECT_TRUE(Has(from_->Of("a", "error-desc"), "/nonexistent/guest.haul")) << from_->Of("a", "error-desc");
+    EXPECT_EQ(from_->Guest("a"), "running");
+    Receive("file:/nonexistent/guest.haul");
+    ASSERT_TRUE(to_->Reaches("a", "failed"));
+    EXPECT_TRUE(Has(to_->Of("a", "error-desc"), "/nonexistent/guest.haul")) << to_->Of("a", "error-desc");
+    EXPECT_EQ(to_->Guest("a"), "prelaunch");
+}
+
+// ---- rdma ----
+
+TEST_F(DaemonTransport, Rdma)
+{
+    for (Daemon *daemon : {&from_, &to_}) {
+        daemon->monitor->Get("migrate-set-parameters", Named("a", R"("rdma-provider": "tcp;ofi_rxm")"));
+    }
+    Receive("rdma:127.0.0.1:0");
+    std::string uri = Listening();
+    EXPECT_EQ(uri.rfind("rdma:127.0.0.1:", 0), 0u) << uri;
+    Send(uri);
+    ExpectCompleted();
+    Json answer = to_->Get("query-migrate", Named("a"));
+    const json_t *rdma = json_object_get(answer.get(), "rdma");
+    EXPECT_STREQ(json_string_value(json_object_get(rdma, "provider")), "tcp;ofi_rxm");
+    EXPECT_EQ(to_->Guest("a"), "running");
+}
+
+TEST_F(DaemonTransport, ARdmaProviderThatIsNotThereIsNamed)
+{
+    from_->Get("migrate-set-parameters", Named("a", R"("rdma-provider": "nosuch")"));
+    Receive("rdma:127.0.0.1:0");
+    Send(Listening());
+    ASSERT_TRUE(from_->Reaches("a", "failed"));
+    EXPECT_TRUE(Has(from_->Of("a", "error-desc"), "nosuch")) << from_->Of("a", "error-desc");
+    EXPECT_EQ(from_->Guest("a"), "running");
+}
+
+// ---- memory ----
+
+constexpr size_t kMemory = 4 << 20;
+
+class DaemonMemory : public DaemonTransport
+{
+  protected:
+    DaemonMemory()
+    {
+        std::string base = "/dev/shm/haul-daemon-test-" + std::to_string(getpid()) + "-";
+        here_ = base + "from";
+        there_ = base + "to";
+        std::string content;
+        for (size_t i = 0; content.size() < kMemory; i++) {
+            content += std::to_string(i * 2654435761u) + " ";
+        }
+        std::ofstream(here_) << content.substr(0, kMemory);
+    }
+    ~DaemonMemory() override
+    {
+        unlink(here_.c_str());
+        unlink(there_.c_str());
+    }
+    static std::string Content(const std::string &path)
+    {
+        std::ifstream file(path, std::ios::binary);
+        return std::string(std::istreambuf_iterator<char>(file), {});
+    }
+    std::string Object(const std::string &path, const std::string &more = "")
+    {
+        return R"("memory": {"path": ")" + path + "\"" + more + "}";
+    }
+    std::string here_, there_;
+};
+
+TEST_F(DaemonMemory, AnObjectAtRest)
+{
+    Receive("tcp:127.0.0.1:0", Object(there_, ", \"size\": " + std::to_string(kMemory)));
+    Send(Listening(), Object(here_));
+    ExpectCompleted();
+    EXPECT_EQ(from_->Of("a", "machine"), "memory");
+    EXPECT_TRUE(Content(there_) == Content(here_));
+}
+
+TEST_F(DaemonMemory, OneThatIsNotThere)
+{
+    Send("tcp:127.0.0.1:1", Object("/dev/shm/haul-none"));
+    ASSERT_TRUE(from_->Reaches("a", "failed"));
+    EXPECT_TRUE(Has(from_->Of("a", "error-desc"), "/dev/shm/haul-none")) << from_->Of("a", "error-desc");
+}
+
+} // namespace
