@@ -348,6 +348,11 @@ static void *loader_thread(void *argument)
 
 int haul_destination_init(struct haul_migration *migration, struct haul_error *error)
 {
+    if (migration->mode == HAUL_MODE_BACKGROUND_SNAPSHOT) {
+        return haul_error_set(error, EINVAL,
+                              "mode background-snapshot is for a source: a machine is started from its file "
+                              "in mode normal");
+    }
     migration->destination = calloc(1, sizeof *migration->destination);
     return migration->destination ? 0 : haul_error_set(error, ENOMEM, "no memory for the destination");
 }

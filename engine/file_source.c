@@ -23,7 +23,7 @@ int haul_file_source_check(const struct haul_migration *migration, struct haul_e
                               "a file keeps every page at its own place, so it cannot be compressed: leave "
                               "--compress lz4 out");
     }
-    if (migration->mode != HAUL_MODE_NORMAL) {
+    if (migration->mode == HAUL_MODE_CPR_TRANSFER) {
         return haul_error_set(error, ENOTSUP,
                               "memory is handed over to a process, not to a file: leave the mode out");
     }
@@ -72,6 +72,11 @@ int haul_file_source_carrier(struct haul_file_source *file, int node, struct hau
                              struct haul_error *error)
 {
     return haul_carrier_file_new(file->rounds, node, carrier, error);
+}
+
+struct haul_snapshot_writer *haul_file_source_writer(const struct haul_file_source *file)
+{
+    return file->writer;
 }
 
 uint32_t haul_file_source_rounds_done(const struct haul_file_source *file)

@@ -8,6 +8,7 @@
  * failure resumes the guest, after it the guest is the file's. All calls on the migration_thread.
  */
 
+#include "channels/snapshot/writer.h"
 #include "engine/migration.h"
 
 #ifdef __cplusplus
@@ -29,6 +30,9 @@ uint64_t haul_file_source_cost_ns(const struct haul_file_source *file);
 /* haul_file_source_carrier makes what a sender sends through. */
 int haul_file_source_carrier(struct haul_file_source *file, int node, struct haul_carrier **carrier,
                              struct haul_error *error);
+
+/* haul_file_source_writer returns what writes the file, for who has a stable copy of a page. */
+struct haul_snapshot_writer *haul_file_source_writer(const struct haul_file_source *file);
 
 /* haul_file_source_rounds_done returns the latest round that is in the file whole. */
 uint32_t haul_file_source_rounds_done(const struct haul_file_source *file);

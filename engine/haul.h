@@ -56,16 +56,21 @@ enum haul_state {
 const char *haul_state_name(enum haul_state state);
 
 /*
- * How memory gets to the destination; QEMU's names (MigMode). cpr-transfer: both ends are on one host and
+ * How memory gets to the destination; QEMU's names (MigMode, and its capability background-snapshot).
+ * cpr-transfer: both ends are on one host and
  * memory is in memfds or files; the source hands their descriptors over and nothing is copied, so that a move
  * of any size takes the time of its device state. It needs a unix socket (unix:PATH, or fd: with one), and
  * both ends to run as the same user. The destination may not write that memory before
  * HANDOVER, the source not after it; a failure before HANDOVER resumes the source, whose memory nobody
  * touched.
+ * background-snapshot: the guest is saved into a file (file:PATH) as it is at one moment, and goes on here.
+ * It stands still for its device state only; then each page is saved before it is written for the first time.
+ * The source needs a write guard (haul_set_write_guard) and no tracker, and owns the guest whatever happens.
  */
 #define HAUL_MODES(X)                                                                                        \
     X(NORMAL, "normal")                                                                                      \
-    X(CPR_TRANSFER, "cpr-transfer")
+    X(CPR_TRANSFER, "cpr-transfer")                                                                          \
+    X(BACKGROUND_SNAPSHOT, "background-snapshot")
 
 enum haul_mode {
 #define X(name, text) HAUL_MODE_##name,
@@ -125,7 +130,9 @@ struct haul_options {
     const char *remote_options; /* source, ssh: options of the `haul receive` there (which machine), quoted
                                    for its shell; needed with ssh: */
     /*
-     * "normal" (default) or "cpr-transfer". A source of mode cpr-transfer needs no tracker, and channels,
+     * "normal" (default), "cpr-transfer" or "background-snapshot" (a source only: channels is the number of
+     * threads that write the file, compression, limits of downtime and verify mean nothing). A source of mode
+     * cpr-transfer needs no tracker, and channels,
      * compression and limits mean nothing to it; verify is refused, there is nothing to compare. A
      * destination follows its source, but one of mode cpr-transfer populates nothing and refuses a source
      * that would copy.
@@ -176,6 +183,36 @@ struct haul_tracker_ops {
      */
     int (*sync)(void *opaque, uint64_t *const *bitmaps, uint64_t *pages, struct haul_error *error);
     /* Called once on every path; leaves the guest as if it had never been tracked (trap T7). */
+    void (*stop)(void *opaque);
+};
+
+/* A thread of the guest that waits because it writes a protected page. */
+struct haul_waiting_write {
+    uint32_t block; /* in the order of haul_add_ram */
+    uint64_t page;  /* of 4096 bytes */
+};
+
+/*
+ * A write guard, for mode background-snapshot: whoever writes a protected page (vCPUs, device models, the
+ * kernel in a system call) waits until the page is released. Ranges are in pages of 4096 bytes, whole huge
+ * pages where the block has them.
+ */
+struct haul_write_guard_ops {
+    const char *name; /* for reports */
+    /* From its return on the pages are protected, also those that were never touched. Migration thread. */
+    int (*protect)(void *opaque, uint32_t block, uint64_t first, uint64_t count, struct haul_error *error);
+    /* Lifts the protection and lets the writers of these pages go on. Pages that are not protected may be
+     * among them. Any thread. */
+    int (*release)(void *opaque, uint32_t block, uint64_t first, uint64_t count, struct haul_error *error);
+    /*
+     * Waits until somebody writes a protected page, or `interrupt_fd` is readable: the number of `writes`
+     * filled in, 0 for an interrupt. A writer is reported once; several may wait for one page, which may have
+     * been released meanwhile. One thread of its own.
+     */
+    int (*wait)(void *opaque, int interrupt_fd, struct haul_waiting_write *writes, unsigned capacity,
+                struct haul_error *error);
+    /* Called once on every path, when no other callback is running: no page is protected and nobody waits
+     * any more. */
     void (*stop)(void *opaque);
 };
 
@@ -311,7 +348,8 @@ struct haul_events {
 struct haul_downtime {
     uint64_t total_ns;
     uint64_t stop_ns;      /* stop hook */
-    uint64_t last_pass_ns; /* scan and pages of the last pass, verify included */
+    uint64_t last_pass_ns; /* scan and pages of the last pass, verify included; background-snapshot: write
+                              protection */
     uint64_t device_ns;    /* state handlers */
     uint64_t start_ns;     /* HANDOVER to RUNNING */
     uint64_t held_ns;      /* by pause_before_switchover, until haul_continue; never predicted */
@@ -349,6 +387,12 @@ struct haul_stats {
     char rdma_provider[64];         /* rdma: only, else "" */
     uint64_t rdma_registered_bytes; /* rdma: guest memory registered with the provider at this end */
     uint32_t rdma_regions;          /* in so many pieces */
+    /* Mode background-snapshot: how often a write had to wait, and for how long from when this process was
+     * told; the guest feels the time until then, too. */
+    uint64_t write_faults;
+    uint64_t write_fault_p50_ns;
+    uint64_t write_fault_p99_ns;
+    uint64_t write_fault_longest_ns;
 };
 
 struct haul_channel_stats {
@@ -392,6 +436,8 @@ int haul_add_ram(struct haul_migration *migration, const struct haul_ram_block *
                  struct haul_error *error);
 int haul_set_tracker(struct haul_migration *migration, const struct haul_tracker_ops *ops, void *opaque,
                      struct haul_error *error);
+int haul_set_write_guard(struct haul_migration *migration, const struct haul_write_guard_ops *ops,
+                         void *opaque, struct haul_error *error);
 int haul_add_state(struct haul_migration *migration, const struct haul_state_ops *ops, void *opaque,
                    struct haul_error *error);
 int haul_set_guest(struct haul_migration *migration, const struct haul_guest_ops *ops, void *opaque,

@@ -7,9 +7,15 @@
 
 uint64_t haul_holes_present(const struct haul_block *block, uint64_t *bitmap)
 {
-    uint64_t pages = block->length / HAUL_PAGE_SIZE;
-    off_t start = (off_t)block->fd_offset;
-    off_t end = start + (off_t)block->length;
+    return haul_holes_present_in(block, 0, block->length / HAUL_PAGE_SIZE, bitmap);
+}
+
+uint64_t haul_holes_present_in(const struct haul_block *block, uint64_t begin, uint64_t count,
+                               uint64_t *bitmap)
+{
+    off_t origin = (off_t)block->fd_offset;
+    off_t start = origin + (off_t)(begin * HAUL_PAGE_SIZE);
+    off_t end = start + (off_t)(count * HAUL_PAGE_SIZE);
     uint64_t present = 0;
     off_t at = start;
     while (block->fd >= 0 && at < end) {
@@ -26,8 +32,9 @@ uint64_t haul_holes_present(const struct haul_block *block, uint64_t *bitmap)
         if (hole < 0) {
             break;
         }
-        uint64_t first = (uint64_t)(data - start) / HAUL_PAGE_SIZE;
-        uint64_t last = ((uint64_t)((hole < end ? hole : end) - start) + HAUL_PAGE_SIZE - 1) / HAUL_PAGE_SIZE;
+        uint64_t first = (uint64_t)(data - origin) / HAUL_PAGE_SIZE;
+        uint64_t last =
+            ((uint64_t)((hole < end ? hole : end) - origin) + HAUL_PAGE_SIZE - 1) / HAUL_PAGE_SIZE;
         haul_bitmap_set(bitmap, first, last - first);
         present += last - first;
         at = hole;
@@ -35,6 +42,6 @@ uint64_t haul_holes_present(const struct haul_block *block, uint64_t *bitmap)
     if (block->fd >= 0 && at >= end) {
         return present;
     }
-    haul_bitmap_set(bitmap, 0, pages);
-    return pages;
+    haul_bitmap_set(bitmap, begin, count);
+    return count;
 }

@@ -48,7 +48,8 @@ static int parse_mode(struct haul_migration *migration, const struct haul_option
         mode++;
     }
     if (mode == HAUL_MODE_COUNT) {
-        return haul_error_set(error, EINVAL, "mode is \"%s\"; it must be normal or cpr-transfer", text);
+        return haul_error_set(error, EINVAL,
+                              "mode is \"%s\"; it must be normal, cpr-transfer or background-snapshot", text);
     }
     migration->mode = (enum haul_mode)mode;
     migration->stats.mode = migration->mode;
@@ -237,6 +238,17 @@ int haul_set_tracker(struct haul_migration *migration, const struct haul_tracker
     if (rc == 0) {
         migration->tracker = ops;
         migration->tracker_opaque = opaque;
+    }
+    return rc;
+}
+
+int haul_set_write_guard(struct haul_migration *migration, const struct haul_write_guard_ops *ops,
+                         void *opaque, struct haul_error *error)
+{
+    int rc = check_not_started(migration, error);
+    if (rc == 0) {
+        migration->guard = ops;
+        migration->guard_opaque = opaque;
     }
     return rc;
 }

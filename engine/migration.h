@@ -83,6 +83,8 @@ struct haul_migration {
     uint32_t handler_count;
     const struct haul_tracker_ops *tracker;
     void *tracker_opaque;
+    const struct haul_write_guard_ops *guard; /* mode background-snapshot */
+    void *guard_opaque;
     struct haul_guest_ops guest;
     void *guest_opaque;
     struct haul_events events;

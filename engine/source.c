@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "engine/source.h"
 
+#include "engine/background.h"
 #include "engine/bitmap.h"
 #include "engine/block_table.h"
 #include "engine/clock.h"
@@ -172,8 +173,8 @@ static void memory_by_node(const struct haul_migration *migration, uint64_t byte
     }
 }
 
-static int plan_placement(struct haul_migration *migration, struct haul_placement_slot *slots,
-                          struct haul_error *error)
+int haul_source_plan_placement(struct haul_migration *migration, struct haul_placement_slot *slots,
+                               struct haul_error *error)
 {
     uint64_t bytes[NODES_MAX] = {0};
     migration->source->several_nodes = haul_topology_node_count(migration->topology) > 1;
@@ -215,7 +216,7 @@ static int open_channels(struct haul_migration *migration, struct haul_error *er
 {
     struct haul_source *source = migration->source;
     struct haul_placement_slot slots[HAUL_CHANNELS_MAX];
-    int rc = plan_placement(migration, slots, error);
+    int rc = haul_source_plan_placement(migration, slots, error);
     for (unsigned i = 0; rc == 0 && i < migration->options.channels; i++) {
         struct haul_carrier *carrier;
         rc = open_carrier(migration, i, slots[i].node, &carrier, error);
@@ -352,7 +353,7 @@ static int start_tracker(struct haul_migration *migration, struct haul_error *er
 
 /* ---- setup ---- */
 
-static int setup_handlers(struct haul_migration *migration, struct haul_error *error)
+int haul_source_setup_handlers(struct haul_migration *migration, struct haul_error *error)
 {
     haul_source_ask_costs(migration);
     for (uint32_t i = 0; i < migration->handler_count; i++) {
@@ -404,7 +405,7 @@ static int setup(struct haul_migration *migration, struct haul_error *error)
     }
     int rc = open_other_side(migration, error);
     if (rc == 0) {
-        rc = setup_handlers(migration, error);
+        rc = haul_source_setup_handlers(migration, error);
     }
     if (rc == 0) {
         rc = migration->mode == HAUL_MODE_NORMAL ? setup_copying(migration, error)
@@ -562,13 +563,19 @@ int haul_source_init(struct haul_migration *migration, struct haul_error *error)
 int haul_source_start(struct haul_migration *migration, const char *uri, struct haul_error *error)
 {
     bool copies = migration->mode == HAUL_MODE_NORMAL;
+    bool background = migration->mode == HAUL_MODE_BACKGROUND_SNAPSHOT;
     if (copies && !migration->tracker) {
         return haul_error_set(error, EINVAL, "the source has no dirty tracker; call haul_set_tracker first");
     }
     if (migration->file_path && haul_file_source_check(migration, error) < 0) {
         return -ENOTSUP;
     }
-    if (!copies) {
+    if (background) {
+        int checked = haul_background_check(migration, error);
+        if (checked < 0) {
+            return checked;
+        }
+    } else if (!copies) {
         int checked = haul_cpr_check_source(migration, uri, error);
         if (checked < 0) {
             return checked;
@@ -586,7 +593,8 @@ int haul_source_start(struct haul_migration *migration, const char *uri, struct 
     if (rc < 0) {
         return rc;
     }
-    rc = pthread_create(&migration->thread, NULL, migration_thread, migration);
+    rc = pthread_create(&migration->thread, NULL, background ? haul_bg_migration_thread : migration_thread,
+                        migration);
     if (rc != 0) {
         haul_connector_close(migration->connector);
         migration->connector = NULL;
@@ -614,6 +622,9 @@ void haul_source_counters(struct haul_migration *migration, struct haul_stats *s
         compressed_pages += counters.compressed_pages;
         compressed_bytes += counters.compressed_bytes;
     }
+    if (migration->source->background) {
+        haul_background_counters(migration->source->background, stats);
+    }
     stats->compression_ratio =
         compressed_bytes ? (double)compressed_pages * HAUL_PAGE_SIZE / (double)compressed_bytes : 1.0;
 }
@@ -621,6 +632,9 @@ void haul_source_counters(struct haul_migration *migration, struct haul_stats *s
 int haul_source_channel(struct haul_migration *migration, unsigned index,
                         struct haul_channel_counters *counters)
 {
+    if (migration->source->background) {
+        return haul_background_channel(migration->source->background, index, counters);
+    }
     if (index >= migration->source->sender_count) {
         return -ENOENT;
     }
@@ -643,6 +657,7 @@ void haul_source_cleanup(struct haul_migration *migration)
         haul_sender_free(source->senders[i]);
     }
     haul_rdma_end(migration);
+    haul_background_free(source->background);
     haul_file_source_free(source->file);
     free_bitmaps(source->present, migration->block_count);
     free_bitmaps(source->bitmaps, migration->block_count);

@@ -22,6 +22,7 @@ struct haul_source {
     /* ---- under migration->lock, for statistics of other threads ---- */
     struct haul_sender **senders; /* options.channels entries, filled one by one; `sender_count` are there */
     unsigned sender_count;
+    struct haul_background *background; /* mode background-snapshot, from setup on */
 
     /* ---- the migration_thread's own ---- */
     struct haul_doorbell bell; /* rung by senders, the control reader and haul_cancel */
@@ -53,6 +54,15 @@ struct haul_source {
     uint64_t decided_pages;    /* dirty when the guest was to be stopped */
     uint64_t late_pages;       /* more than these were dirty when it stood still: too many, so it went on */
 };
+
+/* ---- source.c ---- */
+
+/* haul_source_setup_handlers asks the guest for its costs, and lets the state handlers set up. */
+int haul_source_setup_handlers(struct haul_migration *migration, struct haul_error *error);
+
+/* haul_source_plan_placement fills options.channels slots. */
+int haul_source_plan_placement(struct haul_migration *migration, struct haul_placement_slot *slots,
+                               struct haul_error *error);
 
 /* ---- dispatch.c ---- */
 
@@ -117,6 +127,11 @@ int haul_source_save_state(struct haul_migration *migration, bool early, struct 
  * whether HANDOVER was sent before.
  */
 int haul_source_switchover(struct haul_migration *migration, bool *uncertain, struct haul_error *error);
+
+/* haul_source_stop stops the guest and tells the guest event. Downtime counts from *stopped_ns, the hook had
+ * returned at *done_ns. */
+int haul_source_stop(struct haul_migration *migration, uint64_t *stopped_ns, uint64_t *done_ns,
+                     struct haul_error *error);
 
 /* haul_source_resume undoes a stop, if there was one, and tells the guest event. */
 int haul_source_resume(struct haul_migration *migration, struct haul_error *error);

@@ -5,14 +5,15 @@
 
 /*
  * Legal transitions, one row per state. In pre-switchover the guest stands still and the last scan fits the
- * downtime limit. The postcopy states are named but nothing leads to them.
+ * downtime limit. The postcopy states are named but nothing leads to them. A background
+ * snapshot saves device state first: setup, device, active, completed.
  */
 static const unsigned transitions[HAUL_STATE_COUNT] = {
     [HAUL_STATE_NONE] = TO(SETUP) | TO(CANCELLING) | TO(FAILED),
-    [HAUL_STATE_SETUP] = TO(ACTIVE) | TO(CANCELLING) | TO(FAILED),
-    [HAUL_STATE_ACTIVE] = TO(PRE_SWITCHOVER) | TO(DEVICE) | TO(CANCELLING) | TO(FAILED),
+    [HAUL_STATE_SETUP] = TO(ACTIVE) | TO(DEVICE) | TO(CANCELLING) | TO(FAILED),
+    [HAUL_STATE_ACTIVE] = TO(PRE_SWITCHOVER) | TO(DEVICE) | TO(COMPLETED) | TO(CANCELLING) | TO(FAILED),
     [HAUL_STATE_PRE_SWITCHOVER] = TO(DEVICE) | TO(CANCELLING) | TO(FAILED),
-    [HAUL_STATE_DEVICE] = TO(COMPLETED) | TO(CANCELLING) | TO(FAILED),
+    [HAUL_STATE_DEVICE] = TO(ACTIVE) | TO(COMPLETED) | TO(CANCELLING) | TO(FAILED),
     [HAUL_STATE_CANCELLING] = TO(CANCELLED),
 };
 

@@ -26,15 +26,15 @@ static int timeout_ms(const struct haul_migration *migration)
     return (int)migration->limits.silence_timeout_ms;
 }
 
-static int stop_guest(struct haul_migration *migration, struct times *times, struct haul_error *error)
+int haul_source_stop(struct haul_migration *migration, uint64_t *stopped_ns, uint64_t *done_ns,
+                     struct haul_error *error)
 {
     struct haul_source *source = migration->source;
-    times->stopped_ns = haul_now_ns();
+    *stopped_ns = haul_now_ns();
     source->stopped = true;
-    int rc =
-        migration->guest.stop ? migration->guest.stop(migration->guest_opaque, &times->stopped_ns, error) : 0;
-    times->stop_done_ns = haul_now_ns();
-    source->estimate.costs.stop_ns = times->stop_done_ns - times->stopped_ns;
+    int rc = migration->guest.stop ? migration->guest.stop(migration->guest_opaque, stopped_ns, error) : 0;
+    *done_ns = haul_now_ns();
+    source->estimate.costs.stop_ns = *done_ns - *stopped_ns;
     if (rc < 0) {
         return haul_error_prefix(error, "stopping the guest: ");
     }
@@ -276,7 +276,7 @@ int haul_source_switchover(struct haul_migration *migration, bool *uncertain, st
     struct times times = {0};
     *uncertain = false;
     bool copies = migration->mode == HAUL_MODE_NORMAL;
-    int rc = stop_guest(migration, &times, error);
+    int rc = haul_source_stop(migration, &times.stopped_ns, &times.stop_done_ns, error);
     if (rc == 0 && copies) {
         rc = haul_source_sync(migration, error);
     }

@@ -142,6 +142,25 @@ int haul_tracker_kvm_ring_new(int vm_fd, const int *vcpu_fds, unsigned vcpus, ui
                               struct haul_tracker **tracker, struct haul_error *error);
 int haul_tracker_kvm_ring_collect(struct haul_tracker *tracker, struct haul_error *error);
 
+/* ---- write guard -------------------------------------------------------------------------------------- */
+
+struct haul_write_guard; /* opaque */
+
+/*
+ * haul_write_guard_uffd_new: userfaultfd write protection in synchronous mode, of this process (pid 0) or of
+ * another by injected system calls as haul_tracker_uffd_new; the ranges must cover every place where the
+ * process maps the blocks writable. Writes through other processes are not seen. A process that exits is no
+ * error: its memory stands still then. When this process dies the
+ * kernel lets every writer go on (trap T7). The kernel's own writes (KVM, vhost, direct I/O) are seen, which
+ * takes a privilege of the watched process: -EPERM unless it has CAP_SYS_PTRACE or the sysctl
+ * vm.unprivileged_userfaultfd is 1. Else errors as haul_tracker_uffd_new. Freed after the migration.
+ */
+int haul_write_guard_uffd_new(int pid, const struct haul_tracked_range *ranges, unsigned count,
+                              struct haul_write_guard **guard, struct haul_error *error);
+const struct haul_write_guard_ops *haul_write_guard_get_ops(const struct haul_write_guard *guard);
+void *haul_write_guard_get_opaque(struct haul_write_guard *guard);
+void haul_write_guard_free(struct haul_write_guard *guard); /* NULL is accepted */
+
 /* ---- who maps a memory object ------------------------------------------------------------------------- */
 
 /* One place where a process maps a memory object. */

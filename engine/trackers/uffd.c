@@ -10,6 +10,7 @@
 #include "engine/trackers/parallel.h"
 #include "engine/trackers/populated.h"
 #include "engine/trackers/tracker.h"
+#include "engine/trackers/uffd_call.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -20,10 +21,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* One protect call holds the process's memory lock for reading; in pieces, so that its own mmap calls get a
- * turn. */
-#define PROTECT_STEP (UINT64_C(1) << 30)
-
 /* Bytes that one thread scans at a time: about a millisecond's worth of pages. A multiple of what one word of
  * a page bitmap covers. */
 #define SLICE (UINT64_C(512) << 20)
@@ -31,6 +28,7 @@
 /* Only async protection is used, which the kernel resolves for its own accesses (KVM, vhost) too, so the
  * unprivileged form is enough. */
 #define UFFD_FLAGS (O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY)
+#define UFFD_FEATURES (UFFD_FEATURE_WP_ASYNC | UFFD_FEATURE_WP_UNPOPULATED | UFFD_FEATURE_WP_HUGETLBFS_SHMEM)
 
 struct uffd_tracker {
     struct haul_tracker base;
@@ -53,87 +51,6 @@ struct uffd_slice {
     struct haul_populated *range;
     uint64_t start, end; /* addresses */
 };
-
-/* ---- pieces ------------------------------------------------------------------------------------------- */
-
-static int protect(const struct uffd_tracker *tracker, uint64_t start, uint64_t end, struct haul_error *error)
-{
-    while (start < end) {
-        uint64_t length = end - start < PROTECT_STEP ? end - start : PROTECT_STEP;
-        struct uffdio_writeprotect request = {.range = {.start = start, .len = length},
-                                              .mode = UFFDIO_WRITEPROTECT_MODE_WP};
-        if (ioctl(tracker->uffd, UFFDIO_WRITEPROTECT, &request)) {
-            if (errno == EAGAIN || errno == EINTR) {
-                continue; /* the process changes its mappings; it protects from the start of the piece again
-                           */
-            }
-            int code = errno == ENOENT ? EINVAL : errno;
-            return haul_error_set(error, code, "cannot write-protect 0x%" PRIx64 "+0x%" PRIx64 ": %s", start,
-                                  length, code == ESRCH ? "the process has exited" : strerror(code));
-        }
-        start += length;
-    }
-    return 0;
-}
-
-static int handshake(int uffd, struct haul_error *error)
-{
-    struct uffdio_api api = {
-        .api = UFFD_API,
-        .features = UFFD_FEATURE_WP_ASYNC | UFFD_FEATURE_WP_UNPOPULATED | UFFD_FEATURE_WP_HUGETLBFS_SHMEM,
-    };
-    if (ioctl(uffd, UFFDIO_API, &api)) {
-        int code = errno == EINVAL ? ENOSYS : errno;
-        return haul_error_set(error, code, "%s",
-                              code == ENOSYS
-                                  ? "this kernel's userfaultfd has no asynchronous write protection: it "
-                                    "takes Linux 6.7 or newer"
-                                  : strerror(code));
-    }
-    return 0;
-}
-
-/* Opens a descriptor for this process; also how the kernel's abilities are found before anything is injected.
- */
-static int open_own(int *uffd, struct haul_error *error)
-{
-    int fd = (int)syscall(SYS_userfaultfd, UFFD_FLAGS);
-    if (fd < 0) {
-        int code = errno;
-        return haul_error_set(error, code, "userfaultfd: %s",
-                              code == ENOSYS ? "this kernel is built without CONFIG_USERFAULTFD"
-                              : code == EPERM
-                                  ? "refused by a security policy of this process (seccomp, SELinux)"
-                                  : strerror(code));
-    }
-    int result = handshake(fd, error);
-    if (result) {
-        close(fd);
-        return result;
-    }
-    *uffd = fd;
-    return 0;
-}
-
-static int register_range(int uffd, const struct haul_tracked_range *range, struct haul_error *error)
-{
-    struct uffdio_register request = {.range = {.start = range->address, .len = range->length},
-                                      .mode = UFFDIO_REGISTER_MODE_WP};
-    if (!ioctl(uffd, UFFDIO_REGISTER, &request)) {
-        return 0;
-    }
-    int code = errno;
-    const char *why = strerror(code);
-    if (code == EBUSY) {
-        why = "a userfaultfd watches it already (postcopy, a snapshot, or another haul)";
-    } else if (code == EPERM) {
-        why = "it may not be written";
-    } else if (code == EINVAL) {
-        why = "this kind of memory cannot be write-protected, or the range cuts a huge page";
-    }
-    return haul_error_set(error, code, "cannot watch 0x%" PRIx64 "+0x%" PRIx64 ": %s", range->address,
-                          range->length, why);
-}
 
 /* ---- callbacks ---------------------------------------------------------------------------------------- */
 
@@ -159,7 +76,7 @@ static void arm_absent(void *opaque, const struct page_region *region)
 {
     struct uffd_visit *visit = opaque;
     if (!visit->result && !(region->categories & PAGE_IS_SWAPPED)) {
-        visit->result = protect(visit->tracker, region->start, region->end, visit->error);
+        visit->result = haul_uffd_protect(visit->tracker->uffd, region->start, region->end, visit->error);
     }
 }
 
@@ -302,7 +219,7 @@ static void sync_absent(void *opaque, const struct page_region *region)
         return;
     }
     if (!(region->categories & PAGE_IS_SWAPPED)) {
-        sync->result = protect(sync->tracker, region->start, region->end, sync->error);
+        sync->result = haul_uffd_protect(sync->tracker->uffd, region->start, region->end, sync->error);
         sync->pages += haul_populated_add(sync->range, region->start, region->end, sync->bitmap);
     }
     uint64_t dropped = sync->result ? 0 : sync_discarded(sync, region->start, region->end);
@@ -420,7 +337,7 @@ static int prepare(struct uffd_tracker *tracker, const struct haul_tracked_range
                    struct haul_error *error)
 {
     int result = haul_scan_init(&tracker->worker[0].scan, tracker->pid, error);
-    result = result ? result : open_own(&tracker->uffd, error);
+    result = result ? result : haul_uffd_open(UFFD_FLAGS, UFFD_FEATURES, &tracker->uffd, error);
     for (unsigned i = 0; !result && i < count; i++) {
         result = haul_check_range(tracker->pid, &ranges[i], error);
         if (!result) {
@@ -448,11 +365,11 @@ static int attach(struct uffd_tracker *tracker, struct haul_error *error)
         tracker->uffd = -1;
         result = haul_inject_userfaultfd(tracker->pid, UFFD_FLAGS, &tracker->uffd, error);
         if (!result) {
-            result = handshake(tracker->uffd, error);
+            result = haul_uffd_handshake(tracker->uffd, UFFD_FEATURES, error);
         }
     }
     for (unsigned i = 0; !result && i < tracker->count; i++) {
-        result = register_range(tracker->uffd, &tracker->ranges[i].range, error);
+        result = haul_uffd_register(tracker->uffd, &tracker->ranges[i].range, error);
     }
     return result;
 }

@@ -170,7 +170,8 @@ TEST(Cpr, UnknownModesAreRefused)
     haul_error error{};
     options.mode = "cpr-reboot";
     EXPECT_EQ(haul_source_new(&options, &migration, &error), -EINVAL);
-    EXPECT_STREQ(error.message, "mode is \"cpr-reboot\"; it must be normal or cpr-transfer");
+    EXPECT_STREQ(error.message,
+                 "mode is \"cpr-reboot\"; it must be normal, cpr-transfer or background-snapshot");
 }
 
 TEST(Cpr, VerifyIsRefused)

@@ -92,7 +92,7 @@ TEST_F(Cli, VersionAndGeneralHelp)
 TEST_F(Cli, HelpOfEachCommandIsTheSameBothWays)
 {
     for (const char *command :
-         {"send", "receive", "restore", "inspect", "topology", "resume", "abandon", "daemon"}) {
+         {"send", "receive", "snapshot", "restore", "inspect", "topology", "resume", "abandon", "daemon"}) {
         EXPECT_EQ(Run({"help", command}), 0);
         std::string text = out_;
         EXPECT_EQ(text.rfind(std::string("Usage: haul ") + command, 0), 0u) << text;

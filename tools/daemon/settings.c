@@ -77,6 +77,7 @@ enum capability {
     AUTO_CONVERGE,
     VERIFY,
     POPULATE,
+    BACKGROUND_SNAPSHOT,
     CAPABILITIES
 };
 
@@ -88,6 +89,7 @@ static const char *const capability_names[] = {
     [AUTO_CONVERGE] = "auto-converge",
     [VERIFY] = "verify",
     [POPULATE] = "populate",
+    [BACKGROUND_SNAPSHOT] = "background-snapshot",
     [CAPABILITIES] = NULL,
 };
 
@@ -117,6 +119,8 @@ static bool *flag(struct haul_settings *settings, enum capability capability)
         return &settings->options.verify;
     case POPULATE:
         return &settings->options.populate;
+    case BACKGROUND_SNAPSHOT:
+        return &settings->background_snapshot;
     default:
         return NULL;
     }
@@ -165,7 +169,8 @@ json_t *haul_settings_capabilities_json(const struct haul_settings *settings)
 static void point_at_texts(struct haul_settings *settings)
 {
     settings->options.compress = settings->compress;
-    settings->options.mode = settings->mode;
+    settings->options.mode =
+        settings->background_snapshot ? haul_mode_name(HAUL_MODE_BACKGROUND_SNAPSHOT) : settings->mode;
     settings->options.placement = settings->placement;
     settings->options.bind = settings->bind[0] ? settings->bind : NULL;
     settings->options.rdma_provider = settings->rdma_provider[0] ? settings->rdma_provider : NULL;

@@ -23,8 +23,9 @@ struct haul_settings {
     char placement[256];
     char bind[256];
     char rdma_provider[64];
-    bool events;  /* capability: events about this migration are sent */
-    int throttle; /* percent asked for by the last change, or HAUL_SETTINGS_NO_THROTTLE */
+    bool events;              /* capability: events about this migration are sent */
+    bool background_snapshot; /* the capability: options.mode is that, whatever `mode` says */
+    int throttle;             /* percent asked for by the last change, or HAUL_SETTINGS_NO_THROTTLE */
 };
 
 void haul_settings_default(struct haul_settings *settings);

@@ -7,7 +7,7 @@
 #include "tools/haul/options.h"
 #include "tools/haul/report.h"
 
-int cli_move(const struct cli_options *options);    /* send, receive and restore */
+int cli_move(const struct cli_options *options);    /* send, receive, restore and snapshot */
 int cli_recover(const struct cli_options *options); /* resume and abandon */
 int cli_relay(const struct cli_options *options);
 int cli_daemon(const struct cli_options *options); /* daemon */

@@ -119,6 +119,29 @@ static const struct command_help commands[CLI_COMMAND_COUNT] = {
             "Exit status: 0 the file is sound; 1 it is damaged, or no snapshot, or cannot be read; 2 the "
             "command line is wrong.",
         },
+    [CLI_SNAPSHOT] =
+        {
+            "haul snapshot file:PATH --qemu QMP [OPTION]...\n"
+            "       haul snapshot file:PATH --memory PATH --pid PID [OPTION]...\n"
+            "       haul snapshot file:PATH --guest [OPTION]...",
+            "save a machine into a file while it goes on running",
+            "Writes a new file with the machine as it is at one moment, for haul restore to start it from. "
+            "The "
+            "machine stands still only while the state of its devices is saved; then it runs on, and each "
+            "page of its memory is saved before it is written for the first time. A write that comes first "
+            "waits for a copy of its page, some microseconds as a rule; the report says how many waited and "
+            "how long.\n\n"
+            "The machine goes on here whatever happens: a snapshot that fails or is cancelled leaves no "
+            "file. "
+            "The file holds memory and devices, not disks: take a snapshot of the disks at the same moment, "
+            "or "
+            "keep them unwritten, if the machine is to be started from the file.",
+            SIZES "\n\n"
+                  "Ctrl-C (SIGINT), SIGTERM and SIGHUP cancel the snapshot. docs/snapshot.md tells what it "
+                  "takes.\n\n"
+                  "Exit status: 0 the file is complete; 1 there is no file, with the reason, or the guest's "
+                  "self-check failed; 2 the command line is wrong. The machine goes on in each case.",
+        },
     [CLI_TOPOLOGY] =
         {
             "haul topology [--channels N] [--placement HOW] [--to HOST]",
@@ -319,7 +342,7 @@ void cli_help_print(enum cli_command command, FILE *out)
     print_options(command, false, out);
     fprintf(out, "%-*s", OPTION_COLUMN, "  -h, --help");
     fprintf(out, "Show this text.\n");
-    if (command == CLI_SEND || command == CLI_RECEIVE || command == CLI_RESTORE) {
+    if (command == CLI_SEND || command == CLI_RECEIVE || command == CLI_RESTORE || command == CLI_SNAPSHOT) {
         fprintf(out, "\nOptions of the reference guest:\n");
         print_options(command, true, out);
     }

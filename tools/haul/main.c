@@ -51,6 +51,7 @@ static int run_command(enum cli_command command, int argc, char **argv)
     case CLI_SEND:
     case CLI_RECEIVE:
     case CLI_RESTORE:
+    case CLI_SNAPSHOT:
         return cli_move(&options);
     case CLI_RESUME:
     case CLI_ABANDON:
@@ -101,7 +102,8 @@ int main(int argc, char **argv)
     if (cli_command_find(word, &command) < 0) {
         return cli_complain(CLI_EXIT_USAGE, "there is no command '%s'; try 'haul help'", word);
     }
-    if (command == CLI_SEND || command == CLI_RECEIVE || command == CLI_RESTORE || command == CLI_DAEMON) {
+    if (command == CLI_SEND || command == CLI_RECEIVE || command == CLI_RESTORE || command == CLI_SNAPSHOT ||
+        command == CLI_DAEMON) {
         cli_watch_block_signals();
     }
     return run_command(command, argc - 1, argv + 1);

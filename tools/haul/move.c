@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* send, receive and restore: one session on a terminal, from the options to the report. */
+/* send, receive, restore and snapshot: one session on a terminal, from the options to the report. */
 #include "tools/haul/move.h"
 #include "tools/haul/commands.h"
 
@@ -84,7 +84,7 @@ static void report(const struct cli_options *options, const struct haul_outcome 
 
 int cli_move(const struct cli_options *options)
 {
-    bool source = options->command == CLI_SEND;
+    bool source = options->command == CLI_SEND || options->command == CLI_SNAPSHOT;
     struct cli_move move = {.options = options};
     struct haul_error error = {0};
     int status = CLI_EXIT_FAILED;

@@ -29,13 +29,15 @@ enum cli_command {
     CLI_DAEMON,
     CLI_RESTORE,
     CLI_INSPECT,
+    CLI_SNAPSHOT,
     CLI_COMMAND_COUNT
 };
 
 struct cli_options {
     enum cli_command command;
-    bool help;             /* --help was given: nothing else was checked */
-    const char *uri;       /* send, relay: where to; receive: what to listen on; restore, inspect: the file */
+    bool help; /* --help was given: nothing else was checked */
+    const char
+        *uri; /* send, relay: where to; receive: what to listen on; restore, inspect, snapshot: the file */
     const char *id;        /* resume, abandon: the move, or NULL */
     const char *qmp;       /* --qemu, or NULL */
     const char *memory;    /* --memory, or NULL */

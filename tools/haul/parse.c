@@ -17,7 +17,7 @@ static const char *const command_names[CLI_COMMAND_COUNT] = {
     [CLI_RESUME] = "resume",   [CLI_ABANDON] = "abandon", [CLI_QUERY] = "query",
     [CLI_SET] = "set",         [CLI_CANCEL] = "cancel",   [CLI_CONTINUE] = "continue",
     [CLI_WATCH] = "watch",     [CLI_RELAY] = "relay",     [CLI_DAEMON] = "daemon",
-    [CLI_RESTORE] = "restore", [CLI_INSPECT] = "inspect",
+    [CLI_RESTORE] = "restore", [CLI_INSPECT] = "inspect", [CLI_SNAPSHOT] = "snapshot",
 };
 
 const char *cli_command_name(enum cli_command command)
@@ -174,7 +174,7 @@ static int check_placement(const char *text, struct haul_error *error)
 static int check_file(const struct cli_options *options, struct haul_error *error)
 {
     bool file = cli_file_path(options->uri) != NULL;
-    if (!file && (options->command == CLI_RESTORE || options->command == CLI_INSPECT)) {
+    if (!file && options->command != CLI_SEND && options->command != CLI_RECEIVE) {
         return haul_error_set(error, EINVAL, "'%s' is no snapshot file: that is file:PATH", options->uri);
     }
     if (file && options->command == CLI_RECEIVE) {
@@ -209,10 +209,11 @@ static int check_together(const struct cli_options *options, uint64_t given, str
         return status < 0 ? status : check_file(options, error);
     }
     case CLI_RESTORE:
+    case CLI_SNAPSHOT:
     case CLI_INSPECT: {
-        int status = options->command == CLI_RESTORE ? check_machine(options, error) : 0;
+        int status = options->command != CLI_INSPECT ? check_machine(options, error) : 0;
         status = status < 0 ? status : check_file(options, error);
-        return status < 0 ? status : haul_check_uri(options->uri, true, error);
+        return status < 0 ? status : haul_check_uri(options->uri, options->command != CLI_SNAPSHOT, error);
     }
     case CLI_RELAY:
         return haul_check_uri(options->uri, false, error);
@@ -268,7 +269,7 @@ static int take_operands(int argc, char **argv, struct cli_options *options, str
     if (argc > allowed) {
         return haul_error_set(error, EINVAL, "'%s' is one word too many", argv[allowed]);
     }
-    if (command == CLI_RESTORE || command == CLI_INSPECT) {
+    if (command == CLI_RESTORE || command == CLI_INSPECT || command == CLI_SNAPSHOT) {
         if (argc < 1) {
             return haul_error_set(error, EINVAL, "say which file: haul %s file:PATH", command_names[command]);
         }
@@ -385,6 +386,9 @@ int cli_options_parse(enum cli_command command, int argc, char **argv, struct cl
             return status;
         }
         given |= 1ULL << row;
+    }
+    if (command == CLI_SNAPSHOT) {
+        options->haul.mode = haul_mode_name(HAUL_MODE_BACKGROUND_SNAPSHOT);
     }
     int status = take_operands(argc - optind, argv + optind, options, error);
     status = status < 0 ? status : check_together(options, given, error);

@@ -82,6 +82,11 @@ void cli_progress_line(const struct haul_stats *stats, bool source, uint64_t rat
     }
     uint64_t done = stats->total > stats->remaining ? stats->total - stats->remaining : 0;
     unsigned percent = stats->total ? (unsigned)((double)done * 100 / (double)stats->total) : 0;
+    if (stats->mode == HAUL_MODE_BACKGROUND_SNAPSHOT) {
+        snprintf(text, size, "%3u%%  %s  left %s  writes held %" PRIu64, percent, rate,
+                 cli_format_bytes(left, stats->remaining), stats->write_faults);
+        return;
+    }
     const char *stage = stats->state == HAUL_STATE_ACTIVE ? "" : " (switchover)";
     snprintf(text, size, "%3u%%  %s  left %s  dirty %s  round %" PRIu64 "  downtime %s%s", percent, rate,
              cli_format_bytes(left, stats->remaining),

@@ -15,7 +15,7 @@ enum cli_exit cli_outcome_exit(const struct haul_outcome *outcome)
     if (outcome->stats.ownership == HAUL_OWNER_UNCERTAIN) {
         return CLI_EXIT_UNCERTAIN;
     }
-    if (outcome->stats.ownership != HAUL_OWNER_DESTINATION || outcome->self_check_code < 0) {
+    if (!haul_outcome_done(outcome) || outcome->self_check_code < 0) {
         return CLI_EXIT_FAILED;
     }
     return CLI_EXIT_MOVED;
@@ -50,6 +50,26 @@ static void print_downtime(const struct haul_stats *stats, FILE *out)
     fprintf(out, LABEL "%-10s %10s\n", "", "limit", cli_format_duration(limit, stats->downtime_limit_ns));
 }
 
+/* The stop of a background snapshot, and what it cost the guest afterwards. */
+static void print_disturbance(const struct haul_stats *stats, FILE *out)
+{
+    char total[CLI_NUMBER_SIZE], stop[CLI_NUMBER_SIZE], device[CLI_NUMBER_SIZE], protect[CLI_NUMBER_SIZE],
+        start[CLI_NUMBER_SIZE];
+    const struct haul_downtime *part = &stats->actual;
+    fprintf(out, LABEL "%s (stop %s, device state %s, write protection %s, start %s)\n", "Stood still",
+            cli_format_duration(total, part->total_ns), cli_format_duration(stop, part->stop_ns),
+            cli_format_duration(device, part->device_ns), cli_format_duration(protect, part->last_pass_ns),
+            cli_format_duration(start, part->start_ns));
+    fprintf(out, LABEL "%" PRIu64, "Writes held", stats->write_faults);
+    if (stats->write_faults) {
+        fprintf(out, ": half of them for up to %s, 99 %% for up to %s, the longest for %s",
+                cli_format_duration(total, stats->write_fault_p50_ns),
+                cli_format_duration(stop, stats->write_fault_p99_ns),
+                cli_format_duration(device, stats->write_fault_longest_ns));
+    }
+    fputc('\n', out);
+}
+
 static void print_volume(const struct haul_outcome *outcome, FILE *out)
 {
     const struct haul_stats *stats = &outcome->stats;
@@ -64,7 +84,7 @@ static void print_volume(const struct haul_outcome *outcome, FILE *out)
         return;
     }
     fprintf(out, LABEL "%s\n", "Memory", cli_format_bytes(total, stats->total));
-    if (outcome->source) {
+    if (outcome->source && !haul_outcome_is_snapshot(outcome)) {
         fprintf(out, LABEL "%" PRIu64 "\n", "Rounds", stats->dirty_sync_count);
     }
     if (outcome->source) {
@@ -129,7 +149,9 @@ void cli_report_print(const struct haul_outcome *outcome, FILE *out)
     if (outcome->stats.transferred || handed_over) {
         fputc('\n', out);
         print_times(&outcome->stats, out);
-        if (outcome->source) {
+        if (haul_outcome_is_snapshot(outcome)) {
+            print_disturbance(&outcome->stats, out);
+        } else if (outcome->source) {
             print_downtime(&outcome->stats, out);
         }
         print_volume(outcome, out);

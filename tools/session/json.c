@@ -106,6 +106,13 @@ json_t *haul_outcome_json(const struct haul_outcome *outcome)
     json_object_set_new(json, "channels", channels_json(outcome));
     json_object_set_new(json, "mode", json_string(outcome->mode ? outcome->mode : "normal"));
     json_object_set_new(json, "tracker", json_string(stats->tracker));
+    if (haul_outcome_is_snapshot(outcome)) {
+        json_object_set_new(json, "write-faults",
+                            json_pack("{s:o s:o s:o s:o}", "count", integer(stats->write_faults), "p50",
+                                      fine_ms(stats->write_fault_p50_ns), "p99",
+                                      fine_ms(stats->write_fault_p99_ns), "longest",
+                                      fine_ms(stats->write_fault_longest_ns)));
+    }
     if (stats->rdma_provider[0]) {
         json_object_set_new(json, "rdma",
                             json_pack("{s:s s:o s:o}", "provider", stats->rdma_provider, "registered-bytes",

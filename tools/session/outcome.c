@@ -21,6 +21,17 @@ static const char *subject(const struct haul_outcome *outcome)
     return outcome->machine && outcome->machine[0] == 'm' ? "memory" : "guest";
 }
 
+bool haul_outcome_is_snapshot(const struct haul_outcome *outcome)
+{
+    return outcome->stats.mode == HAUL_MODE_BACKGROUND_SNAPSHOT;
+}
+
+bool haul_outcome_done(const struct haul_outcome *outcome)
+{
+    return haul_outcome_is_snapshot(outcome) ? outcome->stats.state == HAUL_STATE_COMPLETED
+                                             : outcome->stats.ownership == HAUL_OWNER_DESTINATION;
+}
+
 /* The same of a file in place of the other side; false where there is nothing else to say. */
 static bool file_headline(const struct haul_outcome *outcome, const char *noun, char *text, size_t size)
 {
@@ -28,7 +39,9 @@ static bool file_headline(const struct haul_outcome *outcome, const char *noun, 
     if (outcome->stats.ownership == HAUL_OWNER_UNCERTAIN) {
         return false;
     }
-    if (outcome->source && owned) {
+    if (haul_outcome_is_snapshot(outcome) && haul_outcome_done(outcome)) {
+        snprintf(text, size, "Saved: the %s as it was is in %s, and goes on here.", noun, outcome->uri);
+    } else if (outcome->source && owned) {
         snprintf(text, size, "Saved: the %s is now in %s, and stopped here.", noun, outcome->uri);
     } else if (outcome->source) {
         snprintf(text, size, "Not saved (%s): the %s goes on here.", outcome->status, noun);

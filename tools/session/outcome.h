@@ -18,7 +18,7 @@ struct haul_outcome {
     const char *uri;      /* the peer's, or the one listened on */
     const char *machine;  /* "qemu", "memory" or "guest" */
     const char *compress; /* "none", "lz4" or "auto"; NULL at the destination */
-    const char *mode;     /* "normal" or "cpr-transfer"; NULL before there was a migration */
+    const char *mode;     /* its name; NULL before there was a migration */
     bool verify;          /* was asked for */
     char id[33];          /* empty before there was one */
     struct haul_stats stats;
@@ -35,6 +35,11 @@ struct haul_outcome {
 
 /* haul_ownership_name returns "source", "destination" or "uncertain". */
 const char *haul_ownership_name(enum haul_ownership ownership);
+
+/* haul_outcome_is_snapshot tells whether the machine was to go on here whatever happened; haul_outcome_done
+ * whether what was asked for came about. */
+bool haul_outcome_is_snapshot(const struct haul_outcome *outcome);
+bool haul_outcome_done(const struct haul_outcome *outcome);
 
 /* haul_outcome_headline writes one line that says where the guest runs now. */
 void haul_outcome_headline(const struct haul_outcome *outcome, char *text, size_t size);

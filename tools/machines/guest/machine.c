@@ -15,6 +15,7 @@ struct guest_machine {
     struct haul_guest *guest;
     struct haul_tracker *tracker; /* of the last attach */
     const char *tracker_name;
+    struct haul_write_guard *guard; /* of the last attach */
 };
 
 /* Stopping is a signal or a page, starting a wake-up, state a few hundred bytes. */
@@ -89,6 +90,20 @@ static const struct haul_guest_ops destination_hooks = {
 
 /* ---- the machine -------------------------------------------------------------------------------------- */
 
+/* A vCPU, and the kernel for it, write by this process's page tables. */
+static int guard_memory(struct guest_machine *self, const struct haul_ram_block *block,
+                        struct haul_migration *migration, struct haul_error *error)
+{
+    const struct haul_tracked_range range = {
+        .address = (uint64_t)(uintptr_t)block->host, .length = block->length, .memory_fd = block->fd};
+    int result = haul_write_guard_uffd_new(0, &range, 1, &self->guard, error);
+    if (!result) {
+        result = haul_set_write_guard(migration, haul_write_guard_get_ops(self->guard),
+                                      haul_write_guard_get_opaque(self->guard), error);
+    }
+    return result;
+}
+
 static int attach(struct haul_machine *machine, struct haul_migration *migration, struct haul_error *error)
 {
     struct guest_machine *self = (struct guest_machine *)machine;
@@ -96,10 +111,18 @@ static int attach(struct haul_machine *machine, struct haul_migration *migration
         .name = "guest.ram", .page_size = HAUL_GUEST_PAGE_SIZE, .fd = haul_guest_memory_fd(self->guest)};
     block.host = haul_guest_memory(self->guest, &block.length);
     int result = haul_add_ram(migration, &block, error);
-    bool tracked = self->side == HAUL_GUEST_SOURCE && haul_get_mode(migration) == HAUL_MODE_NORMAL;
-    if (!result && tracked) {
+    bool source = self->side == HAUL_GUEST_SOURCE;
+    if (!result && source) {
         haul_guest_free_tracker(self->guest, self->tracker);
+        haul_write_guard_free(self->guard);
         self->tracker = NULL;
+        self->tracker_name = NULL;
+        self->guard = NULL;
+    }
+    if (!result && source && haul_get_mode(migration) == HAUL_MODE_BACKGROUND_SNAPSHOT) {
+        result = guard_memory(self, &block, migration, error);
+    }
+    if (!result && source && haul_get_mode(migration) == HAUL_MODE_NORMAL) {
         result = haul_guest_new_tracker(self->guest, &self->tracker, &self->tracker_name, error);
     }
     if (!result && self->tracker) {
@@ -158,6 +181,7 @@ static void free_machine(struct haul_machine *machine)
     struct guest_machine *self = (struct guest_machine *)machine;
     if (self->guest) {
         haul_guest_free_tracker(self->guest, self->tracker);
+        haul_write_guard_free(self->guard);
     }
     haul_guest_free(self->guest);
     free(self);

@@ -23,9 +23,10 @@ struct memory_source {
     struct haul_machine base;
     char *path;
     struct haul_memory_object object;
-    struct haul_process *process; /* NULL: at rest */
-    int handed_fd;                /* the object, writable, to be handed over; -1: none */
-    struct haul_tracker *tracker; /* of the last attach, and what it watches */
+    struct haul_process *process;   /* NULL: at rest */
+    int handed_fd;                  /* the object, writable, to be handed over; -1: none */
+    struct haul_tracker *tracker;   /* of the last attach, and what it watches */
+    struct haul_write_guard *guard; /* of the last attach, in its place for a background snapshot */
     struct haul_tracked_range ranges[HAUL_MEMORY_MAX_RANGES];
     unsigned range_count;
     bool handed_over;
@@ -167,6 +168,34 @@ static int open_writable(struct memory_source *self, struct haul_error *error)
                                 strerror(errno));
 }
 
+/* What mode background-snapshot needs in place of a tracker. */
+static int set_guard(struct memory_source *self, struct haul_migration *migration, struct haul_error *error)
+{
+    if (!self->process) {
+        return haul_error_set(error, EINVAL,
+                              "a background snapshot is of memory that is being written: name the process "
+                              "that writes %s with --pid, or save memory at rest with haul send file:PATH",
+                              self->path);
+    }
+    int pid = haul_process_pid(self->process);
+    int result =
+        haul_memory_find_ranges(&self->object, self->path, pid, self->ranges, &self->range_count, error);
+    if (!result) {
+        result = haul_write_guard_uffd_new(pid, self->ranges, self->range_count, &self->guard, error);
+    }
+    return result ? result
+                  : haul_set_write_guard(migration, haul_write_guard_get_ops(self->guard),
+                                         haul_write_guard_get_opaque(self->guard), error);
+}
+
+static int set_tracker(struct memory_source *self, struct haul_migration *migration, struct haul_error *error)
+{
+    int result = new_tracker(self, error);
+    return result ? result
+                  : haul_set_tracker(migration, haul_tracker_get_ops(self->tracker),
+                                     haul_tracker_get_opaque(self->tracker), error);
+}
+
 static int attach(struct haul_machine *machine, struct haul_migration *migration, struct haul_error *error)
 {
     struct memory_source *self = (struct memory_source *)machine;
@@ -177,17 +206,17 @@ static int attach(struct haul_machine *machine, struct haul_migration *migration
         .page_size = self->object.page_size,
         .fd = self->object.fd,
     };
-    bool copies = haul_get_mode(migration) == HAUL_MODE_NORMAL;
-    int result = copies ? new_tracker(self, error) : open_writable(self, error);
-    if (!result && !copies) {
+    haul_write_guard_free(self->guard);
+    self->guard = NULL;
+    enum haul_mode mode = haul_get_mode(migration);
+    int result = mode == HAUL_MODE_NORMAL                ? set_tracker(self, migration, error)
+                 : mode == HAUL_MODE_BACKGROUND_SNAPSHOT ? set_guard(self, migration, error)
+                                                         : open_writable(self, error);
+    if (!result && mode == HAUL_MODE_CPR_TRANSFER) {
         block.fd = self->handed_fd;
     }
     if (!result) {
         result = haul_add_ram(migration, &block, error);
-    }
-    if (!result && copies) {
-        result = haul_set_tracker(migration, haul_tracker_get_ops(self->tracker),
-                                  haul_tracker_get_opaque(self->tracker), error);
     }
     return result ? result
                   : haul_set_guest(migration, self->process ? &live_hooks : &rest_hooks, self, error);
@@ -228,6 +257,7 @@ static int abandon(struct haul_machine *machine, struct haul_error *error)
 static void free_machine(struct haul_machine *machine)
 {
     struct memory_source *self = (struct memory_source *)machine;
+    haul_write_guard_free(self->guard);
     haul_tracker_free(self->tracker);
     haul_process_close(self->process);
     haul_memory_object_close(&self->object);

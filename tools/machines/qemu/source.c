@@ -55,6 +55,8 @@ static void detach(struct haul_qemu_source *source)
     source->restore_script[0] = '\0';
     haul_tracker_free(source->tracker);
     source->tracker = NULL;
+    haul_write_guard_free(source->guard);
+    source->guard = NULL;
     haul_qemu_stream_free(source->stream);
     source->stream = NULL;
     haul_qemu_inspection_cleanup(&source->inspection);
@@ -118,7 +120,10 @@ static int register_with(struct haul_qemu_source *source, struct haul_migration 
         }
     }
     int result = 0;
-    if (!source->hands_over) {
+    if (source->snapshots) {
+        result = haul_set_write_guard(migration, haul_write_guard_get_ops(source->guard),
+                                      haul_write_guard_get_opaque(source->guard), error);
+    } else if (!source->hands_over) {
         haul_qemu_bracket_tracker_init(source);
         result = haul_set_tracker(migration, &source->tracker_ops, source, error);
     }
@@ -160,6 +165,9 @@ static int watch_writers(struct haul_qemu_source *source, struct haul_error *err
     uint64_t begun = haul_qemu_now_ns();
     int result = haul_qemu_find_writers(&source->inspection, &source->writers, error);
     source->lead_ns = haul_qemu_now_ns() - begun; /* the stop hook does this once more */
+    if (!result && source->snapshots) {
+        return haul_qemu_guard_new(&source->inspection, &source->writers, &source->guard, error);
+    }
     result =
         result ? result : haul_qemu_watch_new(&source->inspection, &source->writers, &source->tracker, error);
     if (!result && source->inspection.direct_io[0]) {
@@ -175,6 +183,7 @@ static int attach(struct haul_machine *machine, struct haul_migration *migration
     struct haul_qemu_source *source = (struct haul_qemu_source *)machine;
     detach(source);
     source->hands_over = haul_get_mode(migration) == HAUL_MODE_CPR_TRANSFER;
+    source->snapshots = haul_get_mode(migration) == HAUL_MODE_BACKGROUND_SNAPSHOT;
     int result = check_state(source, error);
     /* Who gets a descriptor must be able to write by it. */
     result = result ? result : haul_qemu_inspect(source->qmp, source->hands_over, &source->inspection, error);

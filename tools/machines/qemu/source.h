@@ -25,8 +25,10 @@ struct haul_qemu_source {
     struct haul_qemu_inspection inspection;
     struct haul_qemu_settings settings;
     bool hands_over; /* mode cpr-transfer: no writers, no tracker */
+    bool snapshots;  /* mode background-snapshot: the machine goes on here */
     struct haul_qemu_writers writers;
     struct haul_tracker *tracker;
+    struct haul_write_guard *guard;      /* mode background-snapshot, in place of the tracker */
     struct haul_tracker_ops tracker_ops; /* ours around it; opaque is the source */
     char restore_script[4096];           /* what settings restore sends, for the guardian */
 

@@ -99,7 +99,8 @@ static int recheck(struct haul_qemu_source *source, struct haul_error *error)
     if (result) {
         return result;
     }
-    if (direct_io[0] && !source->bracket_why) {
+    /* A write guard sees direct I/O when it begins, and the stop has waited for all that began before. */
+    if (direct_io[0] && !source->bracket_why && !source->snapshots) {
         return haul_error_set(
             error, EAGAIN, "%s, a drive with direct I/O, was plugged during the move: move again", direct_io);
     }

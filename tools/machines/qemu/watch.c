@@ -180,3 +180,32 @@ int haul_qemu_watch_new(const struct haul_qemu_inspection *inspection,
     }
     return haul_tracker_group_new(members, writers->count, tracker, error);
 }
+
+int haul_qemu_guard_new(const struct haul_qemu_inspection *inspection,
+                        const struct haul_qemu_writers *writers, struct haul_write_guard **guard,
+                        struct haul_error *error)
+{
+    for (unsigned i = 0; i < writers->count; i++) {
+        if (writers->pids[i] != inspection->pid) {
+            char name[32];
+            haul_process_name(writers->pids[i], name, sizeof name);
+            return haul_error_set(error, EBUSY,
+                                  "process %d (%s) writes the machine's memory too (vhost-user, virtiofs), "
+                                  "which a background snapshot cannot stop: unplug what it serves, or save "
+                                  "the machine with haul send file:PATH",
+                                  writers->pids[i], name);
+        }
+    }
+    unsigned capacity = inspection->count + PLACES_MAX;
+    unsigned count = 0;
+    struct haul_tracked_range *ranges = calloc(capacity, sizeof *ranges);
+    if (!ranges) {
+        return haul_error_set(error, ENOMEM, "no memory for the list of guarded memory");
+    }
+    int result = find_ranges(inspection, inspection->pid, ranges, capacity, &count, error);
+    if (!result) {
+        result = haul_write_guard_uffd_new(inspection->pid, ranges, count, guard, error);
+    }
+    free(ranges);
+    return result;
+}

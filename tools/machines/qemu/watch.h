@@ -30,6 +30,14 @@ int haul_qemu_watch_new(const struct haul_qemu_inspection *inspection,
                         const struct haul_qemu_writers *writers, struct haul_tracker **tracker,
                         struct haul_error *error);
 
+/*
+ * haul_qemu_guard_new makes a write guard over every mapping of QEMU. -EBUSY: another process writes the
+ * memory too, by page tables of its own.
+ */
+int haul_qemu_guard_new(const struct haul_qemu_inspection *inspection,
+                        const struct haul_qemu_writers *writers, struct haul_write_guard **guard,
+                        struct haul_error *error);
+
 #ifdef __cplusplus
 }
 #endif

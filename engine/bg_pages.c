@@ -1,0 +1,272 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "engine/background.h"
+
+#include "channels/live_read.h"
+#include "engine/bitmap.h"
+#include "engine/holes.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define WORD_BITS 64u
+
+static uint64_t units(const struct haul_bg_block *block)
+{
+    return (block->pages + block->unit - 1) / block->unit;
+}
+
+static uint64_t chunks(const struct haul_bg_block *block)
+{
+    return (block->pages + block->chunk - 1) / block->chunk;
+}
+
+static enum haul_bg_phase phase_of(struct haul_bg_pages *pages)
+{
+    /* Acquire, pairs with the releases that change it: who sees SAVING sees `present` as it is from then on.
+     */
+    return (enum haul_bg_phase)atomic_load_explicit(&pages->phase, memory_order_acquire);
+}
+
+/* ---- life ---- */
+
+static uint32_t at_least(uint32_t pages, uint32_t huge)
+{
+    return pages > huge ? pages : huge;
+}
+
+static int block_init(struct haul_bg_block *own, const struct haul_block *block, struct haul_error *error)
+{
+    uint32_t huge = block->page_size / HAUL_PAGE_SIZE;
+    if (huge > HAUL_BG_HUGE_PAGES) {
+        return haul_error_set(error, ENOTSUP,
+                              "RAM block %s has pages of %u MiB, each of which a write would wait for whole: "
+                              "a background snapshot takes pages of 2 MiB at most",
+                              block->name, block->page_size >> 20);
+    }
+    own->ram = block;
+    own->host = block->host;
+    own->pages = block->length / HAUL_PAGE_SIZE;
+    own->cluster = at_least(HAUL_BG_CLUSTER_PAGES, huge);
+    own->chunk = at_least(HAUL_BG_CHUNK_PAGES, huge);
+    own->unit = at_least(HAUL_BG_UNIT_PAGES, huge);
+    own->taken = calloc(haul_bitmap_words(own->pages), sizeof *own->taken);
+    own->present = calloc(haul_bitmap_words(own->pages), sizeof *own->present);
+    own->armed = calloc(units(own), sizeof *own->armed);
+    return own->taken && own->present && own->armed
+               ? 0
+               : haul_error_set(error, ENOMEM, "no memory for the bitmaps of a snapshot");
+}
+
+int haul_bg_pages_init(struct haul_bg_pages *pages, struct haul_migration *migration,
+                       struct haul_error *error)
+{
+    pages->guard = migration->guard;
+    pages->guard_opaque = migration->guard_opaque;
+    pthread_mutex_init(&pages->lock, NULL);
+    pages->blocks = calloc(migration->block_count, sizeof *pages->blocks);
+    if (!pages->blocks) {
+        return haul_error_set(error, ENOMEM, "no memory for the bitmaps of a snapshot");
+    }
+    for (uint32_t i = 0; i < migration->block_count; i++) {
+        pages->block_count = i + 1;
+        int rc = block_init(&pages->blocks[i], &migration->blocks[i], error);
+        if (rc < 0) {
+            return rc;
+        }
+        pages->blocks[i].first_chunk = pages->chunks;
+        pages->chunks += chunks(&pages->blocks[i]);
+        pages->total += pages->blocks[i].pages;
+    }
+    return 0;
+}
+
+void haul_bg_pages_cleanup(struct haul_bg_pages *pages)
+{
+    for (uint32_t i = 0; i < pages->block_count; i++) {
+        free((void *)pages->blocks[i].taken);
+        free(pages->blocks[i].present);
+        free(pages->blocks[i].armed);
+    }
+    free(pages->blocks);
+    pthread_mutex_destroy(&pages->lock);
+}
+
+/* ---- up to the moment ---- */
+
+int haul_bg_pages_arm(struct haul_bg_pages *pages, struct haul_migration *migration, struct haul_error *error)
+{
+    int rc = 0;
+    for (uint32_t i = 0; rc == 0 && i < pages->block_count; i++) {
+        struct haul_bg_block *block = &pages->blocks[i];
+        /* Before the protection: a write that hits it takes its unit out again. */
+        pthread_mutex_lock(&pages->lock);
+        memset(block->armed, true, units(block) * sizeof *block->armed);
+        pthread_mutex_unlock(&pages->lock);
+        rc = pages->guard->protect(pages->guard_opaque, i, 0, block->pages, error);
+    }
+    /* What gets content from now on is written, and so in a unit that haul_bg_pages_moment looks at. */
+    for (uint32_t i = 0; rc == 0 && i < pages->block_count; i++) {
+        haul_holes_present(&migration->blocks[i], pages->blocks[i].present);
+    }
+    return rc;
+}
+
+/* Protects the units of one block that were written since it was armed, neighbours in one call. */
+static int arm_again(struct haul_bg_pages *pages, uint32_t index, const struct haul_block *ram,
+                     struct haul_error *error)
+{
+    struct haul_bg_block *block = &pages->blocks[index];
+    uint64_t end = 0;
+    for (uint64_t unit = 0; unit < units(block); unit = end + 1) {
+        for (end = unit; end < units(block) && !block->armed[end]; end++) {
+        }
+        if (end == unit) {
+            continue;
+        }
+        uint64_t first = unit * block->unit;
+        uint64_t past = end * block->unit < block->pages ? end * block->unit : block->pages;
+        int rc = pages->guard->protect(pages->guard_opaque, index, first, past - first, error);
+        if (rc < 0) {
+            return rc;
+        }
+        haul_bitmap_clear(block->present, first, past - first);
+        haul_holes_present_in(ram, first, past - first, block->present);
+    }
+    return 0;
+}
+
+int haul_bg_pages_moment(struct haul_bg_pages *pages, struct haul_migration *migration,
+                         struct haul_error *error)
+{
+    int rc = 0;
+    /* Whoever writes meanwhile (there should be nobody) waits for the lock, and then for being saved. */
+    pthread_mutex_lock(&pages->lock);
+    for (uint32_t i = 0; rc == 0 && i < pages->block_count; i++) {
+        rc = arm_again(pages, i, &migration->blocks[i], error);
+    }
+    if (rc == 0) {
+        atomic_store_explicit(&pages->phase, HAUL_BG_SAVING, memory_order_release);
+    }
+    pthread_mutex_unlock(&pages->lock);
+    return rc;
+}
+
+void haul_bg_pages_give_up(struct haul_bg_pages *pages)
+{
+    pthread_mutex_lock(&pages->lock);
+    atomic_store_explicit(&pages->phase, HAUL_BG_ENDING, memory_order_release);
+    pthread_mutex_unlock(&pages->lock);
+}
+
+/* Releases the whole unit: its other pages are likely to be written, too. */
+static int let_go(struct haul_bg_pages *pages, const struct haul_waiting_write *write,
+                  struct haul_error *error)
+{
+    struct haul_bg_block *block = &pages->blocks[write->block];
+    uint64_t unit = write->page / block->unit;
+    uint64_t first = unit * block->unit;
+    uint64_t count = block->pages - first < block->unit ? block->pages - first : block->unit;
+    block->armed[unit] = false;
+    return pages->guard->release(pages->guard_opaque, write->block, first, count, error);
+}
+
+bool haul_bg_pages_let_go(struct haul_bg_pages *pages, const struct haul_waiting_write *write, int *result,
+                          struct haul_error *error)
+{
+    *result = 0;
+    if (phase_of(pages) == HAUL_BG_SAVING) {
+        return false;
+    }
+    pthread_mutex_lock(&pages->lock);
+    bool mine = phase_of(pages) != HAUL_BG_SAVING; /* else the moment came in between */
+    if (mine) {
+        *result = let_go(pages, write, error);
+    }
+    pthread_mutex_unlock(&pages->lock);
+    return mine;
+}
+
+/* ---- from the moment on ---- */
+
+/* The bits of `word` that stand for the `count` pages from `first` on, which begin at bit 0 of `word` 0. */
+static uint64_t mask_of(uint32_t count, uint32_t word)
+{
+    uint32_t left = count - word * WORD_BITS;
+    return left < WORD_BITS ? (UINT64_C(1) << left) - 1 : UINT64_MAX;
+}
+
+/* Reads `count` bits from `first` on that lie within one word where count is less than a word, else whole
+ * words: clusters and chunks are aligned. */
+static uint64_t shifted(uint64_t bits, uint64_t first)
+{
+    return bits >> (first % WORD_BITS);
+}
+
+bool haul_bg_pages_find(const struct haul_bg_block *block, uint64_t first, uint32_t count, uint64_t *wanted)
+{
+    bool any = false;
+    for (uint32_t word = 0; word * WORD_BITS < count; word++) {
+        uint64_t at = first / WORD_BITS + word;
+        /* Acquire, pairs with the release in haul_bg_pages_take: what is not taken is not released yet, and
+         * what is read after this look is either protected or thrown away. */
+        uint64_t taken = atomic_load_explicit(&block->taken[at], memory_order_acquire);
+        uint64_t mask = mask_of(count, word);
+        wanted[word] = shifted(block->present[at] & ~taken, first) & mask;
+        any = any || (~shifted(taken, first) & mask) != 0;
+    }
+    return any;
+}
+
+int haul_bg_pages_check(const struct haul_bg_block *block, uint64_t first, uint32_t count,
+                        const uint64_t *wanted, struct haul_error *error)
+{
+    const struct haul_block piece = {.length = count * HAUL_PAGE_SIZE,
+                                     .fd = block->ram->fd,
+                                     .fd_offset = block->ram->fd_offset + first * HAUL_PAGE_SIZE};
+    uint64_t now[HAUL_BG_HUGE_PAGES / WORD_BITS] = {0};
+    haul_holes_present(&piece, now);
+    for (uint32_t i = 0; i < count; i++) {
+        if (haul_bg_bit(wanted, i) && !haul_bg_bit(now, i)) {
+            return haul_error_set(error, ENODATA,
+                                  "RAM block %s lost the content of page %llu before it was saved: leave the "
+                                  "balloon alone during a snapshot, and QEMU's free-page-reporting off",
+                                  block->ram->name, (unsigned long long)(first + i));
+        }
+    }
+    return 0;
+}
+
+uint64_t haul_bg_pages_take(struct haul_bg_pages *pages, uint32_t index, uint64_t first, uint32_t count,
+                            uint64_t *wanted)
+{
+    struct haul_bg_block *block = &pages->blocks[index];
+    uint64_t won = 0;
+    for (uint32_t word = 0; word * WORD_BITS < count; word++) {
+        uint64_t mask = mask_of(count, word);
+        /*
+         * Release: the copies were made before. Acquire: pairs with the same of whoever was first, so that a
+         * release of the page that follows here comes after its copy.
+         */
+        uint64_t before = atomic_fetch_or_explicit(&block->taken[first / WORD_BITS + word],
+                                                   mask << (first % WORD_BITS), memory_order_acq_rel);
+        uint64_t fresh = ~shifted(before, first) & mask;
+        wanted[word] &= fresh;
+        won += (uint64_t)__builtin_popcountll(fresh);
+    }
+    atomic_fetch_add_explicit(&pages->taken_pages, won, memory_order_relaxed);
+    return won;
+}
+
+int haul_bg_pages_release(struct haul_bg_pages *pages, uint32_t block, uint64_t first, uint32_t count,
+                          struct haul_error *error)
+{
+    return pages->guard->release(pages->guard_opaque, block, first, count, error);
+}
+
+void haul_bg_copy(unsigned char *to, const unsigned char *page)
+{
+    HAUL_LIVE_READ_BEGIN();
+    memcpy(to, page, HAUL_PAGE_SIZE);
+    HAUL_LIVE_READ_END();
+}
