@@ -17,30 +17,40 @@
 namespace haul_test
 {
 
-Mover::Mover(const std::vector<std::string> &words)
+std::string Mover::program()
 {
     const char *folder = getenv("TEST_SRCDIR");
-    std::string program = std::string(folder ? folder : ".") + "/haul/tests/machines/mover";
+    return std::string(folder ? folder : ".") + "/haul/tests/machines/mover";
+}
+
+Mover::Mover(const std::vector<std::string> &words, const std::vector<int> &keep)
+{
     std::vector<std::string> list = words;
-    list.insert(list.begin(), program);
+    list.insert(list.begin(), program());
     std::vector<char *> argv;
     for (std::string &word : list) {
         argv.push_back(word.data());
     }
     argv.push_back(nullptr);
-    int ends[2];
-    if (pipe2(ends, O_CLOEXEC) < 0) {
+    int ends[2], orders[2];
+    if (pipe2(ends, O_CLOEXEC) < 0 || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, orders) < 0) {
         throw std::runtime_error("pipe");
     }
     pid_ = fork();
     if (pid_ == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
+        dup2(orders[0], 0);
         dup2(ends[1], 1);
+        for (int fd : keep) {
+            fcntl(fd, F_SETFD, 0);
+        }
         execv(argv[0], argv.data());
         _exit(127);
     }
     close(ends[1]);
+    close(orders[0]);
     pipe_ = ends[0];
+    orders_ = orders[1];
 }
 
 Mover::~Mover()
@@ -48,6 +58,15 @@ Mover::~Mover()
     kill(SIGKILL);
     wait();
     close(pipe_);
+    close(orders_);
+}
+
+void Mover::tell(const std::string &order)
+{
+    std::string line = order + "\n";
+    if (send(orders_, line.data(), line.size(), MSG_NOSIGNAL) < 0) {
+        output_ += "(it was gone before it could be told to " + order + ")\n";
+    }
 }
 
 void Mover::kill(int signal)

@@ -19,7 +19,8 @@ namespace haul_test
 class Mover
 {
   public:
-    explicit Mover(const std::vector<std::string> &words);
+    // It inherits the descriptors in `keep`, with their numbers.
+    explicit Mover(const std::vector<std::string> &words, const std::vector<int> &keep = {});
     ~Mover();
     Mover(const Mover &) = delete;
     // Reads lines until one starts with `prefix`; returns what follows it, or "" at the end (or after a
@@ -28,6 +29,13 @@ class Mover
     // Waits for the end: exit code, or minus the signal.
     int wait();
     void kill(int signal);
+    // Gives it an order: "go" or "cancel".
+    void tell(const std::string &order);
+    pid_t pid() const
+    {
+        return pid_;
+    }
+    static std::string program();
     const std::string &output() const
     {
         return output_;
@@ -38,6 +46,7 @@ class Mover
     std::string pending_;
     pid_t pid_ = -1;
     int pipe_ = -1;
+    int orders_ = -1;
     int code_ = 0;
 };
 

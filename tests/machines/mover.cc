@@ -1,31 +1,76 @@
 // SPDX-License-Identifier: Apache-2.0
-// One end of a move of a QEMU machine in a process of its own, which can be told to die, or to wait, in a
-// given state. usage: mover send|receive QMP URI [NAME=VALUE...]
-//   channels=N compress=C downtime=MS verify=1 timeout=S mode=M     as in haul_options
-//   die=STATE     SIGKILL itself on entering the state ("handover": before HANDOVER is sent; "round1": after
-//   the first) wait=STATE    print the state and wait a second in it
-// Prints "LISTEN URI", "STATE NAME" for each state, and at the end "END RESULT OWNER MESSAGE". Exit: 0 moved,
-// 1 not, 3 uncertain.
+// One end of a move in a process of its own, which can be told to die, or to hold still, in a given state.
+// usage: mover send|receive MACHINE URI [NAME=VALUE...]
+//        mover receive --listen URI --quiet MACHINE [NAME=VALUE...]      as haul send ssh: starts it
+//        mover relay URI
+// MACHINE is a QMP socket, or "guest" for a small reference guest of threads.
+//   channels=N compress=C downtime=MS verify=1 timeout=S mode=M pause=1 bandwidth=BYTES_PER_S ssh=COMMAND
+//   remote=PROGRAM there=OPTIONS     as in haul_options
+//   die=STATE     SIGKILL itself on entering the state; see also below
+//   hold=STATE    stand still on entering the state until told to go on
+//   pid=FILE      write the process id there
+// States are haul's, and: "handshake" in setup, when the control connection stands (source of a guest);
+// "handover" before HANDOVER is sent; "handover-received"; "round1" after the first.
+// Standard input takes "go" and "cancel", a line each. Prints "LISTEN URI", "STATE NAME" for each state, and
+// at the end "CHECK REPORT" for a guest that runs here and "END RESULT OWNER MESSAGE". Exit: 0 moved, 1 not,
+// 3 uncertain.
 #include "tools/machines/machine.h"
 
+#include <condition_variable>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
+#include <iostream>
 #include <map>
+#include <mutex>
 #include <string>
+#include <thread>
 #include <unistd.h>
+#include <vector>
 
 namespace
 {
 
 std::map<std::string, std::string> settings;
+int output = 1;
 
 void say(const std::string &line)
 {
-    if (write(1, (line + "\n").data(), line.size() + 1) < 0) {
+    if (write(output, (line + "\n").data(), line.size() + 1) < 0) {
         _exit(2);
     }
+}
+
+// ---- orders ----
+
+std::mutex use;
+haul_migration *current; // under `use`
+std::mutex lock;
+std::condition_variable told;
+bool go; // under `lock`
+
+// On a thread of its own, to the end of the process.
+void obey()
+{
+    std::string order;
+    while (std::getline(std::cin, order)) {
+        std::lock_guard<std::mutex> using_it(use);
+        if (order == "cancel" && current) {
+            haul_cancel(current);
+        } else if (order == "go") {
+            std::lock_guard<std::mutex> held(lock);
+            go = true;
+            told.notify_all();
+        }
+    }
+}
+
+void set_current(haul_migration *migration)
+{
+    std::lock_guard<std::mutex> using_it(use);
+    current = migration;
 }
 
 void reached(const std::string &state)
@@ -34,10 +79,13 @@ void reached(const std::string &state)
     if (settings["die"] == state) {
         kill(getpid(), SIGKILL);
     }
-    if (settings["wait"] == state) {
-        sleep(1);
+    if (settings["hold"] == state) {
+        std::unique_lock<std::mutex> held(lock);
+        told.wait(held, [] { return go; });
     }
 }
+
+// ---- events ----
 
 void on_state(void *, haul_state, haul_state to)
 {
@@ -65,13 +113,41 @@ void on_message(void *, const char *text)
     say(std::string("MESSAGE ") + text);
 }
 
+const haul_events events = {.state = on_state,
+                            .pass = nullptr,
+                            .round = on_round,
+                            .guest = nullptr,
+                            .step = on_step,
+                            .message = on_message};
+
+int on_setup(void *, haul_error *)
+{
+    reached("handshake");
+    return 0;
+}
+
+// Beside the guest's own state, and empty.
+const haul_state_ops probe = {
+    .name = "probe", .early = false, .setup = on_setup, .iterate = nullptr, .save = nullptr, .load = nullptr};
+
+// ---- the move ----
+
 int fail(const char *step, const haul_error &error)
 {
     say(std::string("END ") + step + " -1 " + error.message);
     return 1;
 }
 
-int report(haul_migration *migration, haul_machine *machine, int result, const haul_error &error)
+// A guest that is said to be here must run, with its memory whole.
+void check(haul_machine *machine)
+{
+    char text[256] = "";
+    haul_error error = {};
+    say(std::string("CHECK ") +
+        (machine->ops->self_check(machine, 10, text, sizeof text, &error) ? error.message : text));
+}
+
+int report(haul_migration *migration, haul_machine *machine, bool sends, int result, const haul_error &error)
 {
     haul_stats stats = {};
     stats.size = sizeof stats;
@@ -90,24 +166,16 @@ int report(haul_migration *migration, haul_machine *machine, int result, const h
         machine->ops->summary(machine, line, sizeof line);
         say(std::string("SUMMARY ") + line);
     }
+    if (machine->ops->self_check && stats.ownership == (sends ? HAUL_OWNER_SOURCE : HAUL_OWNER_DESTINATION)) {
+        check(machine);
+    }
     snprintf(line, sizeof line, "END %d %d %s", result, (int)stats.ownership, result ? error.message : "");
     say(line);
     return result == 0 ? 0 : stats.ownership == HAUL_OWNER_UNCERTAIN ? 3 : 1;
 }
 
-} // namespace
-
-int main(int count, char **words)
+haul_options options_of_settings()
 {
-    if (count < 4) {
-        return 2;
-    }
-    bool sends = strcmp(words[1], "send") == 0;
-    for (int i = 4; i < count; i++) {
-        std::string word = words[i];
-        size_t at = word.find('=');
-        settings[word.substr(0, at)] = word.substr(at + 1);
-    }
     haul_options options;
     haul_options_default(&options);
     auto number = [](const char *name, auto &to) {
@@ -115,43 +183,99 @@ int main(int count, char **words)
             to = (unsigned)atoi(settings[name].c_str());
         }
     };
+    auto text = [](const char *name, const char *&to) {
+        if (settings.count(name)) {
+            to = settings[name].c_str();
+        }
+    };
     number("channels", options.channels);
     number("downtime", options.downtime_limit_ms);
     number("timeout", options.timeout_s);
+    number("bandwidth", options.max_bandwidth_bytes_per_s);
+    text("compress", options.compress);
+    text("mode", options.mode);
+    text("ssh", options.ssh);
+    text("remote", options.remote_haul);
+    text("there", options.remote_options);
     options.verify = settings["verify"] == "1";
-    if (settings.count("compress")) {
-        options.compress = settings["compress"].c_str();
+    options.pause_before_switchover = settings["pause"] == "1";
+    return options;
+}
+
+int make_machine(bool sends, const std::string &name, haul_machine **machine, haul_error *error)
+{
+    if (name != "guest") {
+        return (sends ? haul_qemu_source_new : haul_qemu_destination_new)(name.c_str(), machine, error);
     }
-    if (settings.count("mode")) {
-        options.mode = settings["mode"].c_str();
-    }
-    haul_events events = {};
-    events.state = on_state;
-    events.step = on_step;
-    events.round = on_round;
-    events.message = on_message;
+    haul_guest_options options;
+    haul_guest_options_default(&options);
+    options.memory_bytes = 16 << 20;
+    options.dirty_bytes_per_s = 50 << 20;
+    options.hot_bytes = 1 << 20; // its check ends when it rewrote this
+    options.tracker = "bitmap";
+    options.vcpu = "thread";
+    return (sends ? haul_guest_source_new : haul_guest_destination_new)(&options, machine, error);
+}
+
+int move(bool sends, const std::string &name, const std::string &uri)
+{
+    haul_options options = options_of_settings();
     haul_error error = {};
     haul_machine *machine = nullptr;
     haul_migration *migration = nullptr;
-    if ((sends ? haul_qemu_source_new : haul_qemu_destination_new)(words[2], &machine, &error)) {
+    if (make_machine(sends, name, &machine, &error)) {
         return fail("machine", error);
     }
     if ((sends ? haul_source_new : haul_destination_new)(&options, &migration, &error) ||
-        machine->ops->attach(machine, migration, &error)) {
+        machine->ops->attach(machine, migration, &error) ||
+        (name == "guest" && haul_add_state(migration, &probe, nullptr, &error))) {
         haul_free(migration);
         machine->ops->free(machine);
         return fail("attach", error);
     }
     haul_set_events(migration, &events, nullptr, &error);
-    int result = haul_start(migration, words[3], &error);
+    if (output == 1) { // else standard input is the control connection
+        set_current(migration);
+        std::thread(obey).detach();
+    }
+    int result = haul_start(migration, uri.c_str(), &error);
     if (result == 0) {
         if (!sends) {
             say(std::string("LISTEN ") + haul_local_uri(migration));
         }
         result = haul_wait(migration, &error);
     }
-    int code = report(migration, machine, result, error);
+    int code = report(migration, machine, sends, result, error);
+    set_current(nullptr);
     haul_free(migration);
     machine->ops->free(machine);
     return code;
+}
+
+} // namespace
+
+int main(int count, char **arguments)
+{
+    std::vector<std::string> words(arguments + 1, arguments + count);
+    signal(SIGPIPE, SIG_IGN);
+    if (words.size() == 2 && words[0] == "relay") {
+        haul_error error = {};
+        return haul_relay(words[1].c_str(), 0, 1, 20, &error) ? 1 : 0;
+    }
+    if (words.size() >= 5 && words[1] == "--listen") {
+        output = 2; // standard output is the control connection
+        words = std::vector<std::string>{words[0], words[4], words[2]};
+        words.insert(words.end(), arguments + 6, arguments + count);
+    }
+    if (words.size() < 3) {
+        return 2;
+    }
+    for (size_t i = 3; i < words.size(); i++) {
+        size_t at = words[i].find('=');
+        settings[words[i].substr(0, at)] = words[i].substr(at + 1);
+    }
+    if (settings.count("pid")) {
+        std::ofstream(settings["pid"]) << getpid() << std::endl;
+    }
+    return move(words[0] == "send", words[1], words[2]);
 }

@@ -124,9 +124,10 @@ TEST_P(InState, SourcesHaulDies)
 TEST_P(InState, DestinationsHaulDies)
 {
     auto to = destination();
-    Move move(*source, *to, {{"wait=" + state(), "timeout=5"}, {}, false, GetParam().cpr});
+    Move move(*source, *to, {{"hold=" + state(), "timeout=5"}, {}, false, GetParam().cpr});
     move.source->expect("STATE " + state());
     move.destination->kill(SIGKILL);
+    move.source->tell("go");
     EXPECT_EQ(1, move.source->wait()) << move.log();
     expect_back(move, *to);
     expect_gone(*to);
@@ -135,9 +136,10 @@ TEST_P(InState, DestinationsHaulDies)
 TEST_P(InState, DestinationsQemuDies)
 {
     auto to = destination();
-    Move move(*source, *to, {{"wait=" + state(), "timeout=5"}, {"timeout=5"}, false, GetParam().cpr});
+    Move move(*source, *to, {{"hold=" + state(), "timeout=5"}, {"timeout=5"}, false, GetParam().cpr});
     move.source->expect("STATE " + state());
     to->kill();
+    move.source->tell("go");
     EXPECT_EQ(1, move.source->wait()) << move.log();
     EXPECT_EQ(1, move.destination->wait()) << move.log();
     EXPECT_NE(std::string::npos, move.destination->output().find("QEMU closed its monitor")) << move.log();
@@ -152,9 +154,10 @@ class Connection : public InState
 TEST_P(Connection, Breaks)
 {
     auto to = destination();
-    Move move(*source, *to, {{"wait=" + state(), "timeout=5"}, {"timeout=5"}, true});
+    Move move(*source, *to, {{"hold=" + state(), "timeout=5"}, {"timeout=5"}, true});
     move.source->expect("STATE " + state());
     move.proxy->cut();
+    move.source->tell("go");
     EXPECT_EQ(1, move.source->wait()) << move.log();
     expect_failed(move, state());
     expect_back(move, *to);

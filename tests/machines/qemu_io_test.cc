@@ -128,11 +128,12 @@ TEST_F(QemuIo, AnotherProcessWritesTheMemory)
         pause();
     }
     usleep(100000);
-    Move move(from, to, {{"wait=round1", "channels=2"}});
+    Move move(from, to, {{"hold=round1", "channels=2"}});
     move.source->expect("STATE round1");
     usleep(500000);
     // As a vhost-user process falls silent when QEMU stops the machine.
     close(open((folder / "quiet").c_str(), O_WRONLY | O_CREAT, 0600));
+    move.source->tell("go");
     ASSERT_EQ(0, move.source->wait()) << move.log() << to.errors();
     std::cerr << move.source->output();
     EXPECT_NE(std::string::npos, move.source->output().find("another process that maps the memory"))

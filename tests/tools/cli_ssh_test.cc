@@ -87,7 +87,8 @@ class Ssh : public Move
 
 TEST_F(Ssh, MovesWithAChildForEachChannel)
 {
-    auto send = SendThere({"--channels", "3", "--verify", "--max-bandwidth", "8M"}, Guest({}));
+    auto send = SendThere(
+        {"--channels", "3", "--verify", "--max-bandwidth", "8M", "--guest-dirty-rate", "2M"}, Guest({}));
     ASSERT_TRUE(send->WaitFor("round 1")) << send->Err();
     NoteSocket();
     EXPECT_EQ(server_.Connections(), 4);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Moves of the reference guest over every transport but tcp, and what each says when its peer is not there.
- */
+ * Cancel and peer death in each state: tests/machines/transport_state_test.cc. */
+#include "tests/tools/descriptors.h"
 #include "tests/tools/loopback.h"
 
 #include <csignal>
@@ -26,9 +27,6 @@ class TransportMove : public Move
     }
     void TearDown() override
     {
-        for (int fd : open_) {
-            close(fd);
-        }
         EXPECT_EQ(rmdir(folder_.c_str()), 0) << "a socket is left in " << folder_;
     }
     std::string Path() const
@@ -67,47 +65,16 @@ class TransportMove : public Move
     {
         return "exec:" + haul_ + " relay unix:" + Path();
     }
-    /* `count` connections: descriptors of the source and of the destination. */
-    void MakeSockets(unsigned count)
+    /* Starts both programs on the two ends of `between`. */
+    void MoveThrough(Descriptors &between, std::unique_ptr<Program> *send, std::unique_ptr<Program> *receive)
     {
-        for (unsigned i = 0; i < count; i++) {
-            int pair[2];
-            ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
-            source_.keep.push_back(pair[0]);
-            destination_.keep.push_back(pair[1]);
-            open_.insert(open_.end(), pair, pair + 2);
-        }
-    }
-    void MakePipes(unsigned count)
-    {
-        for (unsigned i = 0; i < count; i++) {
-            int out[2], back[2];
-            ASSERT_EQ(pipe2(out, O_CLOEXEC), 0);
-            ASSERT_EQ(pipe2(back, O_CLOEXEC), 0);
-            source_.keep.insert(source_.keep.end(), {back[0], out[1]});
-            destination_.keep.insert(destination_.keep.end(), {out[0], back[1]});
-            open_.insert(open_.end(), {out[0], out[1], back[0], back[1]});
-        }
-    }
-    /* Both programs have theirs: from now on the death of one closes its end. */
-    void CloseOwn()
-    {
-        for (int fd : open_) {
-            close(fd);
-        }
-        open_.clear();
-    }
-    static std::string List(const std::vector<int> &fds, unsigned per_entry)
-    {
-        std::string text = "fd:";
-        for (size_t i = 0; i < fds.size(); i++) {
-            text += i == 0 ? "" : i % per_entry ? "/" : ",";
-            text += std::to_string(fds[i]);
-        }
-        return text;
+        destination_.keep = between.Destination();
+        source_.keep = between.Source();
+        *receive = ReceiveAt(between.DestinationUri());
+        *send = SendTo(between.SourceUri(), {"--verify"});
+        between.CloseOwn();
     }
     std::string folder_, haul_;
-    std::vector<int> open_;
 };
 
 /* ---- unix ---- */
@@ -185,49 +152,23 @@ TEST_F(TransportMove, ExecChildrenEndWithTheMove)
     EXPECT_NE(system(("pgrep -f '^" + mark + "' >/dev/null").c_str()), 0) << "a child is left";
 }
 
-TEST_F(TransportMove, ExecCancelAndPeerDeathLeaveTheGuestRunning)
-{
-    for (bool cancel : {true, false}) {
-        auto receive = ReceiveAt("unix:" + Path());
-        auto send = SendTo(ExecRelay(), {"--max-bandwidth", "1M"});
-        ASSERT_TRUE(send->WaitFor("round 1")) << send->Err();
-        if (cancel) {
-            send->Signal(SIGINT);
-        } else {
-            receive->Signal(SIGKILL);
-        }
-        ExpectGoesOnAtSource(*send);
-        EXPECT_EQ(receive->Wait(), cancel ? 1 : 128 + SIGKILL);
-        unlink(Path().c_str());
-    }
-}
-
 /* ---- descriptors ---- */
 
-TEST_F(TransportMove, SocketsByNumberMove)
+TEST_F(TransportMove, SocketsAndPipesByNumberMove)
 {
-    MakeSockets(3);
-    auto receive = ReceiveAt(List(destination_.keep, 1));
-    auto send = SendTo(List(source_.keep, 1), {"--verify"});
-    CloseOwn();
-    ExpectMoved(*send, *receive);
-}
-
-TEST_F(TransportMove, PipesMove)
-{
-    MakePipes(3);
-    auto receive = ReceiveAt(List(destination_.keep, 2));
-    auto send = SendTo(List(source_.keep, 2), {"--verify"});
-    CloseOwn();
-    ExpectMoved(*send, *receive);
+    for (auto kind : {Descriptors::kSockets, Descriptors::kPipes}) {
+        Descriptors between(kind, 3);
+        std::unique_ptr<Program> send, receive;
+        MoveThrough(between, &send, &receive);
+        ExpectMoved(*send, *receive);
+    }
 }
 
 TEST_F(TransportMove, TooFewDescriptorsSaySo)
 {
-    MakeSockets(2);
-    auto receive = ReceiveAt(List(destination_.keep, 1));
-    auto send = SendTo(List(source_.keep, 1));
-    CloseOwn();
+    Descriptors between(Descriptors::kSockets, 2);
+    std::unique_ptr<Program> send, receive;
+    MoveThrough(between, &send, &receive);
     ExpectFailed(*send,
                  "channel 1 has no descriptor: 2 are given, and 1 + the number of channels are needed");
     EXPECT_EQ(receive->Wait(), 1);
@@ -248,28 +189,6 @@ TEST_F(TransportMove, DescriptorsThatAreNoConnectionSaySo)
     ExpectFailed(*SendTo("fd:" + std::to_string(packets[0])), "a socket in it is not a stream socket");
     close(packets[0]);
     close(packets[1]);
-}
-
-TEST_F(TransportMove, DescriptorsCancelAndPeerDeathLeaveTheGuestRunning)
-{
-    for (bool pipes : {false, true}) {
-        for (bool cancel : {true, false}) {
-            source_.keep.clear();
-            destination_.keep.clear();
-            pipes ? MakePipes(3) : MakeSockets(3);
-            auto receive = ReceiveAt(List(destination_.keep, pipes ? 2 : 1));
-            auto send = SendTo(List(source_.keep, pipes ? 2 : 1), {"--max-bandwidth", "1M"});
-            CloseOwn();
-            ASSERT_TRUE(send->WaitFor("round 1")) << send->Err();
-            if (cancel) {
-                receive->Signal(SIGINT);
-            } else {
-                receive->Signal(SIGKILL);
-            }
-            ExpectGoesOnAtSource(*send);
-            EXPECT_EQ(receive->Wait(), cancel ? 1 : 128 + SIGKILL);
-        }
-    }
 }
 
 /* ---- URIs ---- */

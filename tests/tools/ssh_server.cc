@@ -50,7 +50,8 @@ bool Listens(int port)
     return listens;
 }
 
-/* The processes whose parent is `parent`. */
+} // namespace
+
 std::vector<pid_t> Children(pid_t parent)
 {
     std::vector<pid_t> found;
@@ -72,8 +73,6 @@ std::vector<pid_t> Children(pid_t parent)
     }
     return found;
 }
-
-} // namespace
 
 SshServer::SshServer()
 {
@@ -138,14 +137,19 @@ SshServer::~SshServer()
     Kill();
 }
 
+void SshServer::Cut()
+{
+    for (pid_t child : Children(pid_)) {
+        kill(child, SIGKILL);
+    }
+}
+
 void SshServer::Kill()
 {
     if (pid_ < 0) {
         return;
     }
-    for (pid_t child : Children(pid_)) {
-        kill(child, SIGKILL);
-    }
+    Cut();
     kill(pid_, SIGTERM);
     waitpid(pid_, nullptr, 0);
     pid_ = -1;
@@ -163,8 +167,8 @@ std::string SshServer::Uri() const
 
 std::string SshServer::Client() const
 {
-    return "ssh -F none -i " + folder_ +
-           "/key -o BatchMode=yes -o LogLevel=ERROR -o StrictHostKeyChecking=no " +
+    return "ssh -F none -i " + folder_ + "/key -o KexAlgorithms=curve25519-sha256 " + /* the quickest */
+           "-o BatchMode=yes -o LogLevel=ERROR -o StrictHostKeyChecking=no " +
            "-o UserKnownHostsFile=" + folder_ + "/known";
 }
 

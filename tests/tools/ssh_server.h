@@ -6,6 +6,10 @@
 
 #include <string>
 #include <sys/types.h>
+#include <vector>
+
+/* The processes whose parent is `parent`. */
+std::vector<pid_t> Children(pid_t parent);
 
 class SshServer
 {
@@ -25,6 +29,8 @@ class SshServer
     /* For --ssh: a client that trusts this server and that it lets in. */
     std::string Client() const;
     std::string Log() const;
+    /* Breaks the connections that it serves. */
+    void Cut();
     /* Ends the server and the connections that it serves. */
     void Kill();
     /* How many connections it serves. */
