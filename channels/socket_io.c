@@ -69,10 +69,15 @@ int haul_io_receive(int fd, struct iovec *parts, size_t count)
 {
     struct msghdr message = {.msg_iov = parts, .msg_iovlen = count};
     bool more = advance(&message, 0);
+    int flags = MSG_WAITALL;
     while (more) {
-        ssize_t received = recvmsg(fd, &message, MSG_WAITALL);
+        ssize_t received = recvmsg(fd, &message, flags);
         if (received < 0) {
             if (errno == EINTR) {
+                continue;
+            }
+            if (errno == ENOMEM && flags != 0) {
+                flags = 0; /* vsock does not wait for more than its buffer holds, 256 KiB */
                 continue;
             }
             return errno == EAGAIN ? -ETIMEDOUT : -errno; /* EAGAIN: SO_RCVTIMEO */

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/machines/qemu.h"
+#include "tests/machines/initrd.h"
 
 #include <chrono>
 #include <cstdlib>
@@ -26,62 +27,22 @@ namespace
 
 namespace fs = std::filesystem;
 
-std::string read_file(const std::string &path)
-{
-    std::ifstream file(path, std::ios::binary);
-    std::stringstream text;
-    text << file.rdbuf();
-    return text.str();
-}
-
-// The newest kernel of Debian's cloud flavour; its release is the name of its modules' folder.
-std::string kernel_release()
-{
-    std::string newest;
-    std::error_code none;
-    for (const auto &entry : fs::directory_iterator("/boot", none)) {
-        std::string name = entry.path().filename();
-        if (name.rfind("vmlinuz-", 0) == 0 && name.find("cloud") != std::string::npos) {
-            newest = std::max(newest, name.substr(8));
-        }
-    }
-    return newest;
-}
-
 std::string guest_program()
 {
     const char *folder = getenv("TEST_SRCDIR");
     return std::string(folder ? folder : ".") + "/haul/tests/machines/guest_init";
 }
 
-void add_to_archive(std::string &archive, const std::string &name, unsigned mode, const std::string &bytes)
-{
-    char header[128];
-    static unsigned inode = 1;
-    snprintf(header, sizeof header, "070701%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x", inode++,
-             mode, 0, 0, 1, 0, (unsigned)bytes.size(), 0, 0, 0, 0, (unsigned)name.size() + 1, 0);
-    archive += header;
-    archive += name + '\0';
-    archive.resize((archive.size() + 3) / 4 * 4);
-    archive += bytes;
-    archive.resize((archive.size() + 3) / 4 * 4);
-}
-
-// An initial RAM disk in cpio's "newc" format: the guest program and the drivers of its disks.
+// The guest program and the drivers of its disks.
 void make_initrd(const std::string &path)
 {
-    std::string archive;
-    std::string drivers = "/lib/modules/" + kernel_release() + "/kernel/drivers/";
-    add_to_archive(archive, "init", 0100755, read_file(guest_program()));
-    add_to_archive(archive, "dev", 040755, "");
-    // Before init mounts /dev, the kernel wants a console to start it with.
+    Initrd initrd;
+    initrd.add_program("init", read_file(guest_program()));
     for (const char *module : {"virtio/virtio_ring", "virtio/virtio", "virtio/virtio_pci_modern_dev",
                                "virtio/virtio_pci_legacy_dev", "virtio/virtio_pci", "block/virtio_blk"}) {
-        add_to_archive(archive, fs::path(module).filename().string() + ".ko", 0100644,
-                       read_file(drivers + module + ".ko"));
+        initrd.add_module(std::string("drivers/") + module);
     }
-    add_to_archive(archive, "TRAILER!!!", 0, "");
-    std::ofstream(path, std::ios::binary) << archive;
+    initrd.write(path);
 }
 
 double now()
@@ -194,18 +155,6 @@ std::string missing()
         return "not root, which tracking another process needs";
     }
     return "";
-}
-
-Folder::Folder()
-{
-    char path[] = "/tmp/haul-qemu-XXXXXX"; // short: socket paths end at 107 characters
-    path_ = mkdtemp(path);
-}
-
-Folder::~Folder()
-{
-    std::error_code none;
-    fs::remove_all(path_, none);
 }
 
 Machine::Machine(const Folder &folder, const std::string &name, const MachineOptions &options)

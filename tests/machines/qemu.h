@@ -5,6 +5,8 @@
 // Real QEMU machines for tests: boots a Linux guest (guest_init.c) under TCG, reads its console, and commands
 // it through a monitor of the test's own.
 
+#include "tests/machines/folder.h"
+
 #include <cstdint>
 #include <string>
 #include <sys/types.h>
@@ -19,22 +21,6 @@ constexpr double kBootSeconds = 300;
 // Why machines cannot be booted here ("" when they can): for GTEST_SKIP.
 std::string missing();
 
-// Where this test may put files and sockets; a new short path, removed by the destructor.
-class Folder
-{
-  public:
-    Folder();
-    ~Folder();
-    Folder(const Folder &) = delete;
-    std::string operator/(const std::string &name) const
-    {
-        return path_ + "/" + name;
-    }
-
-  private:
-    std::string path_;
-};
-
 struct MachineOptions {
     std::string type = "q35";
     std::string backing = "memfd"; // "memfd", "file" or "private"
@@ -45,9 +31,10 @@ struct MachineOptions {
     unsigned guest_mib = 32; // memory that the guest checks
     unsigned rate_mib = 8;   // per second
     bool incoming = false;
-    bool paused = false;     // -S
-    bool boot = true;        // false: firmware only, which stays at "no bootable device"
-    std::string disk;        // raw image for direct reads; "": none
+    bool paused = false; // -S
+    bool boot = true;    // false: firmware only, which stays at "no bootable device". The initial RAM disk is
+                         // the folder's "initrd", made when it is not there
+    std::string disk;    // raw image for direct reads; "": none
     std::string file_system; // ext4 image
     std::vector<std::string> extra;
 };

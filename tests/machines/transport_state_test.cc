@@ -3,14 +3,14 @@
 // state up to HANDOVER: the move is cancelled, the source's haul dies, the destination's does, or all
 // connections break. At no time may both sides run the guest (rule R1), and nothing may be left behind.
 // (tests/engine has the same for the transports that are sockets of the kernel.)
-#include "tests/machines/move.h"
+#include "tests/machines/folder.h"
+#include "tests/machines/mover_process.h"
 #include "tests/tools/descriptors.h"
 #include "tests/tools/ssh_server.h"
 
 #include <gtest/gtest.h>
 
 #include <csignal>
-#include <dirent.h>
 #include <fstream>
 #include <unistd.h>
 
