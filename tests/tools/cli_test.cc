@@ -132,7 +132,7 @@ TEST_F(Cli, TheManualKnowsEveryOptionThatHelpKnows)
     std::string manual((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
     ASSERT_FALSE(manual.empty());
     unsigned seen = 0;
-    for (const char *command : {"send", "receive", "topology", "resume", "abandon"}) {
+    for (const char *command : {"send", "receive", "snapshot", "topology", "resume", "abandon"}) {
         EXPECT_EQ(Run({"help", command}), 0);
         for (size_t at = 0; (at = out_.find("--", at)) != std::string::npos; at += 2) {
             size_t line = out_.rfind('\n', at);
