@@ -49,18 +49,73 @@ unsigned long haul_link_speed(const char *folder, const char *name)
     return speed > 0 ? (unsigned long)speed : 0;
 }
 
-hwloc_obj_t haul_next_card(const struct haul_topology *topology, hwloc_obj_t previous)
+/* ---- cards ---- */
+
+static int add_card(struct haul_topology *topology, const char *name, hwloc_obj_t at)
 {
-    hwloc_obj_t card = hwloc_get_next_osdev(topology->hwloc, previous);
-    while (card && (card->attr->osdev.type != HWLOC_OBJ_OSDEV_NETWORK || !card->name)) {
-        card = hwloc_get_next_osdev(topology->hwloc, card);
+    size_t size = (topology->card_count + 1) * sizeof *topology->cards;
+    struct haul_topology_card *grown = realloc(topology->cards, size);
+    if (!grown) {
+        return -ENOMEM;
     }
-    return card;
+    topology->cards = grown;
+    struct haul_topology_card *card = &grown[topology->card_count++];
+    snprintf(card->name, sizeof card->name, "%s", name);
+    card->at = at;
+    return 0;
 }
 
-int haul_card_node(const struct haul_topology *topology, hwloc_obj_t card)
+/* Where the device of the interface is, NULL for an interface without one. */
+static hwloc_obj_t device_of(const struct haul_topology *topology, const char *folder, const char *name)
 {
-    hwloc_obj_t place = hwloc_get_non_io_ancestor_obj(topology->hwloc, card);
+    char path[256];
+    int length = snprintf(path, sizeof path, "%s/%s/device", folder, name);
+    char *device = length < 0 || (size_t)length >= sizeof path ? NULL : realpath(path, NULL);
+    if (!device) {
+        return NULL;
+    }
+    /* The card's own folder may lie some way below its PCI device's, ".../0000:00:03.0/virtio0". */
+    hwloc_obj_t at = NULL;
+    for (char *slash = strrchr(device, '/'); slash && !at; slash = strrchr(device, '/')) {
+        at = hwloc_get_pcidev_by_busidstring(topology->hwloc, slash + 1);
+        *slash = 0;
+    }
+    free(device);
+    return at ? at : hwloc_get_root_obj(topology->hwloc);
+}
+
+static int find_interfaces(struct haul_topology *topology, const char *folder)
+{
+    DIR *directory = opendir(folder);
+    int status = 0;
+    for (struct dirent *entry; directory && status == 0 && (entry = readdir(directory));) {
+        hwloc_obj_t at = entry->d_name[0] == '.' ? NULL : device_of(topology, folder, entry->d_name);
+        status = at ? add_card(topology, entry->d_name, at) : 0;
+    }
+    if (directory) {
+        closedir(directory);
+    }
+    return status;
+}
+
+int haul_topology_find_cards(struct haul_topology *topology, const char *folder)
+{
+    if (folder) {
+        return find_interfaces(topology, folder);
+    }
+    int status = 0;
+    hwloc_obj_t device = hwloc_get_next_osdev(topology->hwloc, NULL);
+    for (; device && status == 0; device = hwloc_get_next_osdev(topology->hwloc, device)) {
+        if (device->attr->osdev.type == HWLOC_OBJ_OSDEV_NETWORK && device->name) {
+            status = add_card(topology, device->name, device->parent);
+        }
+    }
+    return status;
+}
+
+int haul_card_node(const struct haul_topology *topology, const struct haul_topology_card *card)
+{
+    hwloc_obj_t place = hwloc_get_non_io_ancestor_obj(topology->hwloc, card->at);
     int found = HAUL_NODE_UNKNOWN;
     for (unsigned i = 0; i < topology->node_count; i++) {
         const struct haul_topology_node *node = &topology->nodes[i];
@@ -77,9 +132,9 @@ int haul_card_node(const struct haul_topology *topology, hwloc_obj_t card)
 
 static int node_of_name(const struct haul_topology *topology, const char *name)
 {
-    for (hwloc_obj_t card = haul_next_card(topology, NULL); card; card = haul_next_card(topology, card)) {
-        if (strcmp(card->name, name) == 0) {
-            return haul_card_node(topology, card);
+    for (unsigned i = 0; i < topology->card_count; i++) {
+        if (strcmp(topology->cards[i].name, name) == 0) {
+            return haul_card_node(topology, &topology->cards[i]);
         }
     }
     return HAUL_NODE_UNKNOWN;

@@ -38,6 +38,10 @@ static int load(hwloc_topology_t hwloc, enum haul_topology_source source, const 
         hwloc_topology_set_io_types_filter(hwloc, HWLOC_TYPE_FILTER_KEEP_IMPORTANT) != 0) {
         return haul_error_set(error, EINVAL, "hwloc refused its flags; it is older than version 2.3");
     }
+    /* For interfaces and disks of this machine hwloc asks libudev, which is not meant for several threads. */
+    if (source == HAUL_TOPOLOGY_THIS_MACHINE) {
+        hwloc_topology_set_type_filter(hwloc, HWLOC_OBJ_OS_DEVICE, HWLOC_TYPE_FILTER_KEEP_NONE);
+    }
     int status = describe(hwloc, source, text, error);
     if (status != 0) {
         return status;
@@ -180,6 +184,10 @@ int haul_topology_new(enum haul_topology_source source, const char *text, struct
     if (status == 0) {
         status = read_cpus(made);
     }
+    if (status == 0) {
+        bool here = source == HAUL_TOPOLOGY_THIS_MACHINE;
+        status = haul_topology_find_cards(made, here ? HAUL_NET_FOLDER : NULL);
+    }
     if (status != 0) {
         haul_error_set(error, -status, "no memory to read the topology");
         goto fail;
@@ -197,6 +205,7 @@ void haul_topology_free(struct haul_topology *topology)
     if (!topology) {
         return;
     }
+    free(topology->cards);
     free(topology->cpus);
     for (unsigned i = 0; i < topology->node_count; i++) {
         hwloc_bitmap_free(topology->nodes[i].cpus);

@@ -12,6 +12,8 @@
 extern "C" {
 #endif
 
+#define HAUL_CARD_NAME_MAX 63
+
 struct haul_topology_node {
     int node; /* the kernel's number */
     uint64_t memory_bytes;
@@ -23,6 +25,12 @@ struct haul_topology_cpu {
     int node; /* HAUL_NODE_UNKNOWN when no node claims it */
 };
 
+/* A network card of a device: interfaces that the kernel makes up are none. */
+struct haul_topology_card {
+    char name[HAUL_CARD_NAME_MAX + 1];
+    hwloc_obj_t at; /* its PCI device, or what else it hangs off */
+};
+
 struct haul_topology {
     hwloc_topology_t hwloc;
     hwloc_bitmap_t usable;            /* the CPUs that the process may use */
@@ -31,6 +39,8 @@ struct haul_topology {
     struct haul_topology_cpu
         *cpus; /* the usable ones, every core's first hardware thread before any second */
     unsigned cpu_count;
+    struct haul_topology_card *cards;
+    unsigned card_count;
 };
 
 /* haul_topology_find_node returns the node with the kernel's number `node`, or NULL. */
@@ -42,12 +52,15 @@ const struct haul_topology_cpu *haul_topology_find_cpu(const struct haul_topolog
 /* haul_cpu_list returns "0-3,8" ("none" when empty); the caller frees it. NULL without memory. */
 char *haul_cpu_list(hwloc_const_bitmap_t cpus);
 
-/* haul_next_card walks the network cards: NULL gives the first, the last gives NULL. All have a name. */
-hwloc_obj_t haul_next_card(const struct haul_topology *topology, hwloc_obj_t previous);
+/*
+ * haul_topology_find_cards fills `cards` with the interfaces in `folder` (HAUL_NET_FOLDER, or a test's) that
+ * have a device; NULL: with those that the description names. -ENOMEM.
+ */
+int haul_topology_find_cards(struct haul_topology *topology, const char *folder);
 
 /* haul_card_node returns the one node with CPUs that `card` hangs off, or HAUL_NODE_UNKNOWN when it hangs off
  * several. */
-int haul_card_node(const struct haul_topology *topology, hwloc_obj_t card);
+int haul_card_node(const struct haul_topology *topology, const struct haul_topology_card *card);
 
 #define HAUL_NET_FOLDER "/sys/class/net"
 

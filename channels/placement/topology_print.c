@@ -39,7 +39,8 @@ static void print_bytes(uint64_t bytes, FILE *out)
     }
 }
 
-static void print_speed(const struct haul_topology *topology, hwloc_obj_t card, FILE *out)
+static void print_speed(const struct haul_topology *topology, const struct haul_topology_card *card,
+                        FILE *out)
 {
     unsigned long mbit =
         hwloc_topology_is_thissystem(topology->hwloc) ? haul_link_speed(HAUL_NET_FOLDER, card->name) : 0;
@@ -50,8 +51,8 @@ static void print_speed(const struct haul_topology *topology, hwloc_obj_t card, 
     } else {
         fprintf(out, ", link speed not known");
     }
-    hwloc_obj_t parent = card->parent;
-    if (parent && parent->type == HWLOC_OBJ_PCI_DEVICE) {
+    hwloc_obj_t parent = card->at;
+    if (parent->type == HWLOC_OBJ_PCI_DEVICE) {
         const struct hwloc_pcidev_attr_s *pci = &parent->attr->pcidev;
         fprintf(out, ", PCI %04x:%02x:%02x.%x", (unsigned)pci->domain, (unsigned)pci->bus, (unsigned)pci->dev,
                 (unsigned)pci->func);
@@ -63,7 +64,8 @@ static void print_speed(const struct haul_topology *topology, hwloc_obj_t card, 
 
 static void print_cards(const struct haul_topology *topology, int node, FILE *out)
 {
-    for (hwloc_obj_t card = haul_next_card(topology, NULL); card; card = haul_next_card(topology, card)) {
+    for (unsigned i = 0; i < topology->card_count; i++) {
+        const struct haul_topology_card *card = &topology->cards[i];
         if (haul_card_node(topology, card) == node) {
             fprintf(out, "    card %s", card->name);
             print_speed(topology, card, out);
@@ -74,8 +76,8 @@ static void print_cards(const struct haul_topology *topology, int node, FILE *ou
 
 static bool has_card(const struct haul_topology *topology, int node)
 {
-    for (hwloc_obj_t card = haul_next_card(topology, NULL); card; card = haul_next_card(topology, card)) {
-        if (haul_card_node(topology, card) == node) {
+    for (unsigned i = 0; i < topology->card_count; i++) {
+        if (haul_card_node(topology, &topology->cards[i]) == node) {
             return true;
         }
     }

@@ -19,7 +19,6 @@
 struct haul_daemon {
     int signal_fd;
     pthread_mutex_t lock;           /* `server` as the events see it */
-    pthread_mutex_t turns;          /* see haul_session_take_turns */
     struct haul_qmp_server *server; /* NULL once it serves no more */
     /* The server's thread uses it, the owner once it is closed. */
     struct haul_moves moves;
@@ -80,9 +79,8 @@ int haul_daemon_new(const char *address, struct haul_daemon **daemon, struct hau
     }
     pthread_mutex_init(&made->lock, NULL);
     made->signal_fd = -1;
-    pthread_mutex_init(&made->turns, NULL);
-    made->moves = (struct haul_moves){
-        .turns = &made->turns, .event = raise_event, .take_fd = take_fd, .opaque = made, .quit_fd = -1};
+    made->moves =
+        (struct haul_moves){.event = raise_event, .take_fd = take_fd, .opaque = made, .quit_fd = -1};
     pthread_mutex_init(&made->moves.lock, NULL);
     struct haul_qmp_server_options options;
     haul_qmp_server_defaults(&options);
@@ -185,7 +183,6 @@ void haul_daemon_free(struct haul_daemon *daemon)
     }
     haul_descriptors_cleanup(&daemon->moves.descriptors);
     pthread_mutex_destroy(&daemon->moves.lock);
-    pthread_mutex_destroy(&daemon->turns);
     pthread_mutex_destroy(&daemon->lock);
     free(daemon);
 }

@@ -35,7 +35,6 @@ struct haul_move {
     char name[HAUL_MOVE_NAME_SIZE];
     haul_move_event event;
     void *opaque;
-    pthread_mutex_t *turns;
     int interrupt_fd;
 
     /* The server's thread writes these while no move is under way; then the move's thread reads them. */
@@ -320,9 +319,6 @@ static int prepare(struct haul_move *move, const struct haul_move_order *order, 
     if (status == 0) {
         status = haul_session_new(order->source, &spec, &session_events, move, &session, error);
     }
-    if (session) {
-        haul_session_take_turns(session, move->turns);
-    }
     pthread_mutex_lock(&move->lock);
     move->session = session;
     pthread_mutex_unlock(&move->lock);
@@ -519,8 +515,8 @@ uint32_t haul_move_throttle(struct haul_move *move)
 
 /* ---- life ---- */
 
-int haul_move_new(const char *name, pthread_mutex_t *turns, haul_move_event event, void *opaque,
-                  struct haul_move **move, struct haul_error *error)
+int haul_move_new(const char *name, haul_move_event event, void *opaque, struct haul_move **move,
+                  struct haul_error *error)
 {
     size_t length = strlen(name);
     if (length == 0 || length >= HAUL_MOVE_NAME_SIZE || strspn(name, NAME_CHARACTERS) != length) {
@@ -539,7 +535,6 @@ int haul_move_new(const char *name, pthread_mutex_t *turns, haul_move_event even
         return haul_error_set(error, failure, "cannot make an eventfd: %s", strerror(failure));
     }
     memcpy(made->name, name, length + 1);
-    made->turns = turns;
     made->event = event;
     made->opaque = opaque;
     haul_settings_default(&made->settings);

@@ -22,10 +22,9 @@ struct haul_move; /* opaque */
 /* Raises an event with `data` (taken over); from any thread. */
 typedef void (*haul_move_event)(void *opaque, const char *event, json_t *data);
 
-/* `turns` is the lock of haul_session_take_turns, for all of the daemon's moves. haul_move_new: -EINVAL for a
- * bad name; -ENOMEM; and what eventfd(2) says. */
-int haul_move_new(const char *name, pthread_mutex_t *turns, haul_move_event event, void *opaque,
-                  struct haul_move **move, struct haul_error *error);
+/* haul_move_new: -EINVAL for a bad name; -ENOMEM; and what eventfd(2) says. */
+int haul_move_new(const char *name, haul_move_event event, void *opaque, struct haul_move **move,
+                  struct haul_error *error);
 
 /* haul_move_free waits for the thread; cancel first. NULL is accepted. */
 void haul_move_free(struct haul_move *move);

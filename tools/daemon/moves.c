@@ -65,8 +65,8 @@ int haul_moves_obtain(struct haul_moves *moves, const char *name, struct haul_mo
                              "has ended",
                              HAUL_MOVES_MAX);
     }
-    status = haul_move_new(name ? name : HAUL_MOVES_DEFAULT, moves->turns, moves->event, moves->opaque, move,
-                           &failure->error);
+    status =
+        haul_move_new(name ? name : HAUL_MOVES_DEFAULT, moves->event, moves->opaque, move, &failure->error);
     if (status == 0) {
         moves->list[moves->count++] = *move;
     }

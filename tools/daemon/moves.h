@@ -7,6 +7,8 @@
 #include "tools/daemon/move.h"
 #include "tools/qmp/server.h"
 
+#include <pthread.h>
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -16,7 +18,6 @@ extern "C" {
 
 struct haul_moves {
     /* Written once at creation. */
-    pthread_mutex_t *turns; /* of haul_move_new; the daemon's */
     haul_move_event event;
     int (*take_fd)(void *opaque); /* the descriptor beside the command that is run, or a negative errno */
     void *opaque;

@@ -24,7 +24,6 @@ struct haul_session {
     struct haul_machine_spec spec;
     struct haul_session_events events;
     void *opaque;
-    pthread_mutex_t *turns; /* may be NULL */
 
     /* The owner's. */
     struct fd_entry *fds; /* for the next start */
@@ -197,11 +196,6 @@ int haul_session_new(bool source, const struct haul_machine_spec *spec,
     return 0;
 }
 
-void haul_session_take_turns(struct haul_session *session, pthread_mutex_t *lock)
-{
-    session->turns = lock;
-}
-
 int haul_session_add_fd(struct haul_session *session, const char *name, int fd, struct haul_error *error)
 {
     struct fd_entry *entry = calloc(1, sizeof *entry + strlen(name) + 1);
@@ -254,14 +248,8 @@ static int make_migration(struct haul_session *session, const struct haul_option
                           struct haul_error *error)
 {
     struct haul_migration *made = NULL;
-    if (session->turns) {
-        pthread_mutex_lock(session->turns);
-    }
     int status = session->source ? haul_source_new(options, &made, error)
                                  : haul_destination_new(options, &made, error);
-    if (session->turns) {
-        pthread_mutex_unlock(session->turns);
-    }
     if (status < 0 || (status = give_fds(session, made, error)) < 0 ||
         (status = session->machine->ops->attach(session->machine, made, error)) < 0 ||
         (status = haul_set_events(made, &migration_events, session, error)) < 0) {

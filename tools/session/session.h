@@ -15,8 +15,6 @@
 #include "tools/session/outcome.h"
 #include "tools/session/record.h"
 
-#include <pthread.h>
-
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -49,12 +47,6 @@ struct haul_session; /* opaque */
 int haul_session_new(bool source, const struct haul_machine_spec *spec,
                      const struct haul_session_events *events, void *opaque, struct haul_session **session,
                      struct haul_error *error);
-
-/*
- * haul_session_take_turns makes sessions of several threads make their migrations one at a time, under
- * `lock`: each reads this machine's topology, and the libudev beneath is not meant for two threads at once.
- */
-void haul_session_take_turns(struct haul_session *session, pthread_mutex_t *lock);
 
 /* haul_session_add_fd hands a descriptor over to the next haul_session_start, whose URI may be fd:NAME; see
  * haul_add_fd. Closed in any case. -ENOMEM. */

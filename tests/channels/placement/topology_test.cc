@@ -11,10 +11,12 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <memory>
 #include <string>
 #include <thread>
+#include <vector>
 
 namespace
 {
@@ -190,6 +192,81 @@ TEST_F(LowerCards, ALoopEnds)
     Add("a", "b");
     Add("b", "a");
     EXPECT_EQ(Node("a"), HAUL_NODE_UNKNOWN);
+}
+
+/* A folder like /sys/class/net beside one like /sys/devices. */
+class Interfaces : public ::testing::Test
+{
+  protected:
+    void SetUp() override
+    {
+        std::string pattern = ::testing::TempDir() + "/ifsXXXXXX";
+        ASSERT_NE(mkdtemp(pattern.data()), nullptr);
+        folder = pattern;
+        topology->card_count = 0; /* but for what the folder has */
+    }
+    /* An interface whose device is at `device`, "" for one of the kernel's making. */
+    void Add(const std::string &name, const std::string &device)
+    {
+        std::string net = folder + "/net/" + name, at = folder + "/devices/" + device;
+        std::filesystem::create_directories(net);
+        std::filesystem::create_directories(at);
+        if (!device.empty()) {
+            ASSERT_EQ(symlink(at.c_str(), (net + "/device").c_str()), 0);
+        }
+    }
+    const haul_topology_card *Find(const std::string &name)
+    {
+        for (unsigned i = 0; i < topology->card_count; i++) {
+            if (topology->cards[i].name == name) {
+                return &topology->cards[i];
+            }
+        }
+        return nullptr;
+    }
+    std::string folder;
+    Topology topology = ReadFile("two_nodes.xml");
+};
+
+TEST_F(Interfaces, AreWhereTheirDevicesAre)
+{
+    Add("straight", "pci0000:81/0000:81:00.0"); /* ens1f0's in the description */
+    Add("below", "pci0000:81/0000:81:00.0/virtio3");
+    Add("elsewhere", "platform/fec0");
+    Add("lo", "");
+    ASSERT_EQ(haul_topology_find_cards(topology.get(), (folder + "/net").c_str()), 0);
+    EXPECT_EQ(topology->card_count, 3u);
+    for (const char *name : {"straight", "below"}) {
+        ASSERT_NE(Find(name), nullptr);
+        EXPECT_EQ(haul_card_node(topology.get(), Find(name)), 1) << name;
+        EXPECT_EQ(Find(name)->at->type, HWLOC_OBJ_PCI_DEVICE) << name;
+    }
+    ASSERT_NE(Find("elsewhere"), nullptr);
+    EXPECT_EQ(haul_card_node(topology.get(), Find("elsewhere")), HAUL_NODE_UNKNOWN);
+    EXPECT_EQ(Find("lo"), nullptr);
+}
+
+TEST_F(Interfaces, AFolderThatIsNotThereHasNone)
+{
+    EXPECT_EQ(haul_topology_find_cards(topology.get(), (folder + "/none").c_str()), 0);
+    EXPECT_EQ(topology->card_count, 0u);
+}
+
+/* What it asks of the system beneath must be meant for several threads: ThreadSanitizer looks at this. */
+TEST(Topology, SeveralThreadsReadThisMachineAtOnce)
+{
+    std::vector<std::thread> threads;
+    for (int i = 0; i < 4; i++) {
+        threads.emplace_back([] {
+            for (int k = 0; k < 5; k++) {
+                Topology here = Read(HAUL_TOPOLOGY_THIS_MACHINE, nullptr);
+                EXPECT_GT(haul_topology_node_count(here.get()), 0u);
+            }
+        });
+    }
+    for (std::thread &thread : threads) {
+        thread.join();
+    }
 }
 
 TEST(LinkSpeed, ReadsWhatTheKernelSays)
