@@ -152,18 +152,26 @@ int haul_source_wait_round(struct haul_migration *migration, uint32_t round, str
 
 /* ---- scheduling ---- */
 
-/* The least-loaded channel, on `node` among equals, else in turn; NULL while all are full. */
+/* The channel whose share is least full, on `node` among equals, else in turn; NULL while all are full. */
 static struct haul_sender *pick_sender(struct haul_source *source, int node)
 {
     struct haul_sender *best = NULL;
-    unsigned best_load = HAUL_SENDER_DEPTH;
+    const struct haul_pace *best_pace = NULL;
+    unsigned best_load = 0;
     bool best_local = false;
     for (unsigned k = 0; k < source->sender_count; k++) {
-        struct haul_sender *sender = source->senders[(source->next_channel + k) % source->sender_count];
+        unsigned i = (source->next_channel + k) % source->sender_count;
+        struct haul_sender *sender = source->senders[i];
+        const struct haul_pace *pace = &source->paces[i];
         unsigned load = haul_sender_in_flight(sender);
+        if (load >= pace->depth) {
+            continue;
+        }
         bool local = node != HAUL_NODE_UNKNOWN && haul_sender_node(sender) == node;
-        if (load < best_load || (load == best_load && load < HAUL_SENDER_DEPTH && local && !best_local)) {
+        if (!best || haul_pace_before(pace, load, best_pace, best_load) ||
+            (local && !best_local && !haul_pace_before(best_pace, best_load, pace, load))) {
             best = sender;
+            best_pace = pace;
             best_load = load;
             best_local = local;
         }

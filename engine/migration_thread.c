@@ -36,13 +36,16 @@ void haul_source_measure(struct haul_migration *migration, bool force)
         struct haul_channel_counters counters;
         haul_sender_counters(source->senders[i], &counters);
         /* Delivered bytes can lag behind a base that was read at another moment, never by much. */
-        if (counters.bytes_delivered > base->bytes_delivered) {
-            window.delivered_bytes += counters.bytes_delivered - base->bytes_delivered;
-        }
+        uint64_t delivered = counters.bytes_delivered > base->bytes_delivered
+                                 ? counters.bytes_delivered - base->bytes_delivered
+                                 : 0;
+        window.delivered_bytes += delivered;
         uint64_t busy = (counters.busy_ns - counters.encode_ns) - (base->busy_ns - base->encode_ns);
         window.busiest_ns = busy > window.busiest_ns ? busy : window.busiest_ns;
+        haul_pace_measure(&source->paces[i], delivered, counters.busy_ns - base->busy_ns);
         *base = counters;
     }
+    haul_pace_share(source->paces, source->sender_count, HAUL_SENDER_DEPTH);
     haul_estimate_add_window(&source->estimate, &window);
     haul_source_publish(migration);
 }

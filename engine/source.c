@@ -546,9 +546,11 @@ int haul_source_init(struct haul_migration *migration, struct haul_error *error)
     }
     migration->source = source;
     if (!source || !(source->senders = calloc(migration->options.channels, sizeof *source->senders)) ||
-        !(source->window_base = calloc(migration->options.channels, sizeof *source->window_base))) {
+        !(source->window_base = calloc(migration->options.channels, sizeof *source->window_base)) ||
+        !(source->paces = calloc(migration->options.channels, sizeof *source->paces))) {
         return haul_error_set(error, ENOMEM, "no memory for the channels");
     }
+    haul_pace_share(source->paces, migration->options.channels, HAUL_SENDER_DEPTH);
     haul_doorbell_init(&source->bell);
     haul_estimate_init(&source->estimate);
     source->estimate.switchover_bandwidth_bytes_per_s = migration->options.switchover_bandwidth_bytes_per_s;
@@ -661,6 +663,7 @@ void haul_source_cleanup(struct haul_migration *migration)
     haul_file_source_free(source->file);
     free_bitmaps(source->present, migration->block_count);
     free_bitmaps(source->bitmaps, migration->block_count);
+    free(source->paces);
     free(source->window_base);
     free(source->senders);
     free(source);

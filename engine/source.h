@@ -10,6 +10,7 @@
 #include "channels/sender.h"
 #include "engine/estimate.h"
 #include "engine/migration.h"
+#include "engine/pace.h"
 
 /* The token bucket behind max-bandwidth. */
 struct haul_rate_limit {
@@ -43,6 +44,7 @@ struct haul_source {
     double dirty_pages_per_s;
     struct haul_estimate estimate;
     struct haul_channel_counters *window_base; /* counters when the bandwidth window began */
+    struct haul_pace *paces;                   /* one per channel */
     uint64_t window_started_ns;
     unsigned slow_rounds; /* consecutive rounds that did not come closer to the limit */
     unsigned throttle_percent;
