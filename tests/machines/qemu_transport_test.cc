@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// The haul program moves a QEMU machine over each transport but tcp.
+// The haul program moves a QEMU machine over each transport but tcp, after a cancel and after a death on the
+// other side. One machine is booted and goes from place to place.
 #include "tests/machines/qemu.h"
+#include "tests/tools/descriptors.h"
 #include "tests/tools/program.h"
 #include "tests/tools/ssh_server.h"
 
 #include <gtest/gtest.h>
 
-#include <fcntl.h>
-#include <sys/socket.h>
+#include <csignal>
 #include <unistd.h>
 
 namespace
@@ -15,112 +16,145 @@ namespace
 
 using namespace haul_test;
 
-class QemuTransport : public ::testing::Test
+using Words = std::vector<std::string>;
+
+class QemuTransport : public ::testing::TestWithParam<const char *>
 {
   protected:
+    static void SetUpTestSuite()
+    {
+        if (missing().empty()) {
+            folder = new Folder;
+            here = std::make_unique<Machine>(*folder, "first", MachineOptions());
+            here->wait_for("sweep 1 ok", kBootSeconds);
+        }
+    }
+    static void TearDownTestSuite()
+    {
+        here.reset();
+        delete folder;
+        folder = nullptr;
+    }
     void SetUp() override
     {
         if (!missing().empty()) {
             GTEST_SKIP() << missing();
         }
-        MachineOptions options;
-        from_ = std::make_unique<Machine>(folder_, "from", options);
-        options.incoming = true;
-        options.paused = true;
-        to_ = std::make_unique<Machine>(folder_, "to", options);
+        if (transport() == "Ssh") {
+            server_ = std::make_unique<SshServer>();
+            if (!server_->Missing().empty()) {
+                GTEST_SKIP() << server_->Missing();
+            }
+        }
+        ASSERT_EQ("running", here->status()) << here->console() << here->errors();
         source_.state_directory = MakeDirectory();
         destination_.state_directory = MakeDirectory();
-        char path[] = "/tmp/haul-qemu-XXXXXX"; // short enough for a socket's path
-        ASSERT_NE(mkdtemp(path), nullptr);
-        path_ = path;
-        ASSERT_TRUE(from_->wait_for("sweep 1 ok", kBootSeconds)) << from_->console() << from_->errors();
-        before_ = from_->last_ok();
     }
-    void TearDown() override
+    static std::string transport()
     {
-        if (!path_.empty()) {
-            EXPECT_EQ(rmdir(path_.c_str()), 0) << "something is left in " << path_;
-        }
+        return GetParam();
     }
-    void receive(const std::string &uri)
+    void receive(const std::string &uri, const std::vector<int> &keep = {})
     {
+        destination_.keep = keep;
         receive_ = std::make_unique<Program>(
-            destination_,
-            std::vector<std::string>{"receive", "--listen", uri, "--qemu", to_->qmp(), "--timeout", "20"});
+            destination_, Words{"receive", "--listen", uri, "--qemu", to_->qmp(), "--timeout", "20"});
         ASSERT_NE(receive_->Address(), "") << receive_->Err();
     }
-    void send(const std::string &uri, const std::vector<std::string> &more = {})
+    void send(const std::string &uri, const Words &more, const std::vector<int> &keep = {})
     {
-        std::vector<std::string> words = {"send", uri, "--qemu", from_->qmp(), "--timeout", "20"};
+        Words words = {"send", uri, "--qemu", here->qmp(), "--timeout", "20"};
         words.insert(words.end(), more.begin(), more.end());
+        source_.keep = keep;
         send_ = std::make_unique<Program>(source_, words);
+    }
+    // A new QEMU that waits, and a move to it.
+    void begin(Words more = {})
+    {
+        static int number;
+        MachineOptions options;
+        options.incoming = true;
+        options.paused = true;
+        to_ = std::make_unique<Machine>(*folder, "to" + std::to_string(number++), options);
+        std::string path = *folder / "s";
+        if (transport() == "Unix") {
+            receive("unix:" + path);
+            send("unix:" + path, more);
+        } else if (transport() == "Exec") {
+            receive("unix:" + path);
+            send("exec:" + Runfile("tools/haul/haul") + " relay unix:" + path, more);
+        } else if (transport() == "Ssh") {
+            more.insert(more.end(), {"--ssh", server_->Client(), "--remote-haul",
+                                     "env HAUL_STATE_DIR=" + destination_.state_directory + " " +
+                                         Runfile("tools/haul/haul"),
+                                     "--", "--qemu", to_->qmp()});
+            send(server_->Uri(), more);
+        } else {
+            Descriptors between(transport() == "Pipes" ? Descriptors::kPipes : Descriptors::kSockets, 3);
+            receive(between.DestinationUri(), between.Destination());
+            send(between.SourceUri(), more, between.Source());
+        }
+    }
+    // One that is in the middle of its first round for a long time.
+    void begin_slowly()
+    {
+        begin({"--max-bandwidth", "1M"});
+        ASSERT_TRUE(send_->WaitFor("round 1")) << send_->Err();
+    }
+    // The machine runs where it was, and nowhere else.
+    void expect_back()
+    {
+        EXPECT_EQ(send_->Wait(), 1) << send_->Err();
+        EXPECT_NE(send_->Out().find("Not moved"), std::string::npos) << send_->Out();
+        if (receive_) {
+            EXPECT_NE(receive_->Wait(), 0) << receive_->Err();
+        }
+        EXPECT_EQ("running", here->status());
+        EXPECT_TRUE(here->counts()) << here->console();
+        EXPECT_FALSE(here->says_bad()) << here->console();
+        EXPECT_NE("running", to_->status());
+        unlink((*folder / "s").c_str()); // of a receiver that was killed
     }
     void expect_moved()
     {
+        long before = here->last_ok();
         EXPECT_EQ(send_->Wait(), 0) << send_->Err();
         if (receive_) {
             EXPECT_EQ(receive_->Wait(), 0) << receive_->Err();
         }
-        EXPECT_EQ("postmigrate", from_->status());
+        EXPECT_EQ("postmigrate", here->status());
         EXPECT_EQ("running", to_->status());
         ASSERT_TRUE(to_->counts()) << to_->console();
-        EXPECT_GE(to_->last_ok(), before_);
+        EXPECT_GE(to_->last_ok(), before);
         EXPECT_TRUE(to_->wait_for("sweep", 60)) << to_->console();
         EXPECT_FALSE(to_->says_bad()) << to_->console();
+        EXPECT_LT(access((*folder / "s").c_str(), F_OK), 0) << "a socket is left";
+        here = std::move(to_);
     }
-    Folder folder_;
-    std::unique_ptr<Machine> from_, to_;
+    static Folder *folder;
+    static std::unique_ptr<Machine> here; // where the guest runs
+    std::unique_ptr<Machine> to_;
+    std::unique_ptr<SshServer> server_;
     std::unique_ptr<Program> receive_, send_;
     Program::Options source_, destination_;
-    std::string path_;
-    long before_ = 0;
 };
 
-TEST_F(QemuTransport, Unix)
+Folder *QemuTransport::folder;
+std::unique_ptr<Machine> QemuTransport::here;
+
+TEST_P(QemuTransport, AfterACancelAndADeathTheMachineMoves)
 {
-    receive("unix:" + path_ + "/s");
-    send("unix:" + path_ + "/s");
+    begin_slowly();
+    send_->Signal(SIGINT);
+    expect_back();
+    begin_slowly();
+    server_ ? server_->Cut() : receive_->Signal(SIGKILL);
+    expect_back();
+    begin();
     expect_moved();
 }
 
-TEST_F(QemuTransport, Exec)
-{
-    receive("unix:" + path_ + "/s");
-    send("exec:" + Runfile("tools/haul/haul") + " relay unix:" + path_ + "/s");
-    expect_moved();
-}
-
-TEST_F(QemuTransport, Descriptors)
-{
-    std::string here = "fd:", there = "fd:";
-    for (int i = 0; i < 3; i++) {
-        int pair[2];
-        ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
-        source_.keep.push_back(pair[0]);
-        destination_.keep.push_back(pair[1]);
-        here += (i ? "," : "") + std::to_string(pair[0]);
-        there += (i ? "," : "") + std::to_string(pair[1]);
-    }
-    receive(there);
-    send(here);
-    for (int i = 0; i < 3; i++) {
-        close(source_.keep[i]);
-        close(destination_.keep[i]);
-    }
-    expect_moved();
-}
-
-TEST_F(QemuTransport, Ssh)
-{
-    SshServer server;
-    if (!server.Missing().empty()) {
-        GTEST_SKIP() << server.Missing();
-    }
-    send(server.Uri(),
-         {"--ssh", server.Client(), "--remote-haul",
-          "env HAUL_STATE_DIR=" + destination_.state_directory + " " + Runfile("tools/haul/haul"), "--",
-          "--qemu", to_->qmp()});
-    expect_moved();
-}
+INSTANTIATE_TEST_SUITE_P(Over, QemuTransport, ::testing::Values("Unix", "Exec", "Sockets", "Pipes", "Ssh"),
+                         [](const auto &info) { return std::string(info.param); });
 
 } // namespace
