@@ -3,6 +3,7 @@
 
 #include "channels/live_read.h"
 #include "channels/placement/placement.h"
+#include "channels/socket_io.h"
 #include "compress/zero.h"
 
 #include <errno.h>
@@ -13,6 +14,15 @@
 
 /* Pages ahead whose first line is fetched: nearly every zero test ends in it, and it is not in any cache. */
 #define PREFETCH_PAGES 16
+
+/* Of so many pages, so many words each, every page's a little further on. */
+#define SAMPLE_PAGES 8
+#define SAMPLE_WORDS 4
+#define SAMPLE_WORD 8
+#define SAMPLE_SHIFT 120
+_Static_assert(SAMPLE_PAGES *SAMPLE_WORDS *SAMPLE_WORD == HAUL_CHOICE_SAMPLE, "a whole sample");
+
+#define PATIENT_CHUNKS 3 /* encoded before giving up: the first finds the codec in no cache */
 
 int haul_pack_init(struct haul_pack *pack, enum haul_compress_mode mode, int node)
 {
@@ -65,6 +75,8 @@ static void reset(struct haul_pack *pack, uint8_t type, uint32_t round, uint32_t
     packet->payload_checksum = 0;
     pack->compressed_pages = 0;
     pack->compressed_bytes = 0;
+    pack->chunk_ns = 0;
+    pack->gave_up = false;
 }
 
 void haul_pack_round(struct haul_pack *pack, uint32_t round)
@@ -171,6 +183,28 @@ int haul_pack_sort(struct haul_pack *pack, const struct haul_batch *batch,
     return 0;
 }
 
+void haul_pack_sample(const struct haul_pack *pack, const struct haul_block_view *block,
+                      unsigned char sample[HAUL_CHOICE_SAMPLE])
+{
+    const struct haul_packet *packet = &pack->packet;
+    const struct haul_run *run = packet->runs;
+    uint32_t before = 0; /* pages of the runs before `run` */
+    HAUL_LIVE_READ_BEGIN();
+    for (uint32_t i = 0; i < SAMPLE_PAGES; i++) {
+        uint32_t page = (uint32_t)((uint64_t)packet->data_pages * i / SAMPLE_PAGES);
+        while (page - before >= run->count) {
+            before += (uint32_t)run->count;
+            run++;
+        }
+        const unsigned char *bytes = block->host + (run->first + page - before) * HAUL_PAGE_SIZE;
+        for (uint32_t word = 0; word < SAMPLE_WORDS; word++) {
+            memcpy(sample, bytes + word * (HAUL_PAGE_SIZE / SAMPLE_WORDS) + i * SAMPLE_SHIFT, SAMPLE_WORD);
+            sample += SAMPLE_WORD;
+        }
+    }
+    HAUL_LIVE_READ_END();
+}
+
 /* Where the next page to gather is. */
 struct gather {
     const struct haul_run *run;
@@ -197,38 +231,57 @@ static void gather_pages(struct gather *from, const unsigned char *host, unsigne
     }
 }
 
-static void compress_pages(struct haul_pack *pack, const unsigned char *host, const struct haul_codec *codec)
+/* Encodes one chunk to `to`; returns its length there. */
+static uint32_t compress_chunk(struct haul_pack *pack, struct gather *from, const unsigned char *host,
+                               const struct haul_codec *codec, uint32_t pages, unsigned char *to)
+{
+    uint64_t begun_ns = haul_io_now_ns();
+    size_t length = pages * HAUL_PAGE_SIZE;
+    gather_pages(from, host, pack->copy, pages);
+    ptrdiff_t size = codec->encode(pack->copy, length, to, length - 1, pack->codec_scratch);
+    if (size > 0) {
+        pack->compressed_pages += pages;
+        pack->compressed_bytes += (uint64_t)size;
+    } else {
+        memcpy(to, pack->copy, length);
+        size = (ptrdiff_t)length;
+    }
+    double chunk_ns = (double)(haul_io_now_ns() - begun_ns) / (double)length;
+    pack->chunk_ns = pack->chunk_ns == 0 || chunk_ns < pack->chunk_ns ? chunk_ns : pack->chunk_ns;
+    return (uint32_t)size;
+}
+
+/* Returns false when it gave up. */
+static bool compress_pages(struct haul_pack *pack, const unsigned char *host, const struct haul_codec *codec,
+                           double patience_ns)
 {
     struct haul_packet *packet = &pack->packet;
     struct gather from = {.run = packet->runs};
     unsigned char *to = pack->payload;
     packet->codec = (uint8_t)codec->id;
     for (uint32_t i = 0; i < haul_packet_chunk_count(packet); i++) {
-        uint32_t pages = haul_packet_chunk_pages(packet, i);
-        size_t length = pages * HAUL_PAGE_SIZE;
-        gather_pages(&from, host, pack->copy, pages);
-        ptrdiff_t size = codec->encode(pack->copy, length, to, length - 1, pack->codec_scratch);
-        if (size > 0) {
-            pack->compressed_pages += pages;
-            pack->compressed_bytes += (uint64_t)size;
-        } else {
-            memcpy(to, pack->copy, length);
-            size = (ptrdiff_t)length;
+        if (i == PATIENT_CHUNKS && patience_ns > 0 && pack->chunk_ns >= patience_ns) {
+            packet->codec = HAUL_CODEC_RAW;
+            pack->compressed_pages = 0;
+            pack->compressed_bytes = 0;
+            pack->gave_up = true;
+            return false;
         }
-        packet->chunks[i] = (uint32_t)size;
-        to += size;
+        packet->chunks[i] = compress_chunk(pack, &from, host, codec, haul_packet_chunk_pages(packet, i), to);
+        to += packet->chunks[i];
     }
     packet->payload_bytes = (uint32_t)(to - pack->payload);
     packet->payload_checksum = haul_packet_payload_checksum(pack->payload, packet->payload_bytes);
+    return true;
 }
 
 void haul_pack_encode(struct haul_pack *pack, const struct haul_block_view *block,
-                      const struct haul_codec *codec)
+                      const struct haul_codec *codec, double patience_ns)
 {
     struct haul_packet *packet = &pack->packet;
     pack->part_count = 1;
-    if (packet->data_pages > 0 && codec->id != HAUL_CODEC_RAW) {
-        compress_pages(pack, block->host, codec);
+    if (packet->data_pages > 0 && codec->id != HAUL_CODEC_RAW &&
+        compress_pages(pack, block->host, codec, patience_ns)) {
         pack->parts[pack->part_count++] = (struct iovec){pack->payload, packet->payload_bytes};
     } else {
         packet->payload_bytes = (uint32_t)(packet->data_pages * HAUL_PAGE_SIZE);

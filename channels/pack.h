@@ -10,6 +10,10 @@
 
 #include <sys/uio.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 #define HAUL_PACK_PARTS (1 + HAUL_BATCH_RUNS) /* header and table, then the payload's pieces */
 
 struct haul_pack {
@@ -20,6 +24,8 @@ struct haul_pack {
     size_t total_bytes;        /* of all parts */
     uint32_t compressed_pages; /* of packet.data_pages, in chunks that shrank */
     uint64_t compressed_bytes; /* wire bytes of these */
+    double chunk_ns;           /* what the fastest chunk took to gather and encode, per byte; 0: none was */
+    bool gave_up;              /* encoding: the pages went raw after all */
     /* Scratch, NULL when nothing is ever compressed. */
     unsigned char *copy;    /* HAUL_CODEC_CHUNK: the stable copy of one chunk (trap T4) */
     unsigned char *payload; /* HAUL_PACKET_PAYLOAD_MAX */
@@ -41,8 +47,19 @@ int haul_pack_sort(struct haul_pack *pack, const struct haul_batch *batch,
 /* haul_pack_round makes the packet the mark of `round`. */
 void haul_pack_round(struct haul_pack *pack, uint32_t round);
 
-/* haul_pack_encode encodes the data pages with `codec` (raw: by reference) and builds the parts to send. */
-void haul_pack_encode(struct haul_pack *pack, const struct haul_block_view *block,
-                      const struct haul_codec *codec);
+/* haul_pack_sample takes bytes from all over the data pages: a hint of what they are, for haul_choice_pick.
+ */
+void haul_pack_sample(const struct haul_pack *pack, const struct haul_block_view *block,
+                      unsigned char sample[HAUL_CHOICE_SAMPLE]);
 
+/*
+ * haul_pack_encode encodes the data pages with `codec` (raw: by reference) and builds the parts to send. With
+ * a `patience_ns` it gives up and leaves the pages raw when of the first chunks none took less for a byte.
+ */
+void haul_pack_encode(struct haul_pack *pack, const struct haul_block_view *block,
+                      const struct haul_codec *codec, double patience_ns);
+
+#ifdef __cplusplus
+}
+#endif
 #endif

@@ -82,6 +82,16 @@ static int carry(struct haul_sender *sender, const struct haul_block_view *block
     return 0;
 }
 
+static const struct haul_codec *pick_codec(struct haul_sender *sender, const struct haul_block_view *block)
+{
+    if (sender->options.compress != HAUL_COMPRESS_AUTO) {
+        return haul_choice_pick(&sender->choice, NULL, 0);
+    }
+    unsigned char sample[HAUL_CHOICE_SAMPLE];
+    haul_pack_sample(&sender->pack, block, sample);
+    return haul_choice_pick(&sender->choice, sample, sizeof sample);
+}
+
 static int send_pages(struct haul_sender *sender, const struct haul_batch *batch, uint64_t started_ns,
                       struct haul_error *error)
 {
@@ -95,16 +105,20 @@ static int send_pages(struct haul_sender *sender, const struct haul_batch *batch
     uint64_t sorted_ns = haul_io_now_ns();
     bool has_data = pack->packet.data_pages > 0;
     if (has_data) {
-        const unsigned char *sample = block->host + pack->packet.runs[0].first * HAUL_PAGE_SIZE;
-        codec = haul_choice_pick(&sender->choice, sample, HAUL_PAGE_SIZE);
+        codec = pick_codec(sender, block);
     }
-    haul_pack_encode(pack, block, codec);
+    haul_pack_encode(pack, block, codec, haul_choice_patience(&sender->choice));
     uint64_t encoded_ns = haul_io_now_ns();
     haul_account_add(&sender->account.encode_ns, encoded_ns - started_ns);
     result = carry(sender, block, error);
     if (result == 0 && has_data) {
-        haul_choice_learn(&sender->choice, codec, pack->packet.data_pages * HAUL_PAGE_SIZE,
-                          pack->packet.payload_bytes, encoded_ns - sorted_ns, haul_io_now_ns() - encoded_ns);
+        struct haul_choice_cost cost = {.input_bytes = pack->packet.data_pages * HAUL_PAGE_SIZE,
+                                        .wire_bytes = pack->packet.payload_bytes,
+                                        .encode_ns = encoded_ns - sorted_ns,
+                                        .send_ns = haul_io_now_ns() - encoded_ns,
+                                        .chunk_ns = pack->chunk_ns,
+                                        .gave_up = pack->gave_up};
+        haul_choice_learn(&sender->choice, codec, &cost);
     }
     return result;
 }
@@ -116,7 +130,7 @@ static int send_batch(struct haul_sender *sender, const struct haul_batch *batch
         return send_pages(sender, batch, started_ns, error);
     }
     haul_pack_round(&sender->pack, batch->round);
-    haul_pack_encode(&sender->pack, NULL, haul_codec_by_id(HAUL_CODEC_RAW));
+    haul_pack_encode(&sender->pack, NULL, haul_codec_by_id(HAUL_CODEC_RAW), 0);
     return carry(sender, NULL, error);
 }
 

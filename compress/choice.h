@@ -21,12 +21,24 @@ enum haul_compress_mode {
     HAUL_COMPRESS_AUTO  /* per batch */
 };
 
+/* Time per byte over a stretch that is long enough to even out what a socket does. */
+struct haul_choice_window {
+    double ns;
+    double bytes;
+    double last; /* the figure of the stretch before; 0: none */
+};
+
 /* Batches are told apart by whether their sample looks random; this is what the codec does to one kind. */
 struct haul_choice_content {
-    double encode_ns; /* per input byte */
-    double share;     /* wire bytes per input byte */
-    unsigned samples; /* batches that these come from */
-    double credit_ns; /* what the next trial of the slower way may lose */
+    double cost_ns;    /* per input byte, encoding and sending; 0: not known */
+    double encode_ns;  /* per input byte, encoding alone */
+    double share;      /* wire bytes per input byte */
+    unsigned samples;  /* batches that these two come from */
+    double credit_ns;  /* what the next trial of the slower way may lose */
+    unsigned trial;    /* batches of the codec's trial that is under way, and one more; 0: none is */
+    double trial_lost; /* at most, by encoding in the last trial, against raw: nanoseconds */
+    double chunk_ns;   /* the fastest chunk of it, per input byte */
+    struct haul_choice_window window; /* for cost_ns */
 };
 #define HAUL_CHOICE_CONTENTS 2
 
@@ -36,10 +48,9 @@ struct haul_choice {
     double copy_ns; /* per wire byte: the socket call when it does not wait */
     double link_ns; /* per wire byte: what the channel takes when it is kept busy */
     struct haul_choice_content contents[HAUL_CHOICE_CONTENTS];
-    /* The window that link_ns is measured over. */
-    double window_encode_ns;
-    double window_send_ns;
-    double window_wire_bytes;
+    struct haul_choice_window window; /* for link_ns */
+    double window_encode_ns;          /* of its time, spent encoding */
+    double settled_bytes;             /* that went before the first window */
     /* The trial of raw that is under way: batches left (0: none), and what it cost until now. */
     unsigned trial_left;
     double trial_ns;
@@ -48,22 +59,38 @@ struct haul_choice {
     size_t last_bytes; /* input of the last batch learned */
 };
 
+/* What a batch cost. */
+struct haul_choice_cost {
+    size_t input_bytes; /* of non-zero pages */
+    size_t wire_bytes;  /* produced for them */
+    uint64_t encode_ns; /* spent gathering and encoding, 0 for raw */
+    uint64_t send_ns;   /* spent in the socket call */
+    double chunk_ns;    /* per input byte: what its fastest chunk took to gather and encode, 0 for raw */
+    bool gave_up;       /* after `encode_ns` the batch went raw, see haul_choice_patience */
+};
+
+/* Bytes of a good sample: eight pages of the batch, four words of each. */
+#define HAUL_CHOICE_SAMPLE 256
+
 void haul_choice_init(struct haul_choice *choice, enum haul_compress_mode mode);
 
 /*
- * haul_choice_pick returns the codec for the next batch. `sample` is up to 4096 readable bytes of the batch
- * (may change while it is read: it is only a hint), or NULL. Every pick is followed by its own learn, or by
- * none, before the next pick.
+ * haul_choice_pick returns the codec for the next batch. `sample` is up to 4096 bytes from all over the batch
+ * (may change while they are read: they are only a hint), or NULL. Every pick is followed by its own learn,
+ * or by none, before the next pick.
  */
 const struct haul_codec *haul_choice_pick(struct haul_choice *choice, const void *sample, size_t length);
 
 /*
- * haul_choice_learn reports what the last batch cost: `codec` used, `input_bytes` of non-zero pages,
- * `wire_bytes` produced for them, `encode_ns` spent gathering and encoding (0 for raw) and `send_ns` spent in
- * the socket call.
+ * haul_choice_patience returns what the batch that was picked last may cost to encode, in nanoseconds per
+ * input byte: if none of its first chunks takes less, the codec cannot win, and the batch had better go raw.
+ * 0: no limit.
  */
-void haul_choice_learn(struct haul_choice *choice, const struct haul_codec *codec, size_t input_bytes,
-                       size_t wire_bytes, uint64_t encode_ns, uint64_t send_ns);
+double haul_choice_patience(const struct haul_choice *choice);
+
+/* haul_choice_learn reports what the last batch cost with `codec`, the one that was picked. */
+void haul_choice_learn(struct haul_choice *choice, const struct haul_codec *codec,
+                       const struct haul_choice_cost *cost);
 
 /* haul_compress_mode_parse turns "none", "lz4" or "auto" into a mode; returns 0 or -EINVAL. */
 int haul_compress_mode_parse(const char *text, enum haul_compress_mode *mode);

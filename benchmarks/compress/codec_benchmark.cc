@@ -88,9 +88,10 @@ void Pick(benchmark::State &state, Make make)
     haul_choice choice;
     haul_choice_init(&choice, HAUL_COMPRESS_AUTO);
     const haul_codec *raw = haul_codec_by_id(HAUL_CODEC_RAW);
+    const haul_choice_cost cost = {1 << 20, 1 << 20, 0, 250000, 0, false};
     for (auto _ : state) {
         benchmark::DoNotOptimize(haul_choice_pick(&choice, page.data(), page.size()));
-        haul_choice_learn(&choice, raw, 1 << 20, 1 << 20, 0, 250000);
+        haul_choice_learn(&choice, raw, &cost);
     }
 }
 

@@ -54,6 +54,31 @@ inline void fill_half_zero(unsigned char *bytes, size_t length, uint64_t seed)
         memset(bytes + at, 0, length - at < 2048 ? length - at : 2048);
 }
 
+// Runs of 1 to 64 pages, each of text, random, half zero or all zero.
+inline void fill_mixed(unsigned char *bytes, size_t length, uint64_t seed)
+{
+    std::mt19937_64 random(seed);
+    fill_text(bytes, length, seed);
+    size_t run = 0;
+    for (size_t at = 0; at < length; at += run) {
+        run = (1 + random() % 64) * 4096;
+        run = run < length - at ? run : length - at;
+        switch (random() % 4) {
+        case 0:
+            fill_random(bytes + at, run, random());
+            break;
+        case 1:
+            fill_half_zero(bytes + at, run, random());
+            break;
+        case 2:
+            memset(bytes + at, 0, run);
+            break;
+        default:
+            break;
+        }
+    }
+}
+
 inline Bytes random(size_t length, uint64_t seed = 1)
 {
     Bytes bytes(length);
