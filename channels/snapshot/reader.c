@@ -133,6 +133,61 @@ static int check_leaf_sums(const struct haul_snapshot_reader *reader, struct hau
     return rc;
 }
 
+/* ---- what is between the sections ---- */
+
+static int check_zero(const struct haul_snapshot_reader *reader, unsigned char *piece, uint64_t from,
+                      uint64_t to, const char *before, struct haul_error *error)
+{
+    for (uint64_t at = from; at < to;) {
+        size_t length = to - at < PIECE ? (size_t)(to - at) : PIECE;
+        int rc = haul_file_read(reader->fd, piece, length, at, error);
+        if (rc < 0) {
+            return rc;
+        }
+        if (piece[0] != 0 || memcmp(piece, piece + 1, length - 1) != 0) {
+            size_t i = 0;
+            while (piece[i] == 0) {
+                i++;
+            }
+            return haul_error_set(error, EPROTO, "the byte at offset %llu, before %s, is not zero",
+                                  (unsigned long long)(at + i), before);
+        }
+        at += length;
+    }
+    return 0;
+}
+
+/* No byte of the file may go unchecked, not even one that nobody reads. */
+static int check_padding(const struct haul_snapshot_reader *reader, struct haul_error *error)
+{
+    const struct haul_snapshot_layout *layout = &reader->layout;
+    const struct {
+        uint64_t from;
+        uint64_t to;
+        const char *before;
+    } gaps[] = {
+        {HAUL_SNAPSHOT_HEADER_SIZE + layout->table_length, layout->sums_at, "the leaf checksums"},
+        {layout->sums_at + layout->leaves * sizeof(uint64_t), layout->tables_at, "the page tables"},
+        {layout->tables_at + layout->leaves * HAUL_SNAPSHOT_LEAF_SIZE, layout->memory_at, "the memory"},
+    };
+    unsigned char *piece = malloc(PIECE);
+    int rc = piece ? 0 : haul_error_set(error, ENOMEM, "no memory to check it");
+    for (size_t i = 0; rc == 0 && i < sizeof gaps / sizeof *gaps; i++) {
+        rc = check_zero(reader, piece, gaps[i].from, gaps[i].to, gaps[i].before, error);
+    }
+    for (uint32_t i = 0; rc == 0 && i < layout->block_count; i++) {
+        const struct haul_snapshot_block *block = &layout->blocks[i];
+        bool last = i + 1 == layout->block_count;
+        rc = check_zero(reader, piece, block->memory_at + block->length,
+                        last ? layout->state_at : block[1].memory_at,
+                        last ? "the device state" : block[1].name, error);
+    }
+    free(piece);
+    return rc;
+}
+
+/* ---- life ---- */
+
 int haul_snapshot_reader_new(const char *path, struct haul_snapshot_reader **reader, struct haul_error *error)
 {
     struct haul_snapshot_reader *made = calloc(1, sizeof *made);
@@ -154,6 +209,9 @@ int haul_snapshot_reader_new(const char *path, struct haul_snapshot_reader **rea
     }
     if (rc == 0) {
         rc = check_leaf_sums(made, error);
+    }
+    if (rc == 0) {
+        rc = check_padding(made, error);
     }
     if (rc < 0) {
         haul_snapshot_named(made, error);

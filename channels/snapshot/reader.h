@@ -19,7 +19,8 @@ extern "C" {
 struct haul_snapshot_reader; /* opaque */
 
 /*
- * haul_snapshot_reader_new opens `path` and checks header, block table and leaf checksums. -EPROTO: it is no
+ * haul_snapshot_reader_new opens `path` and checks header, block table, leaf checksums, and that there is
+ * nothing between the sections. -EPROTO: it is no
  * snapshot, or damaged, cut or altered; -EPROTONOSUPPORT: another version; -EINVAL: not a regular file; else
  * as the kernel says. The message names the path and what is wrong where. *reader is the caller's.
  */

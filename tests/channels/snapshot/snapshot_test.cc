@@ -240,6 +240,10 @@ TEST_F(Snapshot, NamesTheDamageInEverySection)
          "RAM block ram, page at 0: the table of it and its neighbours does not match its checksum "
          "(offset 12288 of the file)"},
         {12288 + 4096, "RAM block ram, page at 0x200000: the table of it"},
+        {4096 + 4000, "the byte at offset 8096, before the leaf checksums, is not zero"},
+        {8192 + 16, "the byte at offset 8208, before the page tables, is not zero"},
+        {12288 + 2 * 4096, "the byte at offset 20480, before the memory, is not zero"},
+        {(2 << 20) - 1, "the byte at offset 2097151, before the memory, is not zero"},
         {(2 << 20) + 5 * 4096 + 1000,
          "RAM block ram, page at 0x5000: its content does not match its checksum "
          "(offset 2117632 of the file)"},
@@ -253,6 +257,18 @@ TEST_F(Snapshot, NamesTheDamageInEverySection)
         Flip(damage.offset);
     }
     EXPECT_EQ(Check(), 0) << error_.message;
+}
+
+TEST_F(Snapshot, RefusesBytesBetweenBlocks)
+{
+    std::vector<unsigned char> table = BlockTable(2, "ram", 4096, 4096),
+                               other = BlockTable(1, "rom", 4096, 4096);
+    table.insert(table.end(), other.begin() + 4, other.end());
+    Open(table);
+    Finish();
+    ASSERT_EQ(Check(), 0) << error_.message;
+    Flip((2 << 20) + 4096);
+    ExpectRefused("the byte at offset 2101248, before rom, is not zero");
 }
 
 TEST_F(Snapshot, RefusesAnotherVersion)
