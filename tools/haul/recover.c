@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* resume and abandon: the operator's decision after an uncertain move (rule R1). */
+#include "engine/snapshot.h"
 #include "tools/haul/commands.h"
 #include "tools/session/orders.h"
 
@@ -88,6 +89,39 @@ static int choose(const struct recovery *recovery, const struct haul_record **ch
                           options->id ? options->id : "", haul_store_path(recovery->store));
 }
 
+/*
+ * A guest that was saved is the file's: whoever restores it runs the guest a second time. Only a file that is
+ * certainly not the one that was saved (gone, another one, damaged) lets the guest run here again.
+ */
+static int check_file(const struct haul_record *record, struct haul_error *error)
+{
+    const char *path = cli_file_path(record->peer);
+    if (!path || !record->source) {
+        return 0;
+    }
+    struct haul_snapshot *snapshot = NULL;
+    struct haul_error why = {0};
+    int rc = haul_snapshot_open(path, &snapshot, &why);
+    if (rc == -ENOENT || rc == -ENOTDIR || rc == -EPROTO || rc == -EPROTONOSUPPORT || rc == -EINVAL) {
+        return 0;
+    }
+    if (rc < 0) {
+        return haul_error_set(error, -rc, "whether move %s saved its guest cannot be seen: %.300s",
+                              record->id, why.message);
+    }
+    struct haul_snapshot_info info;
+    haul_snapshot_get_info(snapshot, &info);
+    haul_snapshot_close(snapshot);
+    if (strcmp(info.id, record->id) != 0) {
+        return 0;
+    }
+    return haul_error_set(
+        error, EPERM,
+        "the guest of move %s is in %.300s, complete: abandon this copy and restore the file, "
+        "or remove the file and resume again",
+        record->id, path);
+}
+
 /* Refuses what the records themselves show to be wrong. */
 static int check_safe(const struct recovery *recovery, const struct haul_record *record,
                       struct haul_error *error)
@@ -108,7 +142,7 @@ static int check_safe(const struct recovery *recovery, const struct haul_record 
                 record->id, other->source ? "source" : "destination");
         }
     }
-    return 0;
+    return recovery->options->command == CLI_RESUME ? check_file(record, error) : 0;
 }
 
 static int act_on_machine(struct haul_machine *machine, enum cli_command command, struct haul_error *error)

@@ -134,7 +134,7 @@ int haul_store_lock(struct haul_store *store, struct haul_error *error)
 }
 
 #define NAME_SIZE 64
-#define RECORD_MAX 32768 /* bytes of a record file: the locator escaped in full, and the rest */
+#define RECORD_MAX 65536 /* bytes of a record file: locator and peer escaped in full, and the rest */
 
 static void record_name(char name[NAME_SIZE], const char *id, bool source, const char *tail)
 {

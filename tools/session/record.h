@@ -30,7 +30,7 @@ struct haul_record {
     bool source; /* which side wrote it */
     char step[24];
     char time[32];      /* UTC, ISO 8601; filled by haul_record_write */
-    char peer[300];     /* URI of the other side, or of the listening socket */
+    char peer[4200];    /* URI of the other side, of the listening socket, or of the file */
     char machine[16];   /* "qemu", "memory" or "guest" */
     char locator[4096]; /* the machine's own words, by which it is found again */
     int haul_pid;       /* the process that wrote the record */

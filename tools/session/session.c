@@ -35,9 +35,9 @@ struct haul_session {
     pthread_mutex_t lock;
     struct haul_migration *migration; /* made, and perhaps not started yet */
     bool started;
-    bool cancelled; /* under `lock` for everybody: asked for before there was a migration */
-    char uri[300];  /* destination: what it really listens on */
-    char peer[300]; /* as it was asked for */
+    bool cancelled;  /* under `lock` for everybody: asked for before there was a migration */
+    char uri[300];   /* destination: what it really listens on */
+    char peer[4200]; /* as it was asked for */
     char compress[8];
     struct haul_channel_stats channels[HAUL_SESSION_CHANNELS];
     struct haul_outcome outcome;
