@@ -207,11 +207,23 @@ TEST_F(GuestKvm, XsaveOfAnotherSizeIsRefused)
     move.stop();
     auto state = move.save();
     size_t length = fields_of(state.late, "vcpu") + 18 * 8 + 8 * 23 + 2 * 10 + 7 * 8 + 4 * 8;
-    state.late[length] = 0x28;
-    state.late[length + 1] = 0x23;
+    uint16_t most = 0xea60;
+    memcpy(&state.late[length], &most, sizeof most);
     haul_error error = {};
     EXPECT_EQ(load_state(move.destination, state, &error), -EPROTO);
-    EXPECT_STREQ(error.message, "state of vcpu/0: field xsave.length: 9000 is more than 4096");
+    EXPECT_STREQ(error.message, "state of vcpu/0: field xsave.length: 60000 is more than 16384");
+    // A vCPU that has features of the FPU which this host's KVM lacks; the area is longer by as much.
+    uint16_t more = 4096 + 64, section_length;
+    size_t section = fields_of(state.late, "vcpu") - 4;
+    memcpy(&section_length, &state.late[section], sizeof section_length);
+    section_length += 64;
+    memcpy(&state.late[section], &section_length, sizeof section_length);
+    memcpy(&state.late[length], &more, sizeof more);
+    state.late.insert(state.late.begin() + static_cast<long>(length) + 4 + 4096, 64, 0);
+    Guest destination = make_guest(options, HAUL_GUEST_DESTINATION);
+    EXPECT_EQ(load_state(destination, state, &error), -EINVAL);
+    EXPECT_NE(std::string(error.message).find("field xsave.length: KVM takes 4096 to "), std::string::npos)
+        << error.message;
 }
 
 // Every register that a hostile source could send: refused by KVM or harmless to this process.

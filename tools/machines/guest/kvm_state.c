@@ -11,10 +11,12 @@
 #include <sys/ioctl.h>
 
 #define MSRS_MAX 512
+#define XSAVE_LEAST 4096 /* sizeof(struct kvm_xsave) without dynamic features */
+#define XSAVE_MAX 16384
 
 struct xsave {
     uint32_t length;
-    uint8_t region[4096]; /* struct kvm_xsave: what KVM_GET_XSAVE gives */
+    uint8_t region[XSAVE_MAX]; /* struct kvm_xsave: what KVM_GET_XSAVE2 gives */
 };
 
 struct haul_guest_kvm_state {
@@ -23,6 +25,7 @@ struct haul_guest_kvm_state {
     struct kvm_regs regs;
     struct kvm_sregs sregs;
     struct xsave xsave;
+    uint32_t xsave_length; /* as KVM has it here */
     struct kvm_xcrs xcrs;
     struct kvm_debugregs debug;
     uint32_t mp_state;
@@ -158,6 +161,18 @@ static bool set_msr(int vcpu_fd, const struct kvm_msr_entry *entry)
     return ioctl(vcpu_fd, KVM_SET_MSRS, &msr) == 1;
 }
 
+static int find_xsave_length(struct haul_guest_kvm_state *self, struct haul_error *error)
+{
+    /* 0 from kernels before 5.17, which have no features that need more. */
+    int length = ioctl(self->vm_fd, KVM_CHECK_EXTENSION, KVM_CAP_XSAVE2);
+    self->xsave_length = length > XSAVE_LEAST ? (uint32_t)length : XSAVE_LEAST;
+    return length <= XSAVE_MAX
+               ? 0
+               : haul_error_set(error, ENOTSUP,
+                                "KVM's state of the FPU has %d bytes here, this haul takes %d", length,
+                                XSAVE_MAX);
+}
+
 /* KVM lists registers that a vCPU without the feature does not take back. */
 static int find_msrs(struct haul_guest_kvm_state *self, int kvm_fd, struct haul_error *error)
 {
@@ -182,16 +197,16 @@ static int get_vcpu(void *object, struct haul_error *error)
 {
     struct haul_guest_kvm_state *self = object;
     struct kvm_mp_state mp;
-    struct kvm_xsave xsave;
+    unsigned long get_xsave = self->xsave_length > XSAVE_LEAST ? KVM_GET_XSAVE2 : KVM_GET_XSAVE;
     if (ioctl(self->vcpu_fd, KVM_GET_REGS, &self->regs) ||
-        ioctl(self->vcpu_fd, KVM_GET_SREGS, &self->sregs) || ioctl(self->vcpu_fd, KVM_GET_XSAVE, &xsave) ||
+        ioctl(self->vcpu_fd, KVM_GET_SREGS, &self->sregs) ||
+        ioctl(self->vcpu_fd, get_xsave, self->xsave.region) ||
         ioctl(self->vcpu_fd, KVM_GET_XCRS, &self->xcrs) ||
         ioctl(self->vcpu_fd, KVM_GET_DEBUGREGS, &self->debug) ||
         ioctl(self->vcpu_fd, KVM_GET_MP_STATE, &mp)) {
         return haul_error_set(error, errno, "cannot read the vCPU's registers: %s", strerror(errno));
     }
-    memcpy(self->xsave.region, &xsave, sizeof self->xsave.region);
-    self->xsave.length = sizeof self->xsave.region;
+    self->xsave.length = self->xsave_length;
     self->mp_state = mp.mp_state;
     self->msr_count = self->known_count;
     for (uint32_t i = 0; i < self->known_count; i++) {
@@ -208,12 +223,15 @@ static int set_vcpu(void *object, uint32_t version, struct haul_error *error)
     (void)version;
     struct haul_guest_kvm_state *self = object;
     struct kvm_mp_state mp = {.mp_state = self->mp_state};
-    struct kvm_xsave xsave;
-    if (self->xsave.length != sizeof self->xsave.region) {
-        return haul_error_set(error, EINVAL, "field xsave.length: KVM takes %zu bytes, not %" PRIu32,
-                              sizeof self->xsave.region, self->xsave.length);
+    uint32_t length = self->xsave.length;
+    if (length < XSAVE_LEAST || length > self->xsave_length) {
+        return haul_error_set(error, EINVAL,
+                              "field xsave.length: KVM takes %d to %" PRIu32 " bytes here, not %" PRIu32,
+                              XSAVE_LEAST, self->xsave_length, length);
     }
-    memcpy(&xsave, self->xsave.region, sizeof self->xsave.region);
+    /* KVM reads all that it has room for. Features that the source did not have are in their initial state.
+     */
+    memset(self->xsave.region + length, 0, XSAVE_MAX - length);
     const struct {
         const char *field;
         unsigned long request;
@@ -223,7 +241,7 @@ static int set_vcpu(void *object, uint32_t version, struct haul_error *error)
         {"sregs", KVM_SET_SREGS, &self->sregs, true},
         {"regs", KVM_SET_REGS, &self->regs, true},
         {"xcrs", KVM_SET_XCRS, &self->xcrs, self->xcrs.nr_xcrs > 0},
-        {"xsave", KVM_SET_XSAVE, &xsave, true},
+        {"xsave", KVM_SET_XSAVE, self->xsave.region, true},
         {"debug", KVM_SET_DEBUGREGS, &self->debug, true},
         {"mp_state", KVM_SET_MP_STATE, &mp, true},
     };
@@ -305,7 +323,10 @@ int haul_guest_kvm_state_new(int kvm_fd, int vm_fd, int vcpu_fd, struct haul_gue
     }
     self->vm_fd = vm_fd;
     self->vcpu_fd = vcpu_fd;
-    int result = find_msrs(self, kvm_fd, error);
+    int result = find_xsave_length(self, error);
+    if (!result) {
+        result = find_msrs(self, kvm_fd, error);
+    }
     if (result) {
         free(self);
         return result;
