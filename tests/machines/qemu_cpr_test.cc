@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Machines on one host change their QEMU: the new one runs on the old one's memory (mode cpr-transfer).
 #include "tests/machines/move.h"
+#include "tests/tools/huge_pages.h"
 
 #include <cstdlib>
 #include <cstring>
@@ -118,6 +119,22 @@ INSTANTIATE_TEST_SUITE_P(Machines, QemuCprMove,
                                            Case{"two_files", "file", 2, false, true},
                                            Case{"the_same_file", "file", 1, true, true}),
                          [](const auto &info) { return std::string(info.param.name); });
+
+TEST_F(QemuCpr, HugePagesAreHandedOver)
+{
+    MachineOptions options;
+    options.backing = "hugetlb";
+    HugePages pages(options.mib); // two machines, in pages of 2 MiB
+    if (!pages.missing().empty()) {
+        GTEST_SKIP() << pages.missing();
+    }
+    Machine from(folder, "from", options);
+    ASSERT_TRUE(from.wait_for("sweep 1 ok", kBootSeconds)) << from.console() << from.errors();
+    options.incoming = true;
+    Machine to(folder, "to", options);
+    Move move(from, to, cpr());
+    expect_moved(from, to, move);
+}
 
 // All 512 MiB, and all 4 GiB, are in memory; neither is touched.
 TEST_F(QemuCpr, TheTimeDoesNotGrowWithTheSize)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Real machines are saved into a file while they work, and go on from it in another QEMU.
 #include "tests/machines/move.h"
+#include "tests/tools/huge_pages.h"
 
 #include <gtest/gtest.h>
 
@@ -24,14 +25,14 @@ class QemuFile : public ::testing::Test
     {
         return {"send", from.qmp(), "file:" + path_, "channels=2", setting};
     }
+    void ExpectGoesOn(MachineOptions options);
     Folder folder_;
     std::string path_ = folder_ / "snapshot";
 };
 
-TEST_F(QemuFile, AMachineGoesOnFromIt)
+// Saves a machine, ends it, and starts another one from the file.
+void QemuFile::ExpectGoesOn(MachineOptions options)
 {
-    MachineOptions options;
-    options.backends = 2;
     Machine from(folder_, "from", options);
     ASSERT_TRUE(from.wait_for("sweep 1 ok", kBootSeconds)) << from.console() << from.errors();
     long before = from.last_ok();
@@ -53,6 +54,24 @@ TEST_F(QemuFile, AMachineGoesOnFromIt)
     EXPECT_TRUE(to.wait_for("sweep", 60, to.console().size())) << to.console();
     EXPECT_FALSE(to.says_bad()) << to.console();
     EXPECT_EQ(quiet, from.console());
+}
+
+TEST_F(QemuFile, AMachineGoesOnFromIt)
+{
+    MachineOptions options;
+    options.backends = 2;
+    ExpectGoesOn(options);
+}
+
+TEST_F(QemuFile, AMachineOnHugePagesGoesOnFromIt)
+{
+    MachineOptions options;
+    options.backing = "hugetlb";
+    HugePages pages(options.mib / 2); // one machine at a time
+    if (!pages.missing().empty()) {
+        GTEST_SKIP() << pages.missing();
+    }
+    ExpectGoesOn(options);
 }
 
 TEST_F(QemuFile, AKilledSaveLeavesNothingAndTheMachineRuns)
