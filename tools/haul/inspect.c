@@ -44,6 +44,16 @@ static void format_time(char text[32], uint64_t seconds)
     }
 }
 
+/* Names are the file's: what is in them must not reach a terminal as an order, nor JSON as broken UTF-8. */
+static void make_printable(char *name)
+{
+    for (; *name; name++) {
+        if (*name < ' ' || *name > '~') {
+            *name = '?';
+        }
+    }
+}
+
 static int look_at_states(struct inspection *inspection, struct haul_error *error)
 {
     int more = 1;
@@ -54,6 +64,7 @@ static int look_at_states(struct inspection *inspection, struct haul_error *erro
     }
     int code = more < 0 ? more : 0;
     for (unsigned i = 0; code == 0 && i < inspection->state_count; i++) {
+        make_printable(inspection->states[i].name);
         code = cli_describe_state(inspection->snapshot, &inspection->states[i], inspection->options->json,
                                   &inspection->described[i], error);
     }
@@ -86,14 +97,27 @@ static void cleanup(struct inspection *inspection)
     haul_snapshot_close(inspection->snapshot);
 }
 
+/* haul_snapshot_get_block, with a name for the eye. */
+static bool get_block(const struct inspection *inspection, uint32_t index, char name[256],
+                      struct haul_snapshot_block_info *block)
+{
+    if (haul_snapshot_get_block(inspection->snapshot, index, block) < 0) {
+        return false;
+    }
+    snprintf(name, 256, "%s", block->name);
+    make_printable(name);
+    block->name = name;
+    return true;
+}
+
 /* ---- for people ---- */
 
 static void print_blocks(const struct inspection *inspection)
 {
     struct haul_snapshot_block_info block;
-    char length[CLI_NUMBER_SIZE], page[CLI_NUMBER_SIZE];
+    char length[CLI_NUMBER_SIZE], page[CLI_NUMBER_SIZE], name[256];
     printf("\n  %12s %10s %16s  %s\n", "Memory", "Pages of", "At offset", "Block");
-    for (uint32_t i = 0; haul_snapshot_get_block(inspection->snapshot, i, &block) == 0; i++) {
+    for (uint32_t i = 0; get_block(inspection, i, name, &block); i++) {
         printf("  %12s %10s %16" PRIu64 "  %s\n", cli_format_bytes(length, block.length),
                cli_format_bytes(page, block.page_size), block.file_offset, block.name);
     }
@@ -151,8 +175,9 @@ static void print_report(const struct inspection *inspection)
 static json_t *blocks_json(const struct inspection *inspection)
 {
     struct haul_snapshot_block_info block;
+    char name[256];
     json_t *array = json_array();
-    for (uint32_t i = 0; haul_snapshot_get_block(inspection->snapshot, i, &block) == 0; i++) {
+    for (uint32_t i = 0; get_block(inspection, i, name, &block); i++) {
         json_array_append_new(array, json_pack("{s:s s:I s:i s:I}", "name", block.name, "length",
                                                (json_int_t)block.length, "page-size", (int)block.page_size,
                                                "offset", (json_int_t)block.file_offset));
