@@ -263,11 +263,10 @@ static bool look(const char *path)
         require(haul_snapshot_get_block(snapshot, i, &block) == 0);
         require(block.name[0] != 0 && block.length > 0 && block.length <= info.file_bytes);
     }
-    int rc;
-    while ((rc = checked(haul_snapshot_next_state(snapshot, &state, &error), &error)) == 1) {
+    while (checked(haul_snapshot_next_state(snapshot, &state, &error), &error) == 1) {
         look_at_state(snapshot, &state);
     }
-    rc = checked(haul_snapshot_verify(snapshot, 2, false, &error), &error);
+    int rc = checked(haul_snapshot_verify(snapshot, 2, false, &error), &error);
     haul_snapshot_get_info(snapshot, &info);
     require(rc < 0 || (info.content_pages + info.zero_pages) * 4096 == info.memory_bytes);
     haul_snapshot_close(snapshot);
