@@ -22,10 +22,9 @@ TEST_F(SnapshotFile, AGuestIsSavedInspectedAndRestored)
 
     Program inspect(source_, {"inspect", Uri()});
     EXPECT_EQ(inspect.Wait(), 0) << inspect.Err();
-    for (const char *part :
-         {": a sound snapshot.", "every byte, in ", "  guest.ram\n", "  devices.early\n",
-          "  State of devices.early:\n    setup/0 version 1.0\n      setup.kind: 1\n",
-          "  State of devices:\n    runner/0 version 1.0\n      dirty_bytes_per_s: 2097152 (0x200000)\n"})
+    for (const char *part : {": a sound snapshot.", "every byte, in ", "  guest.ram\n", "  devices.early\n",
+                             "  State of devices.early:\n    setup/0 version 1.0\n      setup.kind: 1\n",
+                             "  State of devices:\n    runner/0 version 1.0\n      dirty_bytes_per_s: "})
         EXPECT_TRUE(Has(inspect.Out(), part)) << part << "\n" << inspect.Out();
 
     for (int i = 0; i < 2; i++) { /* the file stays as it is */
@@ -44,7 +43,7 @@ TEST_F(SnapshotFile, InspectionAsJson)
     EXPECT_EQ(Number(json, {"normal"}) + Number(json, {"duplicate"}), 4096);
     EXPECT_EQ(Number(json, {"described", "devices.early", "setup/0", "state", "setup", "layout", "pages"}),
               4096);
-    EXPECT_EQ(Number(json, {"described", "devices", "runner/0", "state", "dirty_bytes_per_s"}), 2 << 20);
+    EXPECT_GT(Number(json, {"described", "devices", "runner/0", "state", "dirty_bytes_per_s"}), 0);
     const json_t *state = json_object_get(json.get(), "state");
     ASSERT_EQ(json_array_size(state), 2u);
     EXPECT_STREQ(json_string_value(json_object_get(json_array_get(state, 1), "name")), "devices");
