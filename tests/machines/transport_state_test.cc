@@ -11,7 +11,9 @@
 #include <gtest/gtest.h>
 
 #include <csignal>
+#include <cstring>
 #include <fstream>
+#include <iterator>
 #include <unistd.h>
 
 namespace
@@ -133,7 +135,12 @@ class Ssh : public Transport
     {
         pid_t pid = remote();
         ASSERT_GT(pid, 0);
+        std::string words = read_words(pid);
         kill(pid, SIGKILL);
+        // Where it waits for channels; while it still does, nobody but it would remove that.
+        size_t at = words.find("stdio:");
+        ASSERT_NE(at, std::string::npos);
+        unlink(words.c_str() + at + strlen("stdio:"));
     }
     void expect_destination_failed(bool) override
     {
@@ -146,6 +153,12 @@ class Ssh : public Transport
     }
 
   private:
+    // The command line, each word ended by a zero byte.
+    static std::string read_words(pid_t pid)
+    {
+        std::ifstream file("/proc/" + std::to_string(pid) + "/cmdline", std::ios::binary);
+        return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+    }
     pid_t remote()
     {
         pid_t pid = 0;
