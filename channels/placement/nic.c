@@ -60,7 +60,7 @@ static int add_card(struct haul_topology *topology, const char *name, hwloc_obj_
     }
     topology->cards = grown;
     struct haul_topology_card *card = &grown[topology->card_count++];
-    snprintf(card->name, sizeof card->name, "%s", name);
+    snprintf(card->name, sizeof card->name, "%.*s", HAUL_CARD_NAME_MAX, name);
     card->at = at;
     return 0;
 }
