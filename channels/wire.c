@@ -212,7 +212,8 @@ int haul_hello_decode(const void *bytes, size_t length, struct haul_hello *hello
         return haul_error_set(error, EPROTO, "HELLO announces %u channels, allowed are %s", hello->channels,
                               none ? "none where memory is handed over" : "1 to 128");
     }
-    if (hello->channel != HAUL_CONTROL_CHANNEL && hello->channel >= hello->channels) {
+    uint16_t most = hello->capabilities & HAUL_CAPABILITY_STREAMS ? HAUL_CHANNELS_MAX : hello->channels;
+    if (hello->channel != HAUL_CONTROL_CHANNEL && hello->channel >= most) {
         return haul_error_set(error, EPROTO, "HELLO is for channel %u of %u", hello->channel,
                               hello->channels);
     }

@@ -47,7 +47,9 @@ extern "C" {
     X(19, MEMORY)     /* S: a block's memory itself, as a descriptor beside the frame (cpr-transfer) */      \
     X(20, MEMORY_OK)  /* D: took over the memory of every block */                                           \
     X(21, RDMA_OFFER) /* D: provider, addresses and keys of its registered memory */                         \
-    X(22, RDMA_PORT)  /* D, on a data connection: where the channel's endpoint is */
+    X(22, RDMA_PORT)  /* D, on a data connection: where the channel's endpoint is */                         \
+    X(23, STREAMS)    /* S: the side streams that will connect after the channels */                         \
+    X(24, STREAMS_OK) /* D: the machine takes them */
 
 enum haul_frame_type {
 #define X(number, name) HAUL_FRAME_##name = (number),
@@ -139,14 +141,16 @@ struct haul_hello {
     uint32_t version;
     uint32_t capabilities; /* bits of HAUL_CAPABILITY_*; the destination refuses bits that it does not know */
     unsigned char id[HAUL_MIGRATION_ID_SIZE];
-    uint16_t channel;  /* 0-based, or HAUL_CONTROL_CHANNEL */
+    uint16_t channel;  /* 0-based, or HAUL_CONTROL_CHANNEL; from `channels` on, a side stream */
     uint16_t channels; /* 1 to HAUL_CHANNELS_MAX; 0 exactly with HAUL_CAPABILITY_CPR_TRANSFER */
     uint32_t page_size;
 };
 #define HAUL_CAPABILITY_VERIFY (1u << 0)
 #define HAUL_CAPABILITY_CPR_TRANSFER (1u << 1) /* memory is handed over, not copied */
 #define HAUL_CAPABILITY_RDMA (1u << 2)         /* raw pages are written into registered memory */
-#define HAUL_CAPABILITIES_KNOWN (HAUL_CAPABILITY_VERIFY | HAUL_CAPABILITY_CPR_TRANSFER | HAUL_CAPABILITY_RDMA)
+#define HAUL_CAPABILITY_STREAMS (1u << 3)      /* side streams: STREAMS follows BLOCKS_OK */
+#define HAUL_CAPABILITIES_KNOWN                                                                              \
+    (HAUL_CAPABILITY_VERIFY | HAUL_CAPABILITY_CPR_TRANSFER | HAUL_CAPABILITY_RDMA | HAUL_CAPABILITY_STREAMS)
 
 size_t haul_hello_encode(const struct haul_hello *hello, void *bytes, size_t capacity);
 /* -EPROTO: malformed; -EPROTONOSUPPORT: another version or unknown capabilities (message names them). */

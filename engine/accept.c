@@ -5,6 +5,7 @@
 #include "engine/clock.h"
 #include "engine/cpr.h"
 #include "engine/rdma.h"
+#include "engine/streams.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -52,6 +53,11 @@ static int check_control_hello(struct haul_migration *migration, const struct ha
     if (rc < 0) {
         return rc;
     }
+    if ((hello->capabilities & HAUL_CAPABILITY_STREAMS) && !migration->guest.streams) {
+        return haul_error_set(error, EOPNOTSUPP,
+                              "the source moves disks or other side streams, and this kind of destination "
+                              "takes none: send without them");
+    }
     if (!(hello->capabilities & HAUL_CAPABILITY_CPR_TRANSFER)) {
         return migration->mode == HAUL_MODE_NORMAL
                    ? 0
@@ -96,6 +102,7 @@ static int accept_control(struct haul_migration *migration, struct haul_error *e
         refuse(fd, error);
     }
     bool adopts = hello.capabilities & HAUL_CAPABILITY_CPR_TRANSFER;
+    migration->destination->has_streams = hello.capabilities & HAUL_CAPABILITY_STREAMS;
     migration->destination->channels = hello.channels;
     migration->destination->adopts = adopts;
     pthread_mutex_lock(&migration->lock);
@@ -154,6 +161,9 @@ static int agree_on_blocks(struct haul_migration *migration, struct haul_error *
     }
     if (rc == 0 && migration->rma) {
         rc = haul_rdma_offer(migration, error);
+    }
+    if (rc == 0 && migration->destination->has_streams) {
+        rc = haul_streams_accept(migration, error);
     }
     return rc;
 }
@@ -222,16 +232,25 @@ static int start_receiver(struct haul_migration *migration, unsigned channel, in
     return rc;
 }
 
+/* Whether a connection is one that is still to come. */
+static bool expects(const struct haul_migration *migration, const struct haul_hello *hello)
+{
+    const struct haul_destination *destination = migration->destination;
+    if (memcmp(hello->id, migration->id, sizeof hello->id) != 0) {
+        return false;
+    }
+    return hello->channel < destination->channels ? !destination->receivers[hello->channel]
+                                                  : haul_streams_expects(migration, hello->channel);
+}
+
 /* Takes one data connection if it belongs to this migration; *taken tells. */
 static int take_channel(struct haul_migration *migration, int fd, bool *taken, struct haul_error *error)
 {
-    struct haul_destination *destination = migration->destination;
     struct haul_hello hello;
     struct haul_error why = {0};
     *taken = false;
     int rc = read_hello(migration, fd, &hello, &why);
-    if (rc == 0 && (memcmp(hello.id, migration->id, sizeof hello.id) != 0 ||
-                    hello.channel >= destination->channels || destination->receivers[hello.channel])) {
+    if (rc == 0 && !expects(migration, &hello)) {
         rc = haul_error_set(&why, EBUSY, "this destination is taken by another migration");
     }
     if (rc == 0) {
@@ -243,7 +262,9 @@ static int take_channel(struct haul_migration *migration, int fd, bool *taken, s
         return 0;
     }
     *taken = true;
-    return start_receiver(migration, hello.channel, fd, error);
+    return hello.channel < migration->destination->channels
+               ? start_receiver(migration, hello.channel, fd, error)
+               : haul_streams_begin(migration, hello.channel, fd, error);
 }
 
 static int accept_channels(struct haul_migration *migration, struct haul_error *error)
@@ -263,8 +284,9 @@ static int accept_channels(struct haul_migration *migration, struct haul_error *
     destination->barrier_made = true; /* haul_cancel may abort it from here */
     pthread_mutex_unlock(&migration->lock);
     uint64_t deadline = haul_now_ns() + (uint64_t)timeout_ms(migration) * 1000000;
+    unsigned wanted = destination->channels + haul_streams_count(migration->streams);
     unsigned connected = 0;
-    while (connected < destination->channels) {
+    while (connected < wanted) {
         int fd;
         bool taken = false;
         /* Short waits: a source that died shows on the control connection. */
@@ -274,7 +296,7 @@ static int accept_channels(struct haul_migration *migration, struct haul_error *
             rc = haul_control_status(migration->control, error);
             if (rc == 0 && haul_now_ns() > deadline) {
                 rc = haul_error_set(error, ETIMEDOUT, "%u of %u channels connected in time", connected,
-                                    destination->channels);
+                                    wanted);
             }
             if (rc < 0) {
                 return rc;

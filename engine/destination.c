@@ -7,6 +7,7 @@
 #include "engine/holes.h"
 #include "engine/rdma.h"
 #include "engine/state_stream.h"
+#include "engine/streams.h"
 #include "engine/verify.h"
 
 #include <errno.h>
@@ -202,6 +203,7 @@ static int prepare(struct haul_migration *migration, struct haul_error *error)
         return rc;
     }
     stop_receivers(migration);
+    haul_streams_stop(migration->streams);
     destination->prepared = true;
     return haul_control_send(migration->control, HAUL_FRAME_PREPARED, NULL, 0, error);
 }
@@ -321,6 +323,7 @@ static void *loader_thread(void *argument)
         haul_control_fail(migration->control, &migration->error);
     }
     stop_receivers(migration);
+    haul_streams_stop(migration->streams);
     haul_populate_stop(destination->populate);
     destination->populate = NULL;
     pthread_mutex_lock(&migration->lock);

@@ -17,6 +17,7 @@ struct haul_destination {
     bool adopts;                          /* the source hands its memory over: no receivers, no rounds */
     struct haul_block_view *source_views; /* our memory in the source's order, for the receivers */
     unsigned channels;
+    bool has_streams; /* STREAMS follows the block table */
     struct haul_placement_slot slots[HAUL_CHANNELS_MAX];
     struct haul_barrier barrier;
     bool barrier_made; /* under migration->lock too: see haul_destination_wake */

@@ -4,13 +4,13 @@
 #include "engine/bitmap.h"
 #include "engine/clock.h"
 #include "engine/file_source.h"
+#include "engine/streams.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define LONGEST_SLEEP_NS 100000000u
-#define BURST_NS 50000000u /* what max-bandwidth may send at once after idling */
 
 /* ---- failures ---- */
 
@@ -84,26 +84,12 @@ static uint64_t in_flight_bytes(const struct haul_source *source)
 static uint64_t rate_limit_wait(struct haul_migration *migration)
 {
     struct haul_source *source = migration->source;
-    struct haul_rate_limit *limit = &source->limit;
     /* Relaxed: pairs with nothing, see haul_set_max_bandwidth. */
     uint64_t rate = atomic_load_explicit(&migration->knobs.max_bandwidth, memory_order_relaxed);
-    if (rate == 0 || source->unlimited) {
-        limit->rate_bytes_per_s = 0;
-        return 0;
-    }
-    uint64_t now = haul_now_ns();
-    uint64_t used = written_bytes(source) + in_flight_bytes(source);
-    if (limit->rate_bytes_per_s != rate) {
-        *limit = (struct haul_rate_limit){.rate_bytes_per_s = rate, .since_ns = now, .base_bytes = used};
-    }
-    double due = (double)(used - limit->base_bytes) * 1e9 / (double)rate; /* ns that the bytes so far need */
-    double elapsed = (double)(now - limit->since_ns);
-    if (elapsed > due + BURST_NS) {
-        *limit = (struct haul_rate_limit){
-            .rate_bytes_per_s = rate, .since_ns = now - BURST_NS, .base_bytes = used};
-        return 0;
-    }
-    return due > elapsed ? (uint64_t)(due - elapsed) + 1 : 0;
+    rate = source->unlimited ? 0 : rate;
+    uint64_t used =
+        written_bytes(source) + in_flight_bytes(source) + haul_streams_carried(migration->streams, false);
+    return haul_rate_limit_wait(&source->limit, rate, used);
 }
 
 /* ---- waiting for the destination ---- */

@@ -99,7 +99,7 @@ int haul_relay(const char *uri, int in, int out, uint32_t timeout_s, struct haul
     }
     rc = haul_connector_connect(connector, HAUL_CONTROL_CHANNEL, -1, &fd, error);
     if (rc == 0) {
-        rc = haul_pump_run(in, out, fd, -1);
+        rc = haul_pump_run(in, out, fd, -1, NULL);
         close(fd);
         if (rc < 0) {
             haul_error_set(error, -rc, "relaying to %.100s: %s", uri, strerror(-rc));

@@ -252,6 +252,22 @@ struct haul_state_ops {
     int (*load)(void *opaque, struct haul_state_reader *reader, struct haul_error *error);
 };
 
+/* ---- side streams ---- */
+
+/*
+ * A side stream carries bytes in both directions between the two machines, over one more connection of the
+ * migration's transport, for what is neither memory nor state: a disk that the VMM copies by itself. The
+ * engine does not look at the bytes. They count as stream_bytes, and streams and memory share max_bandwidth;
+ * while the guest is stopped neither is limited. A stream whose connection breaks closes the machine's
+ * socket, and fails nothing by itself. All are closed when the migration ends.
+ */
+struct haul_stream {
+    const char *name;        /* 1..255 bytes, unique within the migration */
+    const char *description; /* up to 4095 bytes from the source's machine to the destination's */
+};
+
+/* ---- the hooks of a guest ---- */
+
 /* What moving a guest costs whatever its memory does; nanoseconds unless the name says otherwise. */
 struct haul_guest_costs {
     uint64_t lead_ns; /* the guest runs on for this long after `stop` was called */
@@ -295,6 +311,20 @@ struct haul_guest_ops {
     int (*handing_over)(void *opaque, struct haul_error *error);
     /* Source: the destination confirmed RUNNING; this copy must never run again. */
     void (*handed_over)(void *opaque);
+    /*
+     * Source, migration_thread, guest running, streams open: called about ten times a second until it returns
+     * 1, and not before that does any memory go; then before each decision to stop the guest, which needs a 1
+     * as well. 0: not ready to be stopped; negative: the move fails. For what must be copied ahead of memory.
+     * NULL: always ready.
+     */
+    int (*ready)(void *opaque, struct haul_error *error);
+    /*
+     * Destination, loader thread, setup state: the source has these side streams. fds[i] gets a connected
+     * stream socket for each, the migration's on success; an error refuses the move, and then none is taken.
+     * Names and descriptions come from the peer. NULL: a source with side streams is refused.
+     */
+    int (*streams)(void *opaque, const struct haul_stream *streams, unsigned count, int *fds,
+                   struct haul_error *error);
     /*
      * Destination, mode cpr-transfer, loader thread, once for each RAM block before any state is loaded: the
      * block's memory is from now on what the file behind `fd` holds from `fd_offset` on, and the guest must
@@ -393,6 +423,8 @@ struct haul_stats {
     uint64_t write_fault_p50_ns;
     uint64_t write_fault_p99_ns;
     uint64_t write_fault_longest_ns;
+    uint32_t streams;      /* side streams */
+    uint64_t stream_bytes; /* carried by them, both ways; not in `transferred` */
 };
 
 struct haul_channel_stats {
@@ -452,6 +484,17 @@ int haul_set_events(struct haul_migration *migration, const struct haul_events *
  * first), -EEXIST, -ENOSPC, -EBUSY.
  */
 int haul_add_fd(struct haul_migration *migration, const char *name, int fd, struct haul_error *error);
+
+/*
+ * haul_add_stream gives a source a side stream. `fd` is a stream socket of the machine's, connected, or
+ * listening, whose first connection is taken; the migration's on success. Before haul_start. -EINVAL (a name
+ * or description too long, a destination), -EEXIST, -ENOSPC (over 32), -EBUSY.
+ */
+int haul_add_stream(struct haul_migration *migration, const char *name, const char *description, int fd,
+                    struct haul_error *error);
+
+/* haul_say sends a plain sentence to the message event; from the guest's hooks and handlers only. */
+void haul_say(struct haul_migration *migration, const char *text);
 
 /*
  * haul_start: the source connects to `uri` and its migration_thread takes over; the destination listens on

@@ -3,6 +3,7 @@
 
 #include "engine/clock.h"
 #include "engine/state.h"
+#include "engine/streams.h"
 
 #include <errno.h>
 #include <sched.h>
@@ -430,6 +431,7 @@ void haul_free(struct haul_migration *migration)
     if (migration->source) {
         haul_source_cleanup(migration);
     }
+    haul_streams_free(migration->streams);
     haul_migration_close_transport(migration);
     haul_topology_free(migration->topology);
     if (migration->cancel_fd >= 0) {
@@ -476,6 +478,11 @@ void haul_migration_say(struct haul_migration *migration, const char *format, ..
     vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
     migration->events.message(migration->events_opaque, text);
+}
+
+void haul_say(struct haul_migration *migration, const char *text)
+{
+    haul_migration_say(migration, "%s", text);
 }
 
 int haul_migration_step(struct haul_migration *migration, enum haul_step step, struct haul_error *error)
@@ -552,6 +559,8 @@ void haul_get_stats(struct haul_migration *migration, struct haul_stats *stats)
     } else {
         haul_destination_counters(migration, stats);
     }
+    stats->streams = haul_streams_count(migration->streams);
+    stats->stream_bytes = haul_streams_carried(migration->streams, true);
     pthread_mutex_unlock(&migration->lock);
     stats->pages_per_second =
         stats->total_time_ns

@@ -24,6 +24,8 @@ extern "C" {
 #define HAUL_BLOCKS_MAX 1024
 #define HAUL_HANDLERS_MAX 64
 #define HAUL_NAME_MAX 255
+#define HAUL_STREAMS_MAX 32
+#define HAUL_DESCRIPTION_MAX 4095
 #define HAUL_FDS_MAX (2 * (HAUL_CHANNELS_MAX + 1)) /* a pair of pipes for each connection */
 #define HAUL_TRANSPORT_STRINGS 5
 
@@ -63,6 +65,7 @@ struct haul_knobs {
 struct haul_source;
 struct haul_destination;
 struct haul_rma;
+struct haul_streams;
 
 struct haul_migration {
     /* ---- written before haul_start, then read by every thread ---- */
@@ -108,6 +111,7 @@ struct haul_migration {
     struct haul_control *control; /* NULL before it connected; freed by haul_free only */
     int greeting_fd; /* a connection whose handshake is under way, or -1; haul_cancel ends its incoming half
                       */
+    struct haul_streams *streams; /* NULL: none; changed by the migration's own thread only */
     uint64_t started_ns;
     uint64_t ended_ns;
     unsigned char id[HAUL_MIGRATION_ID_SIZE];

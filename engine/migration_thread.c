@@ -4,12 +4,14 @@
 #include "engine/bitmap.h"
 #include "engine/clock.h"
 #include "engine/file_source.h"
+#include "engine/streams.h"
 #include "engine/verify.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
+#define READY_POLL_NS 100000000u /* between two questions whether the guest is ready */
 #define WINDOW_NS 100000000u
 #define SLOW_ROUNDS_BEFORE_ADVICE 3
 #define ROUND_WORTH_MEASURING 64 /* pages sent before a round may be cut short */
@@ -297,11 +299,34 @@ static int measure_latency(struct haul_migration *migration, struct haul_error *
     return rc;
 }
 
+/* 1: the guest may be stopped; 0: not yet. */
+static int ask_ready(struct haul_migration *migration, struct haul_error *error)
+{
+    return migration->guest.ready ? migration->guest.ready(migration->guest_opaque, error) : 1;
+}
+
+/* Waits for what the guest has to get done ahead of memory. */
+static int await_ready(struct haul_migration *migration, struct haul_error *error)
+{
+    for (;;) {
+        uint32_t ticket = haul_doorbell_ticket(&migration->source->bell);
+        int rc = haul_source_check(migration, error);
+        rc = rc < 0 ? rc : ask_ready(migration, error);
+        if (rc != 0) {
+            haul_streams_set_share(migration->streams, HAUL_STREAMS_HALF);
+            return rc < 0 ? rc : 0;
+        }
+        haul_source_measure(migration, false);
+        haul_doorbell_wait(&migration->source->bell, ticket, READY_POLL_NS);
+    }
+}
+
 /* Scans, predicts, and decides. 1: stop the guest now; 0: another round. */
 static int decide(struct haul_migration *migration, uint64_t *best_ns, struct haul_error *error)
 {
     struct haul_source *source = migration->source;
-    int rc = haul_source_sync(migration, error);
+    int ready = ask_ready(migration, error);
+    int rc = ready < 0 ? ready : haul_source_sync(migration, error);
     if (rc == 0) {
         rc = iterate_handlers(migration, error);
     }
@@ -311,7 +336,7 @@ static int decide(struct haul_migration *migration, uint64_t *best_ns, struct ha
     haul_source_take_knobs(migration);
     haul_source_publish(migration);
     struct haul_downtime expected;
-    bool fits = fits_now(migration, &expected);
+    bool fits = fits_now(migration, &expected) && ready == 1;
     bool burst = source->late_pages > 0;
     source->late_pages /= 2; /* a single burst must not keep the move from ending */
     source->decided_pages = source->dirty_pages;
@@ -323,7 +348,8 @@ static int decide(struct haul_migration *migration, uint64_t *best_ns, struct ha
         return measure_latency(migration, error);
     }
     source->reconsider = false;
-    if (fits || (source->dirty_pages == 0 && !burst)) { /* with nothing to send, waiting gains nothing */
+    if (fits || (source->dirty_pages == 0 && !burst &&
+                 ready == 1)) { /* with nothing to send, waiting gains nothing */
         pthread_mutex_lock(&migration->lock);
         migration->stats.expected = expected;
         pthread_mutex_unlock(&migration->lock);
@@ -353,7 +379,7 @@ int haul_source_rounds(struct haul_migration *migration, struct haul_error *erro
         source->estimate.verify_ns = haul_verify_cost_ns(migration, haul_allowed_cpus());
     }
     uint64_t best_ns = UINT64_MAX; /* the least predicted downtime so far */
-    int rc = 0;
+    int rc = await_ready(migration, error);
     while (rc == 0) {
         rc = send_round(migration, error);
         if (rc == 0) {

@@ -10,6 +10,7 @@
 #include "engine/holes.h"
 #include "engine/populate.h"
 #include "engine/rdma.h"
+#include "engine/streams.h"
 
 #include <errno.h>
 #include <net/if.h>
@@ -58,7 +59,8 @@ static int greet(struct haul_migration *migration, int fd, uint16_t channel, str
         .version = HAUL_WIRE_VERSION,
         .capabilities = (migration->options.verify ? HAUL_CAPABILITY_VERIFY : 0) |
                         (copies ? 0 : HAUL_CAPABILITY_CPR_TRANSFER) |
-                        (haul_rdma_wanted(migration) ? HAUL_CAPABILITY_RDMA : 0),
+                        (haul_rdma_wanted(migration) ? HAUL_CAPABILITY_RDMA : 0) |
+                        (haul_streams_count(migration->streams) > 0 ? HAUL_CAPABILITY_STREAMS : 0),
         .channel = channel,
         .channels = (uint16_t)(copies ? migration->options.channels : 0),
         .page_size = HAUL_PAGE_SIZE,
@@ -84,8 +86,7 @@ static int greet(struct haul_migration *migration, int fd, uint16_t channel, str
     return rc;
 }
 
-static int open_connection(struct haul_migration *migration, uint16_t channel, int *fd,
-                           struct haul_error *error)
+int haul_source_connect(struct haul_migration *migration, uint16_t channel, int *fd, struct haul_error *error)
 {
     int rc = haul_connector_connect(migration->connector, channel, migration->cancel_fd, fd, error);
     if (rc < 0) {
@@ -118,7 +119,7 @@ static void notify(void *opaque)
 static int connect_control(struct haul_migration *migration, struct haul_error *error)
 {
     int fd;
-    int rc = open_connection(migration, HAUL_CONTROL_CHANNEL, &fd, error);
+    int rc = haul_source_connect(migration, HAUL_CONTROL_CHANNEL, &fd, error);
     if (rc < 0) {
         return rc;
     }
@@ -200,7 +201,7 @@ static int open_carrier(struct haul_migration *migration, unsigned index, int no
         return haul_file_source_carrier(migration->source->file, node, carrier, error);
     }
     int fd;
-    int rc = open_connection(migration, (uint16_t)index, &fd, error);
+    int rc = haul_source_connect(migration, (uint16_t)index, &fd, error);
     if (rc < 0) {
         int reason = haul_control_reason(migration->control, error);
         return reason < 0 ? reason : haul_error_prefix(error, "channel %u: ", index);
@@ -379,6 +380,9 @@ static int open_other_side(struct haul_migration *migration, struct haul_error *
     if (rc == 0 && haul_rdma_wanted(migration)) {
         rc = haul_rdma_take_offer(migration, error);
     }
+    if (rc == 0) {
+        rc = haul_streams_announce(migration, error);
+    }
     return rc;
 }
 
@@ -394,6 +398,9 @@ static int setup_copying(struct haul_migration *migration, struct haul_error *er
     }
     if (rc == 0) {
         rc = open_channels(migration, error);
+    }
+    if (rc == 0) {
+        rc = haul_streams_connect(migration, error);
     }
     return rc;
 }
@@ -497,6 +504,7 @@ static void finish(struct haul_migration *migration, int rc, bool uncertain)
     for (unsigned i = 0; i < source->sender_count; i++) {
         haul_sender_abort(source->senders[i]);
     }
+    haul_streams_stop(migration->streams);
     pthread_mutex_lock(&migration->lock);
     migration->stats.ownership = owner;
     migration->stats.migration_thread_cpu_ns = haul_thread_cpu_ns();
@@ -571,6 +579,9 @@ int haul_source_start(struct haul_migration *migration, const char *uri, struct 
     }
     if (migration->file_path && haul_file_source_check(migration, error) < 0) {
         return -ENOTSUP;
+    }
+    if (haul_streams_check(migration, error) < 0) {
+        return -EINVAL;
     }
     if (background) {
         int checked = haul_background_check(migration, error);

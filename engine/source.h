@@ -11,13 +11,7 @@
 #include "engine/estimate.h"
 #include "engine/migration.h"
 #include "engine/pace.h"
-
-/* The token bucket behind max-bandwidth. */
-struct haul_rate_limit {
-    uint64_t rate_bytes_per_s; /* what `since_ns` and `base_bytes` belong to; 0: none */
-    uint64_t since_ns;
-    uint64_t base_bytes; /* bytes written at `since_ns` */
-};
+#include "engine/rate_limit.h"
 
 struct haul_source {
     /* ---- under migration->lock, for statistics of other threads ---- */
@@ -65,6 +59,10 @@ int haul_source_setup_handlers(struct haul_migration *migration, struct haul_err
 /* haul_source_plan_placement fills options.channels slots. */
 int haul_source_plan_placement(struct haul_migration *migration, struct haul_placement_slot *slots,
                                struct haul_error *error);
+
+/* haul_source_connect opens the connection of `channel` and shakes hands on it. */
+int haul_source_connect(struct haul_migration *migration, uint16_t channel, int *fd,
+                        struct haul_error *error);
 
 /* ---- dispatch.c ---- */
 

@@ -4,6 +4,7 @@
 #include "engine/clock.h"
 #include "engine/file_source.h"
 #include "engine/state_stream.h"
+#include "engine/streams.h"
 #include "engine/verify.h"
 
 #include <errno.h>
@@ -289,6 +290,7 @@ int haul_source_switchover(struct haul_migration *migration, bool *uncertain, st
         rc = hold(migration, &times, error);
     }
     source->unlimited = true;
+    haul_streams_set_share(migration->streams, HAUL_STREAMS_UNLIMITED);
     if (rc == 0) {
         rc = send_the_rest(migration, &times, error);
     }

@@ -15,7 +15,8 @@
 #include <unistd.h>
 
 #define BUFFER_SIZE ((size_t)256 << 10)
-#define DRAIN_S 1 /* how long haul_pump_stop lets the thread finish by itself */
+#define METER_POLL_MS 100 /* at most, between two looks at a limit that may change */
+#define DRAIN_S 1         /* how long haul_pump_stop lets the thread finish by itself */
 
 /* ---- copying ---- */
 
@@ -26,8 +27,9 @@ struct flow {
     unsigned char *buffer;
     size_t start; /* bytes start..end of the buffer wait to be written */
     size_t end;
-    bool ended; /* `from` has no more */
-    bool done;  /* and all is written */
+    HAUL_ATOMIC(uint64_t) * count; /* of bytes written, or NULL */
+    bool ended;                    /* `from` has no more */
+    bool done;                     /* and all is written */
 };
 
 static bool wants_input(const struct flow *flow)
@@ -64,6 +66,9 @@ static int give_out(struct flow *flow)
         return retry_later(errno) ? 0 : -errno;
     }
     flow->start += (size_t)put;
+    if (flow->count) {
+        atomic_fetch_add_explicit(flow->count, (uint64_t)put, memory_order_relaxed);
+    }
     return 0;
 }
 
@@ -78,19 +83,30 @@ static int step(struct flow *flow, bool readable)
     return result;
 }
 
-static int copy_both(struct flow *outward, struct flow *inward, int stop_fd)
+/* Milliseconds until the meter lets `outward` read again, 0 for now. */
+static int metered_wait_ms(const struct flow *outward, struct haul_pump_meter *meter)
+{
+    if (!meter || !meter->wait_ns || !wants_input(outward)) {
+        return 0;
+    }
+    uint64_t wait = (meter->wait_ns(meter->opaque) + 999999) / 1000000;
+    return wait < METER_POLL_MS ? (int)wait : METER_POLL_MS;
+}
+
+static int copy_both(struct flow *outward, struct flow *inward, int stop_fd, struct haul_pump_meter *meter)
 {
     bool passed_on = false; /* the half-close */
     int result = 0;
     while (result == 0 && !inward->done) {
+        int wait_ms = metered_wait_ms(outward, meter);
         struct pollfd polled[] = {
-            {.fd = wants_input(outward) ? outward->from : -1, .events = POLLIN},
+            {.fd = wants_input(outward) && !wait_ms ? outward->from : -1, .events = POLLIN},
             {.fd = outward->start < outward->end ? outward->to : -1, .events = POLLOUT},
             {.fd = wants_input(inward) ? inward->from : -1, .events = POLLIN},
             {.fd = inward->start < inward->end ? inward->to : -1, .events = POLLOUT},
             {.fd = stop_fd, .events = POLLIN},
         };
-        if (poll(polled, 5, -1) < 0 && errno != EINTR) {
+        if (poll(polled, 5, wait_ms ? wait_ms : -1) < 0 && errno != EINTR) {
             return -errno;
         }
         if (polled[4].revents) {
@@ -122,7 +138,7 @@ static int set_nonblocking(int fd)
     return flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0 ? -errno : 0;
 }
 
-int haul_pump_run(int in, int out, int socket, int stop_fd)
+int haul_pump_run(int in, int out, int socket, int stop_fd, struct haul_pump_meter *meter)
 {
     int result = set_nonblocking(in);
     result = result == 0 ? set_nonblocking(out) : result;
@@ -133,7 +149,11 @@ int haul_pump_run(int in, int out, int socket, int stop_fd)
     }
     struct flow outward = {.from = in, .to = socket, .buffer = buffers};
     struct flow inward = {.from = socket, .to = out, .buffer = buffers + BUFFER_SIZE};
-    result = copy_both(&outward, &inward, stop_fd);
+    if (meter) {
+        outward.count = &meter->outward;
+        inward.count = &meter->inward;
+    }
+    result = copy_both(&outward, &inward, stop_fd, meter);
     free(buffers);
     return result;
 }
@@ -152,7 +172,7 @@ static void *pump_main(void *argument)
 {
     struct haul_pump *pump = argument;
     pthread_setname_np(pthread_self(), "pump");
-    haul_pump_run(pump->in, pump->out, pump->socket, pump->stop_fd);
+    haul_pump_run(pump->in, pump->out, pump->socket, pump->stop_fd, NULL);
     /* Whatever ended it, the other side of the socket shall see the end, and so shall the reader of `out`. */
     shutdown(pump->socket, SHUT_RDWR);
     close(pump->out);

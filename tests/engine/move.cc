@@ -219,6 +219,16 @@ static void OnMessage(void *opaque, const char *text)
     guest->messages.emplace_back(text);
 }
 
+static int Ready(void *opaque, haul_error *error)
+{
+    return static_cast<Guest *>(opaque)->on_ready(error);
+}
+
+static int Streams(void *opaque, const haul_stream *streams, unsigned count, int *fds, haul_error *error)
+{
+    return static_cast<Guest *>(opaque)->on_streams(streams, count, fds, error);
+}
+
 static const haul_guest_ops kGuestOps = {.stop = Stop,
                                          .resume = Resume,
                                          .start = Start,
@@ -286,6 +296,14 @@ void Guest::Attach(haul_migration *migration, bool source)
     ASSERT_EQ(haul_add_state(migration, &kStateOps, this, &error), 0);
     haul_guest_ops ops = kGuestOps;
     ops.adopt = can_adopt ? ops.adopt : nullptr;
+    ops.ready = on_ready ? Ready : nullptr;
+    ops.streams = on_streams ? Streams : nullptr;
+    for (const auto &stream : side_streams) {
+        ASSERT_EQ(haul_add_stream(migration, stream.first.c_str(), ("about " + stream.first).c_str(),
+                                  stream.second, &error),
+                  0)
+            << error.message;
+    }
     ASSERT_EQ(haul_set_guest(migration, &ops, this, &error), 0);
     ASSERT_EQ(haul_set_events(migration, &kEvents, this, &error), 0);
     if (on_attach) {

@@ -16,6 +16,7 @@
 #include <set>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace haul_test
@@ -86,6 +87,10 @@ class Guest
     std::atomic<unsigned> adopts{0}, disowns{0};
     std::atomic<bool> fail_adopt{false};
     bool can_adopt = true;
+    // Side streams of a source: name, and socket to hand over. The hooks are registered where they are set.
+    std::vector<std::pair<std::string, int>> side_streams;
+    std::function<int(haul_error *)> on_ready;
+    std::function<int(const haul_stream *, unsigned, int *, haul_error *)> on_streams;
     std::function<void(enum haul_state)> on_state;
     std::function<void(uint32_t)> on_pass, on_round;
     // Called at the end of Attach.

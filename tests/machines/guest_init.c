@@ -4,7 +4,9 @@
  * rewrites them, checks each before it rewrites it, and says on the console how it goes: "ok N" four times a
  * second, "sweep N ok" when all were checked in order, "BAD ..." for a lost, stale or torn page. With a disk
  * it also reads it by direct I/O into memory that it checks later, and writes and reads back files in its
- * file system. Kernel command line: haul.mib=N haul.rate=MIB_PER_S haul.disk=0|1.
+ * file system. With haul.disk=2 it writes random blocks of both disks instead, reads others back, and says
+ * "vda N" for every lap in which it checked all of the disk.
+ * Kernel command line: haul.mib=N haul.rate=MIB_PER_S haul.disk=0|1|2.
  */
 #include <fcntl.h>
 #include <pthread.h>
@@ -168,7 +170,61 @@ static void *use_files(void *opaque)
     return NULL;
 }
 
-static void start_disks(void)
+/* ---- both disks under load: zero at first, then what was written last ---- */
+
+#define EXTENT 16384u /* one direct write */
+#define LOAD_WRITES 3 /* to each extent that is checked in order */
+
+static uint64_t extent_word(uint64_t extent, uint32_t version, unsigned i)
+{
+    return version ? mix(extent * 0x9e3779b97f4a7c15u + version) + i : 0;
+}
+
+static void check_extent(int fd, const char *disk, uint64_t *buffer, uint64_t extent, uint32_t version)
+{
+    if (pread(fd, buffer, EXTENT, (off_t)(extent * EXTENT)) != EXTENT) {
+        say("BAD %s read\n", disk);
+        return;
+    }
+    for (unsigned i = 0; i < EXTENT / sizeof *buffer; i++) {
+        if (buffer[i] != extent_word(extent, version, i)) {
+            say("BAD %s extent %llu version %u word %u\n", disk, (unsigned long long)extent, version, i);
+            return;
+        }
+    }
+}
+
+static void *load_disk(void *opaque)
+{
+    const char *disk = opaque;
+    char path[32];
+    snprintf(path, sizeof path, "/dev/%s", disk);
+    int fd = open(path, O_RDWR | O_DIRECT);
+    uint64_t extents = (uint64_t)lseek(fd, 0, SEEK_END) / EXTENT;
+    uint32_t *versions = calloc(extents, sizeof *versions);
+    uint64_t *buffer = mmap(NULL, EXTENT, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    uint64_t state = (uint64_t)disk[2];
+    for (uint64_t lap = 0;; lap++) {
+        for (uint64_t at = 0; at < extents; at++) {
+            check_extent(fd, disk, buffer, at, versions[at]);
+            for (int n = 0; n < LOAD_WRITES; n++) {
+                state = mix(state + 0x9e3779b97f4a7c15u);
+                uint64_t extent = state % extents;
+                versions[extent]++;
+                for (unsigned i = 0; i < EXTENT / sizeof *buffer; i++) {
+                    buffer[i] = extent_word(extent, versions[extent], i);
+                }
+                if (pwrite(fd, buffer, EXTENT, (off_t)(extent * EXTENT)) != EXTENT) {
+                    say("BAD %s write\n", disk);
+                }
+            }
+        }
+        say("%s %llu\n", disk, (unsigned long long)lap);
+    }
+    return NULL;
+}
+
+static void start_disks(int load)
 {
     static const char *const modules[] = {"virtio_ring",           "virtio",     "virtio_pci_modern_dev",
                                           "virtio_pci_legacy_dev", "virtio_pci", "virtio_blk"};
@@ -179,8 +235,8 @@ static void start_disks(void)
     for (int i = 0; i < 100 && access("/dev/vdb", F_OK) < 0; i++) {
         usleep(50000);
     }
-    pthread_create(&thread, NULL, read_disk, NULL);
-    pthread_create(&thread, NULL, use_files, NULL);
+    pthread_create(&thread, NULL, load ? load_disk : read_disk, "vda");
+    pthread_create(&thread, NULL, load ? load_disk : use_files, "vdb");
 }
 
 /* ---- memory ---- */
@@ -244,7 +300,7 @@ int main(void)
         fill((uint64_t *)(memory + page * PAGE), page, 0);
     }
     if (number(line, "haul.disk=", 0)) {
-        start_disks();
+        start_disks(number(line, "haul.disk=", 0) == 2);
     }
     say("ready\n");
     work(memory, versions, pages, rate);

@@ -8,6 +8,9 @@
 //   remote=PROGRAM there=OPTIONS     as in haul_options
 //   die=STATE     SIGKILL itself on entering the state; see also below
 //   hold=STATE    stand still on entering the state until told to go on
+//   wait=STATE    stand still for a second on entering it
+//   cancel=STATE  cancel on entering it
+//   disks=1       with the machine's drives
 //   pid=FILE      write the process id there
 // States are haul's, and: "handshake" in setup, when the control connection stands (source of a guest);
 // "handover" before HANDOVER is sent; "handover-received"; "round1" after the first.
@@ -78,6 +81,13 @@ void reached(const std::string &state)
     say("STATE " + state);
     if (settings["die"] == state) {
         kill(getpid(), SIGKILL);
+    }
+    if (settings["cancel"] == state) {
+        std::lock_guard<std::mutex> using_it(use);
+        haul_cancel(current);
+    }
+    if (settings["wait"] == state) {
+        sleep(1);
     }
     if (settings["hold"] == state) {
         std::unique_lock<std::mutex> held(lock);
@@ -205,7 +215,8 @@ haul_options options_of_settings()
 int make_machine(bool sends, const std::string &name, haul_machine **machine, haul_error *error)
 {
     if (name != "guest") {
-        return (sends ? haul_qemu_source_new : haul_qemu_destination_new)(name.c_str(), machine, error);
+        return (sends ? haul_qemu_source_new
+                      : haul_qemu_destination_new)(name.c_str(), settings["disks"] == "1", machine, error);
     }
     haul_guest_options options;
     haul_guest_options_default(&options);

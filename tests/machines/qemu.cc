@@ -120,8 +120,10 @@ std::vector<std::string> arguments(const MachineOptions &options, const std::str
     if (options.boot) {
         add({"-kernel", "/boot/vmlinuz-" + kernel_release(), "-initrd", initrd, "-append",
              "console=ttyS0 quiet panic=-1 rdinit=/init haul.mib=" + std::to_string(options.guest_mib) +
-                 " haul.rate=" + std::to_string(options.rate_mib) +
-                 " haul.disk=" + (options.disk.empty() ? "0" : "1")});
+                 " haul.rate=" + std::to_string(options.rate_mib) + " haul.disk=" +
+                 (options.load_disks     ? "2"
+                  : options.disk.empty() ? "0"
+                                         : "1")});
     }
     if (options.incoming) {
         add({"-incoming", "defer"});

@@ -20,6 +20,7 @@ static int begin(struct cli_move *move, bool source, struct haul_error *error)
     const struct cli_options *options = move->options;
     struct haul_machine_spec spec = {
         .qmp = options->qmp,
+        .disks = options->disks,
         .memory = options->memory,
         .guest = options->guest,
         .pid = (int)options->pid,

@@ -24,6 +24,10 @@ const struct cli_option cli_option_table[] = {
              "is printed on standard error as \"listening on URI\"."},
     {"qemu", "QMP", SEND | RECEIVE | RESTORE | RECOVER | SNAPSHOT, CLI_OPTION_TEXT, FIELD(qmp),
      .help = "A QEMU machine, by the path of its QMP socket."},
+    {"disks", NULL, SEND | RECEIVE, CLI_OPTION_SET, FIELD(disks), .needs = "qemu",
+     .help = "Move the machine's writable drives too, where the hosts do not share storage. At the "
+             "destination, an image of the same size must be there for each, and is overwritten. Needed on "
+             "both sides."},
     {"memory", "PATH", SEND | RECEIVE | RESTORE | SNAPSHOT, CLI_OPTION_TEXT, FIELD(memory),
      .help = "A shared memory object: a file in a tmpfs or hugetlbfs, or /proc/PID/fd/N of a memfd."},
     {"pid", "PID", SEND | SNAPSHOT, CLI_OPTION_NUMBER, FIELD(pid), .minimum = 1, .maximum = INT32_MAX,

@@ -40,6 +40,7 @@ struct cli_options {
         *uri; /* send, relay: where to; receive: what to listen on; restore, inspect, snapshot: the file */
     const char *id;        /* resume, abandon: the move, or NULL */
     const char *qmp;       /* --qemu, or NULL */
+    bool disks;            /* --disks */
     const char *memory;    /* --memory, or NULL */
     bool guest;            /* --guest */
     uint32_t pid;          /* --pid, 0: none */

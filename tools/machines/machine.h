@@ -49,8 +49,11 @@ struct haul_machine_ops {
 };
 
 /* ---- a QEMU machine, by its QMP socket (path, or unix:path) ---- */
-int haul_qemu_source_new(const char *qmp, struct haul_machine **machine, struct haul_error *error);
-int haul_qemu_destination_new(const char *qmp, struct haul_machine **machine, struct haul_error *error);
+/* `disks`: a source moves its writable drives too, a destination lets its own be overwritten by them. */
+int haul_qemu_source_new(const char *qmp, bool disks, struct haul_machine **machine,
+                         struct haul_error *error);
+int haul_qemu_destination_new(const char *qmp, bool disks, struct haul_machine **machine,
+                              struct haul_error *error);
 /* For resume and abandon after a crash: only the QMP connection, no checks. */
 int haul_qemu_attach_existing(const char *qmp, struct haul_machine **machine, struct haul_error *error);
 

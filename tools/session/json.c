@@ -119,6 +119,11 @@ json_t *haul_outcome_json(const struct haul_outcome *outcome)
                                       integer(stats->rdma_registered_bytes), "regions",
                                       integer(stats->rdma_regions)));
     }
+    if (stats->streams) {
+        json_object_set_new(json, "streams",
+                            json_pack("{s:o s:o}", "connections", integer(stats->streams), "bytes",
+                                      integer(stats->stream_bytes)));
+    }
     json_object_set_new(json, "bandwidth", integer(stats->bandwidth_bytes_per_s));
     json_object_set_new(json, "threshold-size", integer(stats->threshold_size));
     json_object_set_new(json, "compression-ratio", json_real(stats->compression_ratio));

@@ -231,8 +231,8 @@ static int make_machine(struct haul_session *session, struct haul_error *error)
     const struct haul_machine_spec *spec = &session->spec;
     bool source = session->source;
     if (spec->qmp) {
-        return source ? haul_qemu_source_new(spec->qmp, &session->machine, error)
-                      : haul_qemu_destination_new(spec->qmp, &session->machine, error);
+        return source ? haul_qemu_source_new(spec->qmp, spec->disks, &session->machine, error)
+                      : haul_qemu_destination_new(spec->qmp, spec->disks, &session->machine, error);
     }
     if (spec->memory) {
         return source

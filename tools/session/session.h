@@ -24,6 +24,7 @@ extern "C" {
 /* What is moved: exactly one of the three. */
 struct haul_machine_spec {
     const char *qmp;      /* a QEMU machine, by its QMP socket */
+    bool disks;           /* QEMU: with its drives */
     const char *memory;   /* a shared memory object, by its path */
     bool guest;           /* the reference guest, inside this process */
     int pid;              /* source, memory: the process that writes it, or 0 */

@@ -4,6 +4,7 @@
  * the stream's last byte is held back until the handover: by then it has read and accepted everything else.
  */
 #include "tools/machines/qemu/adopt.h"
+#include "tools/machines/qemu/exports.h"
 #include "tools/machines/qemu/preamble.h"
 #include "tools/machines/qemu/source.h"
 
@@ -32,6 +33,8 @@ struct haul_qemu_destination {
     int stream; /* our end of QEMU's incoming migration, -1: none */
     bool holds; /* whether `held` waits for the handover */
     char held;
+    bool disks;                /* may be overwritten by the source's */
+    bool exporting;            /* QEMU serves its drives to the source */
     bool running;              /* the source's machine ran */
     bool adopted;              /* its memory is the source's: QEMU may not write it before the handover */
     char restore_script[4096]; /* what settings restore sends, for the guardian */
@@ -190,10 +193,46 @@ static int wait_accepted(struct haul_qemu_destination *destination, struct haul_
     return check_alive(destination, error);
 }
 
+/* The source's drives are complete: from here on the machine's own are nobody else's. */
+static int end_exports(struct haul_qemu_destination *destination, struct haul_error *error)
+{
+    if (!destination->exporting) {
+        return 0;
+    }
+    int result = haul_qemu_exports_close(destination->qmp, error);
+    destination->exporting = result != 0;
+    return result ? result : haul_guardian_arm(destination->guardian, destination->restore_script, error);
+}
+
+static int open_exports(void *opaque, const struct haul_stream *streams, unsigned count, int *fds,
+                        struct haul_error *error)
+{
+    struct haul_qemu_destination *destination = opaque;
+    struct haul_qemu_announced announced[HAUL_QEMU_DRIVES_MAX];
+    char script[sizeof destination->restore_script + sizeof HAUL_QEMU_EXPORTS_SCRIPT];
+    if (!destination->disks) {
+        return haul_error_set(error, EINVAL,
+                              "the source moves the machine's drives too, and here they may not be "
+                              "overwritten: start haul receive with --disks");
+    }
+    if (count > HAUL_QEMU_DRIVES_MAX) {
+        return haul_error_set(error, EPROTO, "the source announces %u drives", count);
+    }
+    for (unsigned i = 0; i < count; i++) {
+        announced[i] = (struct haul_qemu_announced){streams[i].name, streams[i].description};
+    }
+    snprintf(script, sizeof script, "%s%s", HAUL_QEMU_EXPORTS_SCRIPT, destination->restore_script);
+    int result = haul_guardian_arm(destination->guardian, script, error);
+    result = result ? result : haul_qemu_exports_open(destination->qmp, announced, count, fds, error);
+    destination->exporting = result == 0;
+    return result;
+}
+
 static int load(void *opaque, struct haul_state_reader *reader, struct haul_error *error)
 {
     struct haul_qemu_destination *destination = opaque;
     int result = read_preamble(destination, reader, error);
+    result = result ? result : end_exports(destination, error);
     result = result ? result : open_stream(destination, error);
     result = result ? result : pump(destination, reader, error);
     if (!result && (!destination->holds || destination->held != END_MARK)) {
@@ -288,6 +327,10 @@ static int start_guest(void *opaque, struct haul_error *error)
 
 static void detach(struct haul_qemu_destination *destination)
 {
+    if (destination->exporting) {
+        haul_qemu_exports_close(destination->qmp, NULL);
+        destination->exporting = false;
+    }
     if (destination->qmp) {
         haul_qemu_settings_restore(destination->qmp, &destination->settings, NULL);
     }
@@ -305,7 +348,8 @@ static int register_with(struct haul_qemu_destination *destination, struct haul_
                          struct haul_error *error)
 {
     static const struct haul_state_ops state = {.name = HAUL_QEMU_STATE_NAME, .load = load};
-    static const struct haul_guest_ops guest = {.start = start_guest, .adopt = adopt, .disown = disown};
+    static const struct haul_guest_ops guest = {
+        .start = start_guest, .streams = open_exports, .adopt = adopt, .disown = disown};
     for (unsigned i = 0; i < destination->inspection.count; i++) {
         const struct haul_qemu_block *block = &destination->inspection.blocks[i];
         struct haul_ram_block ram = {
@@ -336,6 +380,9 @@ static int attach(struct haul_machine *machine, struct haul_migration *migration
                                 "the destination's QEMU is \"%s\", not waiting for a machine: start it with "
                                 "the source's options and -incoming defer",
                                 status);
+    }
+    if (!result && destination->disks) {
+        result = haul_qemu_exports_clear(destination->qmp, error);
     }
     result = result ? result : haul_qemu_inspect(destination->qmp, true, &destination->inspection, error);
     if (!result && haul_get_mode(migration) == HAUL_MODE_NORMAL) {
@@ -387,7 +434,8 @@ static bool paused(struct haul_machine *machine)
     return !((struct haul_qemu_destination *)machine)->running;
 }
 
-int haul_qemu_destination_new(const char *qmp, struct haul_machine **machine, struct haul_error *error)
+int haul_qemu_destination_new(const char *qmp, bool disks, struct haul_machine **machine,
+                              struct haul_error *error)
 {
     static const struct haul_machine_ops ops = {
         .kind = "qemu",
@@ -404,6 +452,7 @@ int haul_qemu_destination_new(const char *qmp, struct haul_machine **machine, st
     }
     destination->machine.ops = &ops;
     destination->stream = -1;
+    destination->disks = disks;
     int result =
         haul_qemu_open_monitor(qmp, &destination->qmp, destination->path, sizeof destination->path, error);
     result = result ? result : haul_guardian_new(destination->path, &destination->guardian, error);

@@ -40,18 +40,23 @@ int haul_qemu_check_movable(const char *status, struct haul_error *error)
 
 int haul_qemu_source_rearm(struct haul_qemu_source *source, const char *first, struct haul_error *error)
 {
-    char script[sizeof source->restore_script + 256];
-    snprintf(script, sizeof script, "%s%s", first, source->restore_script);
+    char script[sizeof source->restore_script + 2 * HAUL_QEMU_MIRROR_SCRIPT_SIZE + 256];
+    char ending[HAUL_QEMU_MIRROR_SCRIPT_SIZE];
+    char removing[HAUL_QEMU_MIRROR_SCRIPT_SIZE];
+    haul_qemu_mirror_script(&source->mirror, ending, removing, sizeof ending);
+    snprintf(script, sizeof script, "%s%s%s%s", first, ending, source->restore_script, removing);
     return haul_guardian_arm(source->guardian, script, error);
 }
 
 /* Leaves QEMU as it was found; what attach made goes. */
 static void detach(struct haul_qemu_source *source)
 {
+    haul_qemu_disks_detach(source);
     if (source->qmp) {
         haul_qemu_settings_restore(source->qmp, &source->settings, NULL);
     }
     haul_qemu_settings_cleanup(&source->settings);
+    source->settings_applied = false;
     source->restore_script[0] = '\0';
     haul_tracker_free(source->tracker);
     source->tracker = NULL;
@@ -178,10 +183,25 @@ static int watch_writers(struct haul_qemu_source *source, struct haul_error *err
     return result;
 }
 
+int haul_qemu_source_set_up(struct haul_qemu_source *source, struct haul_error *error)
+{
+    if (source->settings_applied) {
+        return 0;
+    }
+    int result = haul_qemu_settings_apply(source->qmp, true, &source->settings, error);
+    if (!result) {
+        source->settings_applied = true;
+        haul_qemu_settings_script(&source->settings, source->restore_script, sizeof source->restore_script);
+        result = haul_qemu_source_rearm(source, "", error);
+    }
+    return result;
+}
+
 static int attach(struct haul_machine *machine, struct haul_migration *migration, struct haul_error *error)
 {
     struct haul_qemu_source *source = (struct haul_qemu_source *)machine;
     detach(source);
+    source->migration = migration;
     source->hands_over = haul_get_mode(migration) == HAUL_MODE_CPR_TRANSFER;
     source->snapshots = haul_get_mode(migration) == HAUL_MODE_BACKGROUND_SNAPSHOT;
     int result = check_state(source, error);
@@ -190,12 +210,9 @@ static int attach(struct haul_machine *machine, struct haul_migration *migration
     if (!result) {
         result = source->hands_over ? refuse_discarding(source, error) : watch_writers(source, error);
     }
-    result = result ? result : haul_qemu_settings_apply(source->qmp, true, &source->settings, error);
+    result = result ? result : haul_qemu_disks_attach(source, error);
     result = result ? result : register_with(source, migration, error);
-    if (!result) {
-        haul_qemu_settings_script(&source->settings, source->restore_script, sizeof source->restore_script);
-        result = haul_qemu_source_rearm(source, "", error);
-    }
+    result = result ? result : haul_qemu_source_set_up(source, error);
     if (result) {
         goto fail;
     }
@@ -208,11 +225,12 @@ fail:
 static void summary(struct haul_machine *machine, char *text, size_t size)
 {
     struct haul_qemu_source *source = (struct haul_qemu_source *)machine;
-    text[0] = '\0';
+    haul_qemu_disks_summary(source, text, size);
+    size_t used = strlen(text);
     if (source->brackets) {
-        snprintf(text, size,
-                 "guest stopped for %u scans because of %.128s: %.1f ms each, %.1f ms the longest",
-                 source->brackets, source->bracket_why ? source->bracket_why : "direct I/O",
+        snprintf(text + used, size - used,
+                 "%sguest stopped for %u scans because of %.128s: %.1f ms each, %.1f ms the longest",
+                 used ? "; " : "", source->brackets, source->bracket_why ? source->bracket_why : "direct I/O",
                  (double)source->bracket_total_ns / source->brackets / 1e6,
                  (double)source->bracket_longest_ns / 1e6);
     }
@@ -250,7 +268,7 @@ static bool paused(struct haul_machine *machine)
     return !((struct haul_qemu_source *)machine)->was_running;
 }
 
-int haul_qemu_source_new(const char *qmp, struct haul_machine **machine, struct haul_error *error)
+int haul_qemu_source_new(const char *qmp, bool disks, struct haul_machine **machine, struct haul_error *error)
 {
     static const struct haul_machine_ops ops = {
         .kind = "qemu",
@@ -267,6 +285,8 @@ int haul_qemu_source_new(const char *qmp, struct haul_machine **machine, struct 
         return haul_error_set(error, ENOMEM, "no memory for a QEMU machine");
     }
     source->machine.ops = &ops;
+    source->disks = disks;
+    haul_qemu_mirror_init(&source->mirror);
     int result = haul_qemu_open_monitor(qmp, &source->qmp, source->path, sizeof source->path, error);
     /* Before any memory is mapped or thread started, so that the guardian holds nothing of it. */
     result = result ? result : haul_guardian_new(source->path, &source->guardian, error);

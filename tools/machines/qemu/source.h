@@ -6,6 +6,7 @@
 
 #include "tools/machines/machine.h"
 #include "tools/machines/qemu/guardian.h"
+#include "tools/machines/qemu/mirror.h"
 #include "tools/machines/qemu/settings.h"
 #include "tools/machines/qemu/stream.h"
 #include "tools/machines/qemu/watch.h"
@@ -24,6 +25,10 @@ struct haul_qemu_source {
     struct haul_guardian *guardian;
     struct haul_qemu_inspection inspection;
     struct haul_qemu_settings settings;
+    bool settings_applied;
+    struct haul_migration *migration; /* attached to */
+    bool disks;                       /* the drives move too */
+    struct haul_qemu_mirror mirror;
     bool hands_over; /* mode cpr-transfer: no writers, no tracker */
     bool snapshots;  /* mode background-snapshot: the machine goes on here */
     struct haul_qemu_writers writers;
@@ -57,11 +62,31 @@ void haul_qemu_bracket_tracker_init(struct haul_qemu_source *source);
 const struct haul_guest_ops *haul_qemu_switchover_guest_ops(void);
 const struct haul_state_ops *haul_qemu_switchover_state_ops(void);
 
+/* ---- disks.c ---- */
+
+/* haul_qemu_disks_attach gives the migration a side stream for each drive that moves. */
+int haul_qemu_disks_attach(struct haul_qemu_source *source, struct haul_error *error);
+
+/* haul_qemu_disks_warn tells the operator which drives do not move and are not shared. */
+int haul_qemu_disks_warn(struct haul_qemu_source *source, struct haul_error *error);
+
+/* haul_qemu_disks_ready is the guest's `ready` hook: mirrors, and tells when all drives are. */
+int haul_qemu_disks_ready(struct haul_qemu_source *source, struct haul_error *error);
+
+/* haul_qemu_disks_detach ends what is left of mirroring. */
+void haul_qemu_disks_detach(struct haul_qemu_source *source);
+
+/* haul_qemu_disks_summary writes a sentence about the drives, "" when none moved. */
+void haul_qemu_disks_summary(const struct haul_qemu_source *source, char *text, size_t size);
+
 /* haul_qemu_check_movable: -ENOTSUP unless the machine's `status` is one in which it can be moved. */
 int haul_qemu_check_movable(const char *status, struct haul_error *error);
 
-/* haul_qemu_source_rearm tells the guardian what to do now if haul dies: `first` (QMP lines), then restore
- * the settings. */
+/* haul_qemu_source_set_up makes QEMU's settings haul's own, if they are not. */
+int haul_qemu_source_set_up(struct haul_qemu_source *source, struct haul_error *error);
+
+/* haul_qemu_source_rearm tells the guardian what to do now if haul dies: `first` (QMP lines), then end the
+ * mirroring of drives and restore the settings. */
 int haul_qemu_source_rearm(struct haul_qemu_source *source, const char *first, struct haul_error *error);
 
 /* haul_qemu_continue sends `cont` until QEMU takes it (a migration may still be ending), for up to 30 s. */

@@ -194,7 +194,9 @@ static int stop_guest(void *opaque, uint64_t *stopped_ns, struct haul_error *err
         return result;
     }
     source->was_running = strcmp(status, "running") == 0;
-    result = begin(source, error);
+    /* A stop that was taken back before restored them. */
+    result = haul_qemu_source_set_up(source, error);
+    result = result ? result : begin(source, error);
     if (result) {
         struct haul_error ignored;
         undo(source, &ignored);
@@ -225,6 +227,7 @@ static int resume_guest(void *opaque, struct haul_error *error)
         return result; /* the guardian stays armed: it tries again when haul ends */
     }
     haul_qemu_settings_restore(source->qmp, &source->settings, NULL);
+    source->settings_applied = false;
     source->restore_script[0] = '\0';
     return haul_qemu_source_rearm(source, "", error);
 }
@@ -245,7 +248,7 @@ static void estimate(void *opaque, struct haul_guest_costs *costs)
     /* Direct I/O is drained at the stop, and once more before the state is saved. */
     uint64_t disks = source->inspection.direct_io[0] ? DISKS_NS : 0;
     costs->stop_ns = STOP_NS + source->drain_ns;
-    costs->device_ns = DEVICE_NS + source->drain_ns + disks;
+    costs->device_ns = DEVICE_NS + source->drain_ns + disks + haul_qemu_mirror_cost_ns(&source->mirror);
     costs->start_ns = START_NS + disks + (source->hands_over ? HANDING_NS : 0);
     costs->state_bytes = source->state_bytes ? source->state_bytes : (uint64_t)256 << 10;
     if (source->scan_ns) {
@@ -300,12 +303,24 @@ static int save(void *opaque, struct haul_state_writer *writer, struct haul_erro
     snprintf(preamble.machine_type, sizeof preamble.machine_type, "%s", source->inspection.machine_type);
     snprintf(preamble.version, sizeof preamble.version, "%s", source->inspection.version);
     haul_qemu_preamble_write(&preamble, bytes);
-    int result = haul_state_write(writer, bytes, sizeof bytes, error);
+    /* The destination takes the preamble as the word that its drives are complete. */
+    int result = source->mirror.started ? haul_qemu_mirror_finish(&source->mirror, source->qmp, error) : 0;
+    result = result ? result : haul_state_write(writer, bytes, sizeof bytes, error);
     result = result ? result
                     : haul_qmp_execute(source->qmp, "migrate-continue",
                                        json_pack("{s:s}", "state", "pre-switchover"), NULL, error);
     result = result ? result : pump(source, writer, error);
     return result ? result : wait_for(source, "completed", error);
+}
+
+static int setup(void *opaque, struct haul_error *error)
+{
+    return haul_qemu_disks_warn(opaque, error);
+}
+
+static int ready(void *opaque, struct haul_error *error)
+{
+    return haul_qemu_disks_ready(opaque, error);
 }
 
 const struct haul_guest_ops *haul_qemu_switchover_guest_ops(void)
@@ -314,6 +329,7 @@ const struct haul_guest_ops *haul_qemu_switchover_guest_ops(void)
         .stop = stop_guest,
         .resume = resume_guest,
         .estimate = estimate,
+        .ready = ready,
         .handing_over = handing_over,
         .handed_over = handed_over,
     };
@@ -322,6 +338,6 @@ const struct haul_guest_ops *haul_qemu_switchover_guest_ops(void)
 
 const struct haul_state_ops *haul_qemu_switchover_state_ops(void)
 {
-    static const struct haul_state_ops ops = {.name = HAUL_QEMU_STATE_NAME, .save = save};
+    static const struct haul_state_ops ops = {.name = HAUL_QEMU_STATE_NAME, .setup = setup, .save = save};
     return &ops;
 }

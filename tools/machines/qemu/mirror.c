@@ -1,0 +1,353 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tools/machines/qemu/mirror.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#define ENDING_NS 30000000000u
+#define WORTH_MEASURING_NS 20000000u /* between two looks */
+#define FINISH_NS 3000000u           /* what ending the jobs takes when nothing is pending */
+#define NAME_SIZE 32
+
+static uint64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+static const char *text_of(const json_t *object, const char *key)
+{
+    const char *text = json_string_value(json_object_get(object, key));
+    return text ? text : "";
+}
+
+void haul_qemu_mirror_init(struct haul_qemu_mirror *mirror)
+{
+    memset(mirror, 0, sizeof *mirror);
+    for (unsigned i = 0; i < HAUL_QEMU_DRIVES_MAX; i++) {
+        mirror->sockets[i] = -1;
+    }
+}
+
+void haul_qemu_mirror_cleanup(struct haul_qemu_mirror *mirror)
+{
+    for (unsigned i = 0; i < HAUL_QEMU_DRIVES_MAX; i++) {
+        if (mirror->sockets[i] >= 0) {
+            close(mirror->sockets[i]);
+        }
+    }
+    haul_qemu_mirror_init(mirror);
+}
+
+/* ---- starting ---- */
+
+static int start_one(struct haul_qemu_mirror *mirror, unsigned index, struct haul_qmp *qmp,
+                     struct haul_error *error)
+{
+    char job[NAME_SIZE], node[NAME_SIZE], filter[NAME_SIZE];
+    snprintf(job, sizeof job, HAUL_QEMU_JOB_PREFIX "%u", index);
+    snprintf(node, sizeof node, HAUL_QEMU_NODE_PREFIX "%u", index);
+    snprintf(filter, sizeof filter, HAUL_QEMU_FILTER_PREFIX "%u", index);
+    int result = haul_qmp_give_fd(qmp, mirror->sockets[index], node, error);
+    if (result) {
+        return result;
+    }
+    close(mirror->sockets[index]);
+    mirror->sockets[index] = -1;
+    result =
+        haul_qmp_execute(qmp, "blockdev-add",
+                         json_pack("{s:s, s:s, s:{s:s, s:s}, s:s, s:s}", "driver", "nbd", "node-name", node,
+                                   "server", "type", "fd", "str", node, "export", node, "discard", "unmap"),
+                         NULL, error);
+    if (result) {
+        return result;
+    }
+    /* The whole drive, with what backing files have: the destination's image need not have any. A job that
+     * ended stays to be looked at. */
+    return haul_qmp_execute(qmp, "blockdev-mirror",
+                            json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:b}", "job-id", job, "device",
+                                      mirror->drives.list[index].node, "target", node, "sync", "full",
+                                      "copy-mode", "background", "filter-node-name", filter, "auto-dismiss",
+                                      0),
+                            NULL, error);
+}
+
+int haul_qemu_mirror_start(struct haul_qemu_mirror *mirror, struct haul_qmp *qmp, struct haul_error *error)
+{
+    mirror->started = true;
+    mirror->begun_ns = mirror->polled_ns = now_ns();
+    for (unsigned i = 0; i < mirror->drives.count; i++) {
+        int result = start_one(mirror, i, qmp, error);
+        if (result) {
+            return haul_error_prefix(error, "drive %s: ", mirror->drives.list[i].name);
+        }
+    }
+    return 0;
+}
+
+/* ---- watching ---- */
+
+/* One of our jobs in the answer of query-jobs, or NULL. */
+static const json_t *find_job(const json_t *jobs, unsigned index)
+{
+    char name[NAME_SIZE];
+    size_t i;
+    const json_t *job;
+    snprintf(name, sizeof name, HAUL_QEMU_JOB_PREFIX "%u", index);
+    json_array_foreach(jobs, i, job)
+    {
+        if (strcmp(text_of(job, "id"), name) == 0) {
+            return job;
+        }
+    }
+    return NULL;
+}
+
+static uint64_t number_of(const json_t *object, const char *key)
+{
+    json_int_t value = json_integer_value(json_object_get(object, key));
+    return value > 0 ? (uint64_t)value : 0;
+}
+
+static uint64_t left_of(const json_t *job)
+{
+    uint64_t total = number_of(job, "total-progress");
+    uint64_t done = number_of(job, "current-progress");
+    return total > done ? total - done : 0;
+}
+
+static int failed(const struct haul_qemu_drive *drive, const json_t *job, struct haul_error *error)
+{
+    const char *why = text_of(job, "error");
+    return haul_error_set(error, EIO, "mirroring drive %s to the destination: %s", drive->name,
+                          why[0] ? why : "the job ended too early; did somebody cancel it?");
+}
+
+static void measure(struct haul_qemu_mirror *mirror, uint64_t done, uint64_t pending)
+{
+    uint64_t now = now_ns();
+    uint64_t since = now - mirror->polled_ns;
+    if (since < WORTH_MEASURING_NS) {
+        mirror->pending_bytes = pending;
+        return;
+    }
+    /* Only time in which there was always something to mirror tells how fast it goes. */
+    if (done > mirror->done_bytes && (mirror->pending_bytes > 0 || !mirror->ready) && pending > 0) {
+        double rate = (double)(done - mirror->done_bytes) * 1e9 / (double)since;
+        mirror->bytes_per_s = mirror->bytes_per_s > 0 ? (mirror->bytes_per_s + rate) / 2 : rate;
+    }
+    mirror->polled_ns = now;
+    mirror->done_bytes = done;
+    mirror->pending_bytes = pending;
+}
+
+int haul_qemu_mirror_poll(struct haul_qemu_mirror *mirror, struct haul_qmp *qmp, struct haul_error *error)
+{
+    json_t *jobs = NULL;
+    int result = haul_qmp_execute(qmp, "query-jobs", NULL, &jobs, error);
+    uint64_t done = 0;
+    uint64_t pending = 0;
+    bool ready = true;
+    for (unsigned i = 0; !result && i < mirror->drives.count; i++) {
+        const json_t *job = find_job(jobs, i);
+        const char *status = text_of(job, "status");
+        if (!job || strcmp(status, "concluded") == 0 || strcmp(status, "aborting") == 0) {
+            result = failed(&mirror->drives.list[i], job, error);
+        }
+        /* "standby" is a ready job that is held for a moment. */
+        ready = ready && (strcmp(status, "ready") == 0 || strcmp(status, "standby") == 0);
+        done += number_of(job, "current-progress");
+        pending += left_of(job);
+    }
+    json_decref(jobs);
+    if (result) {
+        return result;
+    }
+    measure(mirror, done, pending);
+    if (ready && !mirror->ready) {
+        mirror->ready = true;
+        mirror->ready_ns = now_ns() - mirror->begun_ns;
+        if (mirror->bytes_per_s == 0 && mirror->ready_ns) { /* too quick for two looks */
+            mirror->bytes_per_s = (double)done * 1e9 / (double)mirror->ready_ns;
+        }
+    }
+    return ready;
+}
+
+uint64_t haul_qemu_mirror_cost_ns(const struct haul_qemu_mirror *mirror)
+{
+    if (mirror->drives.count == 0) {
+        return 0;
+    }
+    double carry = mirror->bytes_per_s > 0 ? (double)mirror->pending_bytes * 1e9 / mirror->bytes_per_s : 0;
+    return FINISH_NS + (uint64_t)carry;
+}
+
+/* ---- the end ---- */
+
+static int cancel_job(struct haul_qmp *qmp, const char *job, bool force, struct haul_error *error)
+{
+    /* A ready mirror that is cancelled without force completes, and QEMU stays on the drive that it has. */
+    return haul_qmp_execute(qmp, "block-job-cancel",
+                            json_pack("{s:s, s:b}", "device", job, "force", (int)force), NULL, error);
+}
+
+static int dismiss(struct haul_qmp *qmp, const char *job, struct haul_error *error)
+{
+    return haul_qmp_execute(qmp, "job-dismiss", json_pack("{s:s}", "id", job), NULL, error);
+}
+
+/* Waits for the end of one job, and looks whether it came to a good one. */
+static int await_end(struct haul_qemu_mirror *mirror, unsigned index, struct haul_qmp *qmp,
+                     struct haul_error *error)
+{
+    const struct haul_qemu_drive *drive = &mirror->drives.list[index];
+    uint64_t deadline = now_ns() + ENDING_NS;
+    for (;;) {
+        json_t *jobs = NULL;
+        int result = haul_qmp_execute(qmp, "query-jobs", NULL, &jobs, error);
+        const json_t *job = find_job(jobs, index);
+        bool concluded = strcmp(text_of(job, "status"), "concluded") == 0;
+        if (!result && (!job || (concluded && (text_of(job, "error")[0] || left_of(job))))) {
+            result = failed(drive, job, error);
+        }
+        json_decref(jobs);
+        if (result || concluded) {
+            return result;
+        }
+        if (now_ns() > deadline) {
+            return haul_error_set(error, ETIMEDOUT,
+                                  "the last writes to drive %s did not get to the destination in %u s",
+                                  drive->name, (unsigned)(ENDING_NS / 1000000000u));
+        }
+        poll(NULL, 0, 1);
+    }
+}
+
+static int end_one(struct haul_qemu_mirror *mirror, unsigned index, struct haul_qmp *qmp,
+                   struct haul_error *error)
+{
+    char job[NAME_SIZE], node[NAME_SIZE];
+    snprintf(job, sizeof job, HAUL_QEMU_JOB_PREFIX "%u", index);
+    snprintf(node, sizeof node, HAUL_QEMU_NODE_PREFIX "%u", index);
+    int result = await_end(mirror, index, qmp, error);
+    result = result ? result : dismiss(qmp, job, error);
+    return result ? result
+                  : haul_qmp_execute(qmp, "blockdev-del", json_pack("{s:s}", "node-name", node), NULL, error);
+}
+
+int haul_qemu_mirror_finish(struct haul_qemu_mirror *mirror, struct haul_qmp *qmp, struct haul_error *error)
+{
+    uint64_t begun = now_ns();
+    /* Cancelling a job that is not ready would leave half a drive behind and call it done. */
+    int result = haul_qemu_mirror_poll(mirror, qmp, error);
+    if (result <= 0) {
+        return result < 0 ? result
+                          : haul_error_set(error, EIO, "a drive is not ready, the machine stopped too early");
+    }
+    result = 0;
+    mirror->last_bytes = mirror->pending_bytes;
+    for (unsigned i = 0; !result && i < mirror->drives.count; i++) {
+        char job[NAME_SIZE];
+        snprintf(job, sizeof job, HAUL_QEMU_JOB_PREFIX "%u", i);
+        result = cancel_job(qmp, job, false, error);
+    }
+    for (unsigned i = 0; !result && i < mirror->drives.count; i++) {
+        result = end_one(mirror, i, qmp, error);
+    }
+    mirror->finish_ns = now_ns() - begun;
+    mirror->started = result != 0;
+    return result;
+}
+
+/* ---- undoing ---- */
+
+static bool is_ours(const char *name, const char *prefix)
+{
+    return strncmp(name, prefix, strlen(prefix)) == 0;
+}
+
+/* Ends what runs and dismisses what ended; *left says whether any job is still there. */
+static int remove_jobs(struct haul_qmp *qmp, bool *left, struct haul_error *error)
+{
+    json_t *jobs = NULL;
+    int result = haul_qmp_execute(qmp, "query-jobs", NULL, &jobs, error);
+    size_t index;
+    const json_t *job;
+    *left = false;
+    json_array_foreach(jobs, index, job)
+    {
+        const char *id = text_of(job, "id");
+        if (!is_ours(id, HAUL_QEMU_JOB_PREFIX)) {
+            continue;
+        }
+        *left = true;
+        /* Both may be refused, by a job that is on its way from one state to the next. */
+        if (strcmp(text_of(job, "status"), "concluded") == 0) {
+            dismiss(qmp, id, NULL);
+        } else {
+            cancel_job(qmp, id, true, NULL);
+        }
+    }
+    json_decref(jobs);
+    return result;
+}
+
+static int remove_nodes(struct haul_qmp *qmp, struct haul_error *error)
+{
+    json_t *nodes = NULL;
+    int result =
+        haul_qmp_execute(qmp, "query-named-block-nodes", json_pack("{s:b}", "flat", 1), &nodes, error);
+    size_t index;
+    const json_t *node;
+    json_array_foreach(nodes, index, node)
+    {
+        const char *name = text_of(node, "node-name");
+        if (!result && is_ours(name, HAUL_QEMU_NODE_PREFIX)) {
+            result =
+                haul_qmp_execute(qmp, "blockdev-del", json_pack("{s:s}", "node-name", name), NULL, error);
+        }
+    }
+    json_decref(nodes);
+    return result;
+}
+
+int haul_qemu_mirror_remove(struct haul_qmp *qmp, struct haul_error *error)
+{
+    uint64_t deadline = now_ns() + ENDING_NS;
+    bool left = true;
+    int result = 0;
+    while (!result && left) {
+        result = remove_jobs(qmp, &left, error);
+        if (!result && left && now_ns() > deadline) {
+            result = haul_error_set(error, ETIMEDOUT, "QEMU does not end its job of mirroring a drive");
+        }
+        if (left) {
+            poll(NULL, 0, 2);
+        }
+    }
+    return result ? result : remove_nodes(qmp, error);
+}
+
+void haul_qemu_mirror_script(const struct haul_qemu_mirror *mirror, char *first, char *last, size_t size)
+{
+    size_t first_used = 0;
+    size_t last_used = 0;
+    first[0] = last[0] = '\0';
+    for (unsigned i = 0; mirror->started && i < mirror->drives.count; i++) {
+        first_used += (size_t)snprintf(
+            first + first_used, size - first_used,
+            "?{\"execute\":\"block-job-cancel\",\"arguments\":{\"device\":\"" HAUL_QEMU_JOB_PREFIX
+            "%u\",\"force\":true}}\n",
+            i);
+        last_used += (size_t)snprintf(
+            last + last_used, size - last_used,
+            "?{\"execute\":\"blockdev-del\",\"arguments\":{\"node-name\":\"" HAUL_QEMU_NODE_PREFIX "%u\"}}\n",
+            i);
+    }
+}
