@@ -157,7 +157,8 @@ bool haul_bg_pages_find(const struct haul_bg_block *block, uint64_t first, uint3
 
 /*
  * haul_bg_pages_check makes sure that pages still have the content that they had at the moment: -ENODATA when
- * one of `wanted` became a hole (balloon, discard: trap T8). Before they are copied, which fills holes.
+ * one of `wanted` became a hole (balloon, discard: trap T8). Before they are copied, which fills holes. For
+ * writers only: it waits for locks of the file, which a thread that was preempted may hold.
  */
 int haul_bg_pages_check(const struct haul_bg_block *block, uint64_t first, uint32_t count,
                         const uint64_t *wanted, struct haul_error *error);

@@ -56,10 +56,6 @@ static int save(struct haul_background *background, const struct haul_waiting_wr
     slot->first = first;
     slot->count = count;
     if (haul_bg_pages_find(block, first, count, slot->won)) {
-        int lost = haul_bg_pages_check(block, first, count, slot->won, error);
-        if (lost < 0) {
-            return lost; /* who waits is let go by the end of the snapshot */
-        }
         copy_wanted(block, slot);
         haul_bg_pages_take(pages, write->block, first, count, slot->won);
     }

@@ -45,9 +45,6 @@ static int store(struct haul_bg_writer *writer, uint32_t block, uint64_t first, 
         }
         const unsigned char *bytes = copy + (size_t)at * HAUL_PAGE_SIZE;
         int rc = haul_snapshot_put(background->file, block, first + at, run, bytes, writer->sums, error);
-        if (rc == 0) {
-            rc = haul_snapshot_write_out(background->file, block, first + at, run, false, error);
-        }
         if (rc < 0) {
             return rc;
         }
@@ -124,7 +121,12 @@ static int stream_chunk(struct haul_bg_writer *writer, uint64_t chunk, struct ha
         kept += (uint64_t)__builtin_popcountll(wanted[word]);
     }
     haul_account_add(&writer->account.zero_pages, won - kept);
-    return rc < 0 ? rc : store(writer, index, first, count, writer->copy, wanted, error);
+    rc = rc < 0 ? rc : store(writer, index, first, count, writer->copy, wanted, error);
+    /*
+     * The disk begins early with what comes in order. Clusters that writes chose are many small pieces all
+     * over the file, which would keep it busy until the pool is full: those are left to the page cache.
+     */
+    return rc < 0 ? rc : haul_snapshot_write_out(background->file, index, first, count, false, error);
 }
 
 /* How long max-bandwidth wants the next chunk to wait. */
