@@ -92,10 +92,14 @@ TEST_F(Cli, VersionAndGeneralHelp)
 TEST_F(Cli, HelpOfEachCommandIsTheSameBothWays)
 {
     for (const char *command :
-         {"send", "receive", "snapshot", "restore", "inspect", "topology", "resume", "abandon", "daemon"}) {
+         {"send", "receive", "snapshot", "restore", "inspect", "topology", "resume", "abandon", "daemon",
+          "query", "set", "cancel", "continue", "watch", "relay"}) {
         EXPECT_EQ(Run({"help", command}), 0);
         std::string text = out_;
         EXPECT_EQ(text.rfind(std::string("Usage: haul ") + command, 0), 0u) << text;
+        EXPECT_NE(text.find("\nExamples:\n  "), std::string::npos) << text;
+        EXPECT_NE(text.find(std::string("\n    haul ") + command), std::string::npos)
+            << "none shows the command: " << text;
         EXPECT_EQ(Run({command, "--help"}), 0);
         EXPECT_EQ(out_, text);
     }

@@ -127,6 +127,34 @@ TEST_F(Setup, InstallsOnlyWhatIsMissingAndSaysSo)
               "apt-get -q -o DPkg::Lock::Timeout=300 install -y --no-install-recommends clang-format\n");
 }
 
+TEST_F(Setup, KeepsAnSshServerThatItInstallsFromStarting)
+{
+    Installed({});
+    Command("systemctl", "echo \"systemctl $*\" >>\"" + folder + "/log\"");
+    EXPECT_EQ(Run("test"), 0) << output;
+    size_t masked = Log().find("systemctl mask ssh.service ssh.socket\n");
+    ASSERT_NE(masked, std::string::npos) << Log();
+    EXPECT_LT(masked, Log().find(" install ")) << "before it is there to be started";
+    EXPECT_NE(output.find("masking the ssh service"), std::string::npos) << output;
+}
+
+TEST_F(Setup, LeavesAnSshServerThatWasThereAlone)
+{
+    Installed({"openssh-server"});
+    Command("systemctl", "echo \"systemctl $*\" >>\"" + folder + "/log\"");
+    EXPECT_EQ(Run("test"), 0) << output;
+    EXPECT_EQ(Log().find("systemctl"), std::string::npos) << Log();
+}
+
+TEST_F(Setup, StopsWhenTheSshServiceCannotBeKeptOff)
+{
+    Installed({});
+    Command("systemctl", "exit 1");
+    EXPECT_EQ(Run("test"), 1);
+    EXPECT_NE(output.find("the ssh service could not be masked"), std::string::npos) << output;
+    EXPECT_EQ(Log(), "");
+}
+
 TEST_F(Setup, GoesThroughSudoWithoutRoot)
 {
     Installed({});

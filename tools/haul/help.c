@@ -349,6 +349,7 @@ void cli_help_print(enum cli_command command, FILE *out)
         fprintf(out, "\nOptions of the reference guest:\n");
         print_options(command, true, out);
     }
+    fprintf(out, "\nExamples:\n%s", cli_examples(command));
     if (help->tail) {
         fputc('\n', out);
         print_wrapped(help->tail, 0, out);

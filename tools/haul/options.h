@@ -81,6 +81,9 @@ const char *cli_file_path(const char *uri);
 void cli_help_print(enum cli_command command, FILE *out);
 void cli_help_print_all(FILE *out);
 
+/* cli_examples returns a command's examples, as indented lines. */
+const char *cli_examples(enum cli_command command);
+
 /* ---- the table ---- */
 
 enum cli_option_type {
