@@ -26,30 +26,32 @@ extern "C" {
 
 /* Control frames, as they travel. S: from the source, D: from the destination. Never renumber. */
 #define HAUL_FRAMES(X)                                                                                       \
-    X(1, HELLO)       /* S: first on every connection, control and data */                                   \
-    X(2, WELCOME)     /* D: answers HELLO */                                                                 \
-    X(3, BLOCKS)      /* S: the block table */                                                               \
-    X(4, BLOCKS_OK)   /* D: the table fits; data channels may connect */                                     \
-    X(5, ROUND_DONE)  /* D: every channel reached the mark of this round and its pages are in memory */      \
-    X(6, STATE_BEGIN) /* S: a handler's name, and the round that its loading needs in memory */              \
-    X(7, STATE)       /* S: part of the handler's state */                                                   \
-    X(8, STATE_END)   /* S: the handler's state is complete */                                               \
-    X(9, VERIFY)      /* S: asks for the hash of every block */                                              \
-    X(10, HASHES)     /* D: answers VERIFY */                                                                \
-    X(11, HANDOVER)   /* S: the destination owns the guest from here (rule R1) */                            \
-    X(12, RUNNING)    /* D: the guest runs here */                                                           \
-    X(13, PING)       /* both: silence test and round trip; answered by PONG */                              \
-    X(14, PONG)       /* both: answers PING */                                                               \
-    X(15, FAILED)     /* both: errno and text; the sender of it gives up */                                  \
-    X(16, PREPARE)    /* S: all is sent; can you take over? */                                               \
-    X(17, PREPARED)   /* D: everything loaded; waits for HANDOVER */                                         \
-    X(18, PRESENT)    /* S: which 2 MiB chunks of a block will come with content, for populating */          \
-    X(19, MEMORY)     /* S: a block's memory itself, as a descriptor beside the frame (cpr-transfer) */      \
-    X(20, MEMORY_OK)  /* D: took over the memory of every block */                                           \
-    X(21, RDMA_OFFER) /* D: provider, addresses and keys of its registered memory */                         \
-    X(22, RDMA_PORT)  /* D, on a data connection: where the channel's endpoint is */                         \
-    X(23, STREAMS)    /* S: the side streams that will connect after the channels */                         \
-    X(24, STREAMS_OK) /* D: the machine takes them */
+    X(1, HELLO)        /* S: first on every connection, control and data */                                  \
+    X(2, WELCOME)      /* D: answers HELLO */                                                                \
+    X(3, BLOCKS)       /* S: the block table */                                                              \
+    X(4, BLOCKS_OK)    /* D: the table fits; data channels may connect */                                    \
+    X(5, ROUND_DONE)   /* D: every channel reached the mark of this round and its pages are in memory */     \
+    X(6, STATE_BEGIN)  /* S: a handler's name, and the round that its loading needs in memory */             \
+    X(7, STATE)        /* S: part of the handler's state */                                                  \
+    X(8, STATE_END)    /* S: the handler's state is complete */                                              \
+    X(9, VERIFY)       /* S: asks for the hash of every block */                                             \
+    X(10, HASHES)      /* D: answers VERIFY */                                                               \
+    X(11, HANDOVER)    /* S: the destination owns the guest from here (rule R1) */                           \
+    X(12, RUNNING)     /* D: the guest runs here */                                                          \
+    X(13, PING)        /* both: silence test and round trip; answered by PONG */                             \
+    X(14, PONG)        /* both: answers PING */                                                              \
+    X(15, FAILED)      /* both: errno and text; the sender of it gives up */                                 \
+    X(16, PREPARE)     /* S: all is sent; can you take over? */                                              \
+    X(17, PREPARED)    /* D: everything loaded; waits for HANDOVER */                                        \
+    X(18, PRESENT)     /* S: which 2 MiB chunks of a block will come with content, for populating */         \
+    X(19, MEMORY)      /* S: a block's memory itself, as a descriptor beside the frame (cpr-transfer) */     \
+    X(20, MEMORY_OK)   /* D: took over the memory of every block */                                          \
+    X(21, RDMA_OFFER)  /* D: provider, addresses and keys of its registered memory */                        \
+    X(22, RDMA_PORT)   /* D, on a data connection: where the channel's endpoint is */                        \
+    X(23, STREAMS)     /* S: the side streams that will connect after the channels */                        \
+    X(24, STREAMS_OK)  /* D: the machine takes them */                                                       \
+    X(25, NOT_STARTED) /* D, after PREPARED: FAILED, and the guest never ran here and never will */          \
+    X(26, WORKING)     /* D: what is due takes longer, and got further since the last of these */
 
 enum haul_frame_type {
 #define X(number, name) HAUL_FRAME_##name = (number),

@@ -4,6 +4,7 @@
 #include "engine/block_table.h"
 #include "engine/clock.h"
 #include "engine/cpr.h"
+#include "engine/greeter.h"
 #include "engine/rdma.h"
 #include "engine/streams.h"
 
@@ -12,34 +13,9 @@
 #include <string.h>
 #include <unistd.h>
 
-/* What a connection may take to say HELLO: one that stays silent must not keep the real source waiting for
- * long. */
-#define HELLO_TIMEOUT_MS 2000
-
 static int timeout_ms(const struct haul_migration *migration)
 {
     return (int)migration->limits.connect_timeout_ms;
-}
-
-static int read_hello(struct haul_migration *migration, int fd, struct haul_hello *hello,
-                      struct haul_error *error)
-{
-    unsigned char payload[256];
-    enum haul_frame_type type;
-    size_t length;
-    haul_migration_greet(migration, fd);
-    int rc = haul_frame_recv(fd, &type, payload, sizeof payload, &length, HELLO_TIMEOUT_MS, error);
-    haul_migration_greet(migration, -1);
-    if (rc == 0 && type != HAUL_FRAME_HELLO) {
-        rc = haul_error_set(error, EPROTO, "%s came where HELLO was due", haul_frame_name(type));
-    }
-    return rc < 0 ? rc : haul_hello_decode(payload, length, hello, error);
-}
-
-static void refuse(int fd, const struct haul_error *why)
-{
-    haul_control_fail_fd(fd, why);
-    close(fd);
 }
 
 static int check_control_hello(struct haul_migration *migration, const struct haul_hello *hello, int fd,
@@ -78,28 +54,24 @@ static void notify(void *opaque)
 }
 
 /* Waits for the first connection that says a valid control HELLO. */
-static int accept_control(struct haul_migration *migration, struct haul_error *error)
+static int accept_control(struct haul_migration *migration, struct haul_greeter *greeter,
+                          struct haul_error *error)
 {
     struct haul_hello hello;
     int fd;
     for (;;) {
-        int rc = haul_listener_accept(migration->listener, HAUL_CONTROL_CHANNEL, -1, migration->cancel_fd,
-                                      &fd, error);
+        int rc = haul_greeter_next(greeter, HAUL_CONTROL_CHANNEL, -1, &fd, &hello, error);
         if (rc < 0) {
             return rc;
         }
-        rc = read_hello(migration, fd, &hello, error);
-        if (rc == 0) {
-            rc = check_control_hello(migration, &hello, fd, error);
-        }
+        rc = check_control_hello(migration, &hello, fd, error);
         if (rc == 0) {
             rc = haul_frame_send(fd, HAUL_FRAME_WELCOME, NULL, 0, error);
         }
         if (rc == 0) {
             break;
         }
-        haul_migration_say(migration, "a connection was refused: %s", error->message);
-        refuse(fd, error);
+        haul_greeter_refuse(migration, fd, error);
     }
     bool adopts = hello.capabilities & HAUL_CAPABILITY_CPR_TRANSFER;
     migration->destination->has_streams = hello.capabilities & HAUL_CAPABILITY_STREAMS;
@@ -156,8 +128,18 @@ static int agree_on_blocks(struct haul_migration *migration, struct haul_error *
     if (rc == 0 && haul_rdma_wanted(migration)) {
         rc = haul_rdma_register(migration, migration->destination->source_views, error);
     }
+    uint64_t trial_ns = 0;
     if (rc == 0) {
-        rc = haul_control_send(migration->control, HAUL_FRAME_BLOCKS_OK, NULL, 0, error);
+        rc = haul_migration_try_step(migration, &trial_ns, error);
+    }
+    if (rc == 0) {
+        uint64_t microseconds = (trial_ns + 999) / 1000;
+        unsigned char payload[4];
+        struct haul_writer writer;
+        haul_writer_init(&writer, payload, sizeof payload);
+        haul_writer_u32(&writer,
+                        microseconds < HAUL_TRIAL_MOST_US ? (uint32_t)microseconds : HAUL_TRIAL_MOST_US);
+        rc = haul_control_send(migration->control, HAUL_FRAME_BLOCKS_OK, payload, sizeof payload, error);
     }
     if (rc == 0 && migration->rma) {
         rc = haul_rdma_offer(migration, error);
@@ -244,30 +226,30 @@ static bool expects(const struct haul_migration *migration, const struct haul_he
 }
 
 /* Takes one data connection if it belongs to this migration; *taken tells. */
-static int take_channel(struct haul_migration *migration, int fd, bool *taken, struct haul_error *error)
+static int take_channel(struct haul_migration *migration, int fd, const struct haul_hello *hello, bool *taken,
+                        struct haul_error *error)
 {
-    struct haul_hello hello;
     struct haul_error why = {0};
     *taken = false;
-    int rc = read_hello(migration, fd, &hello, &why);
-    if (rc == 0 && !expects(migration, &hello)) {
+    int rc = 0;
+    if (!expects(migration, hello)) {
         rc = haul_error_set(&why, EBUSY, "this destination is taken by another migration");
     }
     if (rc == 0) {
         rc = haul_frame_send(fd, HAUL_FRAME_WELCOME, NULL, 0, &why);
     }
     if (rc < 0) {
-        haul_migration_say(migration, "a connection was refused: %s", why.message);
-        refuse(fd, &why);
+        haul_greeter_refuse(migration, fd, &why);
         return 0;
     }
     *taken = true;
-    return hello.channel < migration->destination->channels
-               ? start_receiver(migration, hello.channel, fd, error)
-               : haul_streams_begin(migration, hello.channel, fd, error);
+    return hello->channel < migration->destination->channels
+               ? start_receiver(migration, hello->channel, fd, error)
+               : haul_streams_begin(migration, hello->channel, fd, error);
 }
 
-static int accept_channels(struct haul_migration *migration, struct haul_error *error)
+static int accept_channels(struct haul_migration *migration, struct haul_greeter *greeter,
+                           struct haul_error *error)
 {
     struct haul_destination *destination = migration->destination;
     struct haul_placement_request request = {
@@ -289,9 +271,9 @@ static int accept_channels(struct haul_migration *migration, struct haul_error *
     while (connected < wanted) {
         int fd;
         bool taken = false;
+        struct haul_hello hello;
         /* Short waits: a source that died shows on the control connection. */
-        rc = haul_listener_accept(migration->listener, (uint16_t)connected, 100, migration->cancel_fd, &fd,
-                                  error);
+        rc = haul_greeter_next(greeter, (uint16_t)connected, 100, &fd, &hello, error);
         if (rc == -ETIMEDOUT) {
             rc = haul_control_status(migration->control, error);
             if (rc == 0 && haul_now_ns() > deadline) {
@@ -304,7 +286,7 @@ static int accept_channels(struct haul_migration *migration, struct haul_error *
             continue;
         }
         if (rc == 0) {
-            rc = take_channel(migration, fd, &taken, error);
+            rc = take_channel(migration, fd, &hello, &taken, error);
         }
         if (rc < 0) {
             return rc;
@@ -330,14 +312,17 @@ void haul_destination_stop_listening(struct haul_migration *migration)
 
 int haul_destination_accept(struct haul_migration *migration, struct haul_error *error)
 {
-    int rc = accept_control(migration, error);
+    struct haul_greeter *greeter = haul_greeter_new(migration);
+    int rc = greeter ? accept_control(migration, greeter, error)
+                     : haul_error_set(error, ENOMEM, "no memory for those who connect");
     if (rc == 0) {
         rc = agree_on_blocks(migration, error);
     }
     if (rc == 0) {
         rc = migration->destination->adopts ? adopt_memory(migration, error)
-                                            : accept_channels(migration, error);
+                                            : accept_channels(migration, greeter, error);
     }
     haul_destination_stop_listening(migration);
+    haul_greeter_free(greeter);
     return rc;
 }

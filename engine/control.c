@@ -3,6 +3,7 @@
 
 #include "channels/transport/transport.h"
 #include "engine/clock.h"
+#include "engine/failure.h"
 
 #include <errno.h>
 #include <net/if.h>
@@ -18,7 +19,6 @@
 #define PINGS_PER_TIMEOUT 4 /* at least, so that one that is late is not taken for silence */
 #define FIRST_PINGS 4       /* sent in quick succession, so that the first prediction knows the round trip */
 #define FIRST_PING_INTERVAL_MS 20
-#define FAILURE_MAX (sizeof(struct haul_error) + 16) /* payload of FAILED */
 #define REASON_MS 300 /* how long who met a broken channel waits for the peer to say why */
 #define QUEUE_LIMIT 8 /* frames; the reader waits beyond it, so that the peer cannot fill our memory */
 #define PASSED_LIMIT                                                                                         \
@@ -43,7 +43,14 @@ struct haul_control {
     bool closing;
     int failure; /* negative errno once the connection failed */
     struct haul_error failure_error;
-    struct haul_error reason; /* the first FAILED of the peer; code 0 before it came */
+    struct haul_error reason; /* the first FAILED or NOT_STARTED of the peer; code 0 before it came */
+    bool declined;            /* it was a NOT_STARTED, and no RUNNING came before */
+    bool confirmed;           /* RUNNING came */
+    uint64_t worked;          /* what the peer's last WORKING said */
+
+    /* Private to the thread that works for the peer. */
+    uint64_t steps;
+    uint64_t reported_ns; /* when WORKING was sent, or the first step done */
 
     /* Written by the reader, read by anybody; a statistic, so relaxed. */
     _Atomic uint64_t round_trip_ns;
@@ -70,27 +77,22 @@ int haul_control_send_fd(struct haul_control *control, enum haul_frame_type type
     return rc;
 }
 
-static size_t encode_failure(const struct haul_error *error, unsigned char *payload, size_t capacity)
+static void send_failure(struct haul_control *control, enum haul_frame_type type,
+                         const struct haul_error *error)
 {
-    struct haul_writer writer;
-    haul_writer_init(&writer, payload, capacity);
-    haul_writer_u32(&writer, (uint32_t)error->code);
-    haul_writer_string(&writer, error->message);
-    return haul_writer_length(&writer);
+    unsigned char payload[HAUL_FAILURE_MAX];
+    size_t length = haul_failure_encode(error, payload);
+    haul_control_send(control, type, payload, length, NULL);
 }
 
 void haul_control_fail(struct haul_control *control, const struct haul_error *error)
 {
-    unsigned char payload[FAILURE_MAX];
-    size_t length = encode_failure(error, payload, sizeof payload);
-    haul_control_send(control, HAUL_FRAME_FAILED, payload, length, NULL);
+    send_failure(control, HAUL_FRAME_FAILED, error);
 }
 
-void haul_control_fail_fd(int fd, const struct haul_error *error)
+void haul_control_decline(struct haul_control *control, const struct haul_error *error)
 {
-    unsigned char payload[FAILURE_MAX];
-    size_t length = encode_failure(error, payload, sizeof payload);
-    haul_frame_send(fd, HAUL_FRAME_FAILED, payload, length, NULL);
+    send_failure(control, HAUL_FRAME_NOT_STARTED, error);
 }
 
 /* Under `lock`. Release, pairs with the acquire in haul_control_quiet: what happened is in place. */
@@ -141,6 +143,43 @@ static void take_pong(struct haul_control *control, const unsigned char *payload
     uint64_t old = atomic_load_explicit(&control->round_trip_ns, memory_order_relaxed);
     uint64_t smoothed = old == 0 || sample < old ? sample : old + (sample - old) / 8;
     atomic_store_explicit(&control->round_trip_ns, smoothed, memory_order_relaxed);
+}
+
+void haul_control_progress(struct haul_control *control)
+{
+    uint64_t now = haul_now_ns();
+    if (control->steps++ == 0) {
+        control->reported_ns = now;
+    }
+    if (now - control->reported_ns < (uint64_t)ping_interval_ms(control) * 1000000) {
+        return;
+    }
+    unsigned char payload[8];
+    struct haul_writer writer;
+    haul_writer_init(&writer, payload, sizeof payload);
+    haul_writer_u64(&writer, control->steps);
+    control->reported_ns = now;
+    haul_control_send(control, HAUL_FRAME_WORKING, payload, sizeof payload,
+                      NULL); /* the reader sees why not */
+}
+
+/* The peer got further: whoever waits for it has patience again. */
+static int take_working(struct haul_control *control, const unsigned char *payload, size_t length,
+                        struct haul_error *error)
+{
+    struct haul_cursor cursor;
+    haul_cursor_init(&cursor, payload, length);
+    uint64_t worked = haul_cursor_u64(&cursor);
+    pthread_mutex_lock(&control->lock);
+    bool further = haul_cursor_done(&cursor) && worked > control->worked;
+    if (further) {
+        control->worked = worked;
+        pthread_cond_broadcast(&control->changed);
+    }
+    pthread_mutex_unlock(&control->lock);
+    return further ? 0
+                   : haul_error_set(error, EPROTO, "control connection to %s: a WORKING that got no further",
+                                    control->peer);
 }
 
 /*
@@ -214,8 +253,10 @@ static int enqueue(struct haul_control *control, enum haul_frame_type type, cons
     frame->length = length;
     memcpy(frame->payload, payload, length);
     pthread_mutex_lock(&control->lock);
-    if (type == HAUL_FRAME_FAILED && control->reason.code == 0) {
-        haul_control_read_failure(payload, length, control->peer, &control->reason);
+    control->confirmed = control->confirmed || type == HAUL_FRAME_RUNNING;
+    if (haul_is_failure(type) && control->reason.code == 0) {
+        bool readable = haul_failure_read(payload, length, control->peer, &control->reason);
+        control->declined = type == HAUL_FRAME_NOT_STARTED && readable && !control->confirmed;
     }
     *control->tail = frame;
     control->tail = &frame->next;
@@ -262,6 +303,9 @@ static int read_one(struct haul_control *control, unsigned char *buffer, struct 
     if (type == HAUL_FRAME_PONG) {
         take_pong(control, buffer, length);
         return 0;
+    }
+    if (type == HAUL_FRAME_WORKING) {
+        return take_working(control, buffer, length, error);
     }
     return enqueue(control, type, buffer, length, error);
 }
@@ -346,24 +390,6 @@ int haul_control_new(const struct haul_control_options *options, struct haul_con
     return 0;
 }
 
-int haul_control_read_failure(const void *payload, size_t length, const char *peer, struct haul_error *error)
-{
-    char text[sizeof error->message];
-    struct haul_cursor cursor;
-    haul_cursor_init(&cursor, payload, length);
-    uint32_t code = haul_cursor_u32(&cursor);
-    bool readable = haul_cursor_string(&cursor, text, sizeof text) && haul_cursor_done(&cursor);
-    if (!readable || code == 0 || code > 4095) {
-        return haul_error_set(error, EPROTO, "%s failed and sent no readable reason", peer);
-    }
-    for (char *at = text; *at; at++) {
-        if (*at < ' ' || *at > '~') {
-            *at = ' '; /* the peer's text goes to a terminal, and 8-bit controls are controls too */
-        }
-    }
-    return haul_error_set(error, (int)code, "%s reports: %s", peer, text);
-}
-
 int haul_control_fd(const struct haul_control *control)
 {
     return control->options.fd;
@@ -381,13 +407,19 @@ int haul_control_nic_node(const struct haul_control *control, const struct haul_
 int haul_control_next(struct haul_control *control, int timeout_ms, struct haul_frame **frame,
                       struct haul_error *error)
 {
-    struct timespec deadline = haul_deadline(timeout_ms);
     struct haul_frame *taken = NULL;
     int rc = 0;
     pthread_mutex_lock(&control->lock);
+    struct timespec deadline = haul_deadline(timeout_ms);
+    uint64_t worked = control->worked;
     while (!control->head && !control->woken && control->failure == 0 && rc == 0) {
         rc = timeout_ms < 0 ? pthread_cond_wait(&control->changed, &control->lock)
                             : pthread_cond_timedwait(&control->changed, &control->lock, &deadline);
+        if (control->worked > worked) {
+            worked = control->worked;
+            deadline = haul_deadline(timeout_ms);
+            rc = 0;
+        }
     }
     if (control->woken) {
         rc = haul_error_set(error, ECANCELED, "cancelled");
@@ -411,7 +443,7 @@ int haul_control_next(struct haul_control *control, int timeout_ms, struct haul_
                             control->peer, timeout_ms);
     }
     pthread_mutex_unlock(&control->lock);
-    if (taken && taken->type == HAUL_FRAME_FAILED) {
+    if (taken && haul_is_failure(taken->type)) {
         rc = haul_control_read_failure(taken->payload, taken->length, control->peer, error);
         free(taken);
         taken = NULL;
@@ -465,6 +497,14 @@ int haul_control_reason(struct haul_control *control, struct haul_error *error)
     }
     pthread_mutex_unlock(&control->lock);
     return rc;
+}
+
+bool haul_control_declined(struct haul_control *control)
+{
+    pthread_mutex_lock(&control->lock);
+    bool declined = control->declined;
+    pthread_mutex_unlock(&control->lock);
+    return declined;
 }
 
 int haul_control_take_fd(struct haul_control *control)

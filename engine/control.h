@@ -54,9 +54,21 @@ int haul_control_take_fd(struct haul_control *control);
 /* haul_control_fail sends FAILED with `error`'s code and text, as well as it can be sent. */
 void haul_control_fail(struct haul_control *control, const struct haul_error *error);
 
+/*
+ * haul_control_decline is the same as NOT_STARTED: the guest was not started on this side and never will be,
+ * so that a source which sent HANDOVER may run it again (rule R1). The caller is certain of that.
+ */
+void haul_control_decline(struct haul_control *control, const struct haul_error *error);
+
 /* haul_control_fail_fd is the same on a connection that has no control object (yet); `fd` stays the caller's.
  */
 void haul_control_fail_fd(int fd, const struct haul_error *error);
+
+/*
+ * haul_control_progress is to be called for each step of work that an answer to the peer waits for, so that
+ * the peer does not take it for silence: it sends WORKING every now and then. Own thread: one at a time.
+ */
+void haul_control_progress(struct haul_control *control);
 
 /* One frame off the queue; the owner frees it with free(). */
 struct haul_frame {
@@ -67,9 +79,10 @@ struct haul_frame {
 };
 
 /*
- * haul_control_next waits up to timeout_ms for the next frame. Queued frames come before a failure of the
- * connection. 0 with *frame set; -ETIMEDOUT; -ECANCELED after haul_control_wake; else the errno that ended
- * the connection. A FAILED frame of the peer is returned as its errno and text ("the destination refused:
+ * haul_control_next waits up to timeout_ms for the next frame, counted anew from each WORKING. Queued frames
+ * come before a failure of the connection. 0 with *frame set; -ETIMEDOUT; -ECANCELED after haul_control_wake;
+ * else the errno that ended the connection. A FAILED frame of the peer is returned as its errno and text
+ * ("the destination refused:
  * ...").
  */
 int haul_control_next(struct haul_control *control, int timeout_ms, struct haul_frame **frame,
@@ -92,6 +105,10 @@ int haul_control_status(struct haul_control *control, struct haul_error *error);
  * errno and text. Does not end by haul_control_wake.
  */
 int haul_control_reason(struct haul_control *control, struct haul_error *error);
+
+/* haul_control_declined tells whether the peer failed by a NOT_STARTED that can be read and never said
+ * RUNNING before it, also in another frame's place; ask haul_control_reason first. */
+bool haul_control_declined(struct haul_control *control);
 
 /* haul_control_wake makes every present and later haul_control_next return -ECANCELED. Any thread. */
 void haul_control_wake(struct haul_control *control);

@@ -214,6 +214,7 @@ static int take_over(struct haul_migration *migration, struct haul_error *error)
     if (!haul_migration_commit(migration)) {
         return haul_error_set(error, ECANCELED, "cancelled");
     }
+    migration->destination->took = true;
     int rc = haul_migration_step(migration, HAUL_STEP_HANDOVER_RECEIVED, error);
     if (rc < 0) {
         return rc;
@@ -302,6 +303,30 @@ static int load(struct haul_migration *migration, struct haul_error *error)
     return rc < 0 && !migration->destination->handed_over ? explain(migration, rc, error) : rc;
 }
 
+/*
+ * A failed move whose guest certainly never ran here and never will: tells the source, which may have sent
+ * HANDOVER, that the guest is its own. What the step event wrote before has to be withdrawn first, and memory
+ * that both sides share is never given back once the start hook may have written it.
+ */
+static bool decline(struct haul_migration *migration)
+{
+    const struct haul_destination *destination = migration->destination;
+    const struct haul_guest_ops *guest = &migration->guest;
+    if (!destination->prepared || !migration->control) {
+        return false;
+    }
+    bool never_ran = !destination->handed_over ||
+                     (!destination->adopted && guest->never_ran && guest->never_ran(migration->guest_opaque));
+    struct haul_error error;
+    if (!never_ran || haul_migration_step(migration, HAUL_STEP_NOT_STARTED, &error) < 0) {
+        return false;
+    }
+    haul_control_decline(migration->control, &migration->error);
+    haul_migration_say(migration, "the guest never ran here and never will; should the source not have heard "
+                                  "that and keep its guest paused, resume it there");
+    return true;
+}
+
 /* ---- the thread ---- */
 
 static void *loader_thread(void *argument)
@@ -319,7 +344,8 @@ static void *loader_thread(void *argument)
     if (rc < 0 && destination->adopted && !destination->handed_over && migration->guest.disown) {
         migration->guest.disown(migration->guest_opaque); /* before the source hears that it goes on */
     }
-    if (rc < 0 && migration->control) {
+    bool declined = rc < 0 && decline(migration);
+    if (rc < 0 && !declined && migration->control) {
         haul_control_fail(migration->control, &migration->error);
     }
     stop_receivers(migration);
@@ -329,7 +355,7 @@ static void *loader_thread(void *argument)
     pthread_mutex_lock(&migration->lock);
     if (rc == 0) {
         migration->stats.ownership = HAUL_OWNER_DESTINATION;
-    } else if (destination->handed_over) {
+    } else if (destination->took && !declined) {
         migration->stats.ownership = HAUL_OWNER_UNCERTAIN;
     }
     pthread_mutex_unlock(&migration->lock);

@@ -32,7 +32,8 @@ struct haul_destination {
     bool loaded[HAUL_HANDLERS_MAX]; /* handlers whose state came */
     bool adopted;                   /* the adopt hook was called */
     bool prepared;                  /* PREPARE was answered: nothing but HANDOVER may come now */
-    bool handed_over;               /* HANDOVER came: the guest is ours */
+    bool took;                      /* HANDOVER came: the step event was told */
+    bool handed_over;               /* the guest is ours, and was or may have been started */
 };
 
 /*

@@ -290,6 +290,7 @@ int haul_dispatch_holes(struct haul_migration *migration, struct haul_error *err
             return rc;
         }
     }
+    haul_source_forget_present(migration);
     return 0;
 }
 

@@ -6,13 +6,13 @@
 #define WINDOW_TIME_CONSTANT_NS 300e6 /* busy time after which a new bandwidth outweighs the old one */
 #define WINDOW_LEAST_BYTES 65536
 #define WINDOW_LEAST_NS 1000
-#define ROUND_WEIGHT 0.5        /* of the newest round: the last pass resembles the late rounds */
-#define HANDING_OVER_NS 200000u /* for the caller's step event: a record written to memory */
-#define ROUND_LEAST_PAGES 64    /* fewer pages measure the latency of a round, not the cost of a page */
+#define ROUND_WEIGHT 0.5     /* of the newest round: the last pass resembles the late rounds */
+#define ROUND_LEAST_PAGES 64 /* fewer pages measure the latency of a round, not the cost of a page */
 
 void haul_estimate_init(struct haul_estimate *estimate)
 {
     *estimate = (struct haul_estimate){
+        .sending_ns = 200000, /* a record written to memory */
         .costs = {.stop_ns = 5000000, .start_ns = 5000000, .state_bytes = 65536},
         .wire_bytes_per_page = HAUL_PAGE_SIZE,
     };
@@ -104,13 +104,13 @@ void haul_estimate_downtime(const struct haul_estimate *estimate, uint64_t pages
         .stop_ns = costs->stop_ns,
         /* Two rounds, the last pass and what saving the device state wrote; only the second is waited for. */
         .last_pass_ns =
-            2 * costs->sync_ns + 2 * latency - trip + pass + estimate->verify_ns + HANDING_OVER_NS,
+            2 * costs->sync_ns + 2 * latency - trip + pass + estimate->verify_ns + estimate->sending_ns,
         /* With the trip of PREPARE. */
         .device_ns = costs->device_ns + carry_ns(estimate, (double)costs->state_bytes) + trip,
-        .start_ns = costs->start_ns + trip,
+        .start_ns = costs->start_ns + estimate->receiving_ns + trip,
     };
     if (estimate->shares_memory) {
-        downtime->last_pass_ns = HANDING_OVER_NS;
+        downtime->last_pass_ns = estimate->sending_ns;
     }
     downtime->total_ns =
         downtime->stop_ns + downtime->last_pass_ns + downtime->device_ns + downtime->start_ns;

@@ -43,6 +43,8 @@ struct haul_estimate {
                                       stands in */
     struct haul_guest_costs costs; /* measured in this migration or given by the guest */
     uint64_t verify_ns;            /* 0 without --verify */
+    uint64_t sending_ns;           /* the step event before HANDOVER, as tried in setup */
+    uint64_t receiving_ns;         /* the destination's, before it starts the guest */
     uint64_t round_trip_ns;
     uint64_t switchover_bandwidth_bytes_per_s; /* the user's, or 0 */
     bool shares_memory; /* nothing is scanned or sent: no last pass, and state goes at the speed of memory */

@@ -86,7 +86,8 @@ const char *haul_mode_name(enum haul_mode mode);
 enum haul_ownership {
     HAUL_OWNER_SOURCE,      /* the guest is the source's: it runs there, or was resumed there */
     HAUL_OWNER_DESTINATION, /* RUNNING was confirmed */
-    HAUL_OWNER_UNCERTAIN    /* HANDOVER was sent and RUNNING never came: the source stays paused */
+    HAUL_OWNER_UNCERTAIN /* HANDOVER was sent, neither RUNNING nor NOT_STARTED came: the source stays paused
+                          */
 };
 
 /* ---- options ------------------------------------------------------------------------------------------ */
@@ -294,6 +295,12 @@ struct haul_guest_ops {
     int (*resume)(void *opaque, struct haul_error *error);
     /* Destination, loader thread, after HANDOVER: run the guest. On return it runs. */
     int (*start)(void *opaque, struct haul_error *error);
+    /*
+     * Destination, loader thread, after `start` failed: true only if the guest ran nothing at all here and
+     * from now on cannot, whoever tries; the source then runs it again. The hook may do what makes that
+     * certain. NULL: false.
+     */
+    bool (*never_ran)(void *opaque);
     /* Source, migration_thread, guest running: slow the guest down by `percent` (0 to 99; 0 ends it). */
     int (*throttle)(void *opaque, unsigned percent, struct haul_error *error);
     /*
@@ -351,7 +358,14 @@ enum haul_step {
     HAUL_STEP_HANDOVER_SENDING,  /* source: about to send HANDOVER */
     HAUL_STEP_HANDOVER_RECEIVED, /* destination: about to start the guest */
     HAUL_STEP_RUNNING,           /* destination: the guest runs; source: RUNNING came */
-    HAUL_STEP_RESUMED            /* source: failed before HANDOVER, the guest runs here */
+    HAUL_STEP_RESUMED,           /* source: not handed over, the guest runs here */
+    /* destination: HANDOVER may have come, but the guest never ran here and never will, about to tell the
+     * source, which runs it again: a record of HANDOVER_RECEIVED has to go first */
+    HAUL_STEP_NOT_STARTED,
+    /* both, in setup: nothing is owned by it. The caller does what will cost it time at HANDOVER_SENDING or
+     * HANDOVER_RECEIVED (a record that is synced) once for trial; how long that takes counts in the
+     * prediction */
+    HAUL_STEP_TRIAL
 };
 
 struct haul_events {
@@ -365,8 +379,9 @@ struct haul_events {
     /* The guest's hooks stopped it here (false), or made it run here (true). It stands still meanwhile, or
      * another step waits: be quick. */
     void (*guest)(void *opaque, bool running);
-    /* Before the named step is taken; a negative result at HANDOVER_SENDING or HANDOVER_RECEIVED refuses the
-     * step and fails the move (the record could not be written). */
+    /* Before the named step is taken; a negative result at HANDOVER_SENDING, HANDOVER_RECEIVED or TRIAL
+     * refuses the step and fails the move (the record could not be written); at NOT_STARTED the source is
+     * told nothing certain, and stays paused. */
     int (*step)(void *opaque, enum haul_step step, struct haul_error *error);
     /* A plain sentence for the operator: which tracker, early "cannot converge" advice. */
     void (*message)(void *opaque, const char *text);

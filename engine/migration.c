@@ -15,123 +15,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-void haul_options_default(struct haul_options *options)
-{
-    *options = (struct haul_options){
-        .size = sizeof *options,
-        .channels = 2,
-        .compress = "none",
-        .downtime_limit_ms = 300,
-        .placement = "auto",
-        .timeout_s = 30,
-        .populate = true,
-        .mode = "normal",
-        .throttle_steps = {.initial_percent = 20, .increment_percent = 10, .most_percent = 99},
-    };
-}
-
-const char *haul_mode_name(enum haul_mode mode)
-{
-    static const char *const names[] = {
-#define X(name, text) text,
-        HAUL_MODES(X)
-#undef X
-    };
-    return (unsigned)mode < HAUL_MODE_COUNT ? names[mode] : "unknown";
-}
-
-static int parse_mode(struct haul_migration *migration, const struct haul_options *options,
-                      struct haul_error *error)
-{
-    const char *text = options->mode ? options->mode : "normal";
-    int mode = 0;
-    while (mode < HAUL_MODE_COUNT && strcmp(text, haul_mode_name((enum haul_mode)mode)) != 0) {
-        mode++;
-    }
-    if (mode == HAUL_MODE_COUNT) {
-        return haul_error_set(error, EINVAL,
-                              "mode is \"%s\"; it must be normal, cpr-transfer or background-snapshot", text);
-    }
-    migration->mode = (enum haul_mode)mode;
-    migration->stats.mode = migration->mode;
-    if (mode == HAUL_MODE_CPR_TRANSFER && options->verify) {
-        return haul_error_set(error, EINVAL,
-                              "verify compares two copies of memory, and mode cpr-transfer makes none: leave "
-                              "one of them out");
-    }
-    return 0;
-}
-
-static int check_range(const char *name, uint64_t value, uint64_t least, uint64_t most,
-                       struct haul_error *error)
-{
-    if (value < least || value > most) {
-        return haul_error_set(error, EINVAL, "%s is %llu; it must be %llu to %llu", name,
-                              (unsigned long long)value, (unsigned long long)least, (unsigned long long)most);
-    }
-    return 0;
-}
-
-static int copy_options(struct haul_migration *migration, const struct haul_options *options,
-                        struct haul_error *error)
-{
-    struct haul_options *own = &migration->options;
-    haul_options_default(own);
-    if (options->size == 0 || options->size > sizeof *own) {
-        return haul_error_set(error, EINVAL, "options size is %zu; call haul_options_default first",
-                              options->size);
-    }
-    memcpy(own, options, options->size);
-    own->size = sizeof *own;
-    int rc = check_range("channels", own->channels, 1, HAUL_CHANNELS_MAX, error);
-    if (rc == 0) {
-        rc = check_range("timeout_s", own->timeout_s, 1, 3600, error);
-    }
-    if (rc == 0) {
-        rc = check_range("downtime_limit_ms", own->downtime_limit_ms, 0, 2000000, error);
-    }
-    if (rc == 0) {
-        rc = check_range("populate_threads", own->populate_threads, 0, 1024, error);
-    }
-    if (rc == 0) {
-        rc = haul_throttle_steps_check(&own->throttle_steps, error);
-    }
-    if (rc < 0) {
-        return rc;
-    }
-    if (haul_compress_mode_parse(own->compress ? own->compress : "none", &migration->compress) < 0) {
-        return haul_error_set(error, EINVAL, "compress is \"%s\"; it must be none, lz4 or auto",
-                              own->compress);
-    }
-    rc = parse_mode(migration, own, error);
-    if (rc < 0) {
-        return rc;
-    }
-    int length = snprintf(migration->placement, sizeof migration->placement, "%s",
-                          own->placement ? own->placement : "auto");
-    if (length >= (int)sizeof migration->placement) {
-        return haul_error_set(error, EINVAL, "placement is %d bytes long; at most %zu", length,
-                              sizeof migration->placement - 1);
-    }
-    own->placement = migration->placement;
-    own->compress = NULL;
-    rc = haul_migration_copy_strings(migration, error);
-    if (rc < 0) {
-        return rc;
-    }
-    own->mode = NULL;
-    migration->limits = (struct haul_transport_limits){
-        .connect_timeout_ms = own->timeout_s * 1000,
-        .silence_timeout_ms = own->timeout_s * 1000,
-    };
-    atomic_init(&migration->knobs.max_bandwidth, own->max_bandwidth_bytes_per_s);
-    atomic_init(&migration->knobs.switchover_bandwidth, own->switchover_bandwidth_bytes_per_s);
-    atomic_init(&migration->knobs.downtime_limit_ms, own->downtime_limit_ms);
-    atomic_init(&migration->knobs.throttle, HAUL_THROTTLE_UNASKED);
-    atomic_init(&migration->knobs.throttle_steps, haul_throttle_steps_pack(&own->throttle_steps));
-    return 0;
-}
-
 static int migration_new(const struct haul_options *options,
                          int (*init)(struct haul_migration *migration, struct haul_error *error),
                          struct haul_migration **migration, struct haul_error *error)
@@ -148,7 +31,7 @@ static int migration_new(const struct haul_options *options,
     int rc =
         made->cancel_fd < 0 ? haul_error_set(error, errno, "cannot make an eventfd: %s", strerror(errno)) : 0;
     if (rc == 0) {
-        rc = copy_options(made, options, error);
+        rc = haul_migration_copy_options(made, options, error);
     }
     if (rc == 0) {
         /* Checked here so that a wrong placement list fails before anything is touched. */
@@ -490,6 +373,26 @@ int haul_migration_step(struct haul_migration *migration, enum haul_step step, s
     return migration->events.step ? migration->events.step(migration->events_opaque, step, error) : 0;
 }
 
+int haul_migration_try_step(struct haul_migration *migration, uint64_t *ns, struct haul_error *error)
+{
+    uint64_t took[3]; /* the middle one: a disk may be busy for once */
+    for (unsigned i = 0; migration->events.step && i < 3; i++) {
+        uint64_t begun = haul_now_ns();
+        int rc = haul_migration_step(migration, HAUL_STEP_TRIAL, error);
+        if (rc < 0) {
+            return rc;
+        }
+        uint64_t now = haul_now_ns() - begun;
+        unsigned at = i;
+        for (; at > 0 && took[at - 1] > now; at--) {
+            took[at] = took[at - 1];
+        }
+        took[at] = now;
+    }
+    *ns = migration->events.step ? took[1] : *ns;
+    return 0;
+}
+
 void haul_migration_guest(struct haul_migration *migration, bool running)
 {
     if (migration->events.guest) {
@@ -536,93 +439,8 @@ void haul_migration_greet(struct haul_migration *migration, int fd)
     pthread_mutex_unlock(&migration->lock);
 }
 
-/* ---- statistics ---- */
-
 enum haul_state haul_get_state(const struct haul_migration *migration)
 {
     /* Acquire: pairs with the release in haul_migration_set_state. */
     return (enum haul_state)atomic_load_explicit(&migration->state, memory_order_acquire);
-}
-
-void haul_get_stats(struct haul_migration *migration, struct haul_stats *stats)
-{
-    pthread_mutex_lock(&migration->lock);
-    *stats = migration->stats;
-    stats->size = sizeof *stats;
-    stats->state = haul_get_state(migration);
-    uint64_t end = migration->ended_ns ? migration->ended_ns : haul_now_ns();
-    stats->downtime_limit_ns = (uint64_t)haul_knobs_downtime_limit_ms(migration) * 1000000;
-    stats->total_time_ns = migration->started_ns ? end - migration->started_ns : 0;
-    stats->round_trip_ns = migration->control ? haul_control_round_trip_ns(migration->control) : 0;
-    if (migration->source) {
-        haul_source_counters(migration, stats);
-    } else {
-        haul_destination_counters(migration, stats);
-    }
-    stats->streams = haul_streams_count(migration->streams);
-    stats->stream_bytes = haul_streams_carried(migration->streams, true);
-    pthread_mutex_unlock(&migration->lock);
-    stats->pages_per_second =
-        stats->total_time_ns
-            ? (uint64_t)((double)(stats->normal + stats->duplicate) * 1e9 / (double)stats->total_time_ns)
-            : 0;
-}
-
-int haul_get_channel_stats(struct haul_migration *migration, unsigned index, struct haul_channel_stats *stats)
-{
-    struct haul_channel_counters counters;
-    pthread_mutex_lock(&migration->lock);
-    int rc = migration->source ? haul_source_channel(migration, index, &counters)
-                               : haul_destination_channel(migration, index, &counters);
-    pthread_mutex_unlock(&migration->lock);
-    if (rc == 0) {
-        *stats = (struct haul_channel_stats){
-            .size = sizeof *stats,
-            .bytes = counters.bytes_delivered,
-            .pages = counters.pages,
-            .zero = counters.zero_pages,
-            .raw = counters.raw_pages,
-            .compressed = counters.compressed_pages,
-            .busy_ns = counters.busy_ns,
-            .stalled_ns = counters.stalled_ns,
-            .cpu = counters.cpu,
-            .node = counters.node,
-            .tid = counters.tid,
-        };
-    }
-    return rc;
-}
-
-struct thread_listing {
-    struct haul_thread *threads;
-    unsigned capacity;
-    unsigned count;
-};
-
-static void list_thread(void *opaque, const struct haul_thread_entry *entry)
-{
-    struct thread_listing *listing = opaque;
-    if (listing->count < listing->capacity) {
-        struct haul_thread *thread = &listing->threads[listing->count];
-        snprintf(thread->name, sizeof thread->name, "%s", entry->name);
-        thread->tid = entry->tid;
-    }
-    listing->count++;
-}
-
-unsigned haul_threads(struct haul_migration *migration, struct haul_thread *threads, unsigned capacity)
-{
-    struct thread_listing listing = {.threads = threads, .capacity = capacity};
-    haul_thread_each(&migration->threads, list_thread, &listing);
-    return listing.count;
-}
-
-void haul_id(const struct haul_migration *migration, char text[33])
-{
-    struct haul_migration *own = (struct haul_migration *)migration;
-    pthread_mutex_lock(&own->lock);
-    for (size_t i = 0; i < HAUL_MIGRATION_ID_SIZE; i++) {
-        snprintf(text + 2 * i, 3, "%02x", migration->id[i]);
-    }
-    pthread_mutex_unlock(&own->lock);
 }

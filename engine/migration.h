@@ -139,6 +139,12 @@ void haul_migration_say(struct haul_migration *migration, const char *format, ..
 /* haul_migration_step tells the owner's record of a step; its refusal is returned. Own thread. */
 int haul_migration_step(struct haul_migration *migration, enum haul_step step, struct haul_error *error);
 
+#define HAUL_TRIAL_MOST_US 60000000 /* of BLOCKS_OK */
+
+/* haul_migration_try_step has the owner try TRIAL out and stores how long that takes; *ns stays as it is
+ * where nobody is told of steps. Own thread. */
+int haul_migration_try_step(struct haul_migration *migration, uint64_t *ns, struct haul_error *error);
+
 /* haul_migration_guest tells the guest event that the guest runs, or stands still, here. Own thread. */
 void haul_migration_guest(struct haul_migration *migration, bool running);
 
@@ -150,6 +156,10 @@ bool haul_migration_commit(struct haul_migration *migration);
 
 /* haul_migration_set_control publishes the control connection to haul_cancel and haul_free. Own thread. */
 void haul_migration_set_control(struct haul_migration *migration, struct haul_control *control);
+
+/* haul_migration_copy_options checks `options` and keeps a copy, in options.c. -EINVAL, -ENOMEM. */
+int haul_migration_copy_options(struct haul_migration *migration, const struct haul_options *options,
+                                struct haul_error *error);
 
 /* haul_migration_transport gives the connector or listener what a URI does not say. */
 struct haul_transport_options haul_migration_transport(struct haul_migration *migration);

@@ -19,7 +19,8 @@ struct haul_populate; /* opaque */
 
 /*
  * haul_populate_start starts `threads` threads over all blocks of `migration`, which outlives them. The
- * contents of present pages are kept. -ENOMEM, -EAGAIN.
+ * contents of present pages are kept. *populate is NULL, and the operator told, where the kernel cannot.
+ * -ENOMEM, -EAGAIN.
  */
 int haul_populate_start(struct haul_migration *migration, unsigned threads, struct haul_populate **populate,
                         struct haul_error *error);

@@ -22,7 +22,7 @@ struct haul_source {
     /* ---- the migration_thread's own ---- */
     struct haul_doorbell bell; /* rung by senders, the control reader and haul_cancel */
     uint64_t **bitmaps;        /* dirty pages, one bitmap per block */
-    uint64_t **present;        /* pages that may hold content when round 1 is planned */
+    uint64_t **present;        /* pages that may hold content when round 1 is planned; NULL after its holes */
     uint64_t dirty_pages;      /* set bits over all bitmaps */
     bool several_nodes;        /* ask where memory lies only when it matters */
     unsigned next_channel;     /* where the next tie between equally loaded channels is broken */
@@ -68,7 +68,8 @@ int haul_source_connect(struct haul_migration *migration, uint16_t channel, int 
 
 /*
  * haul_dispatch_pages sends every set bit of the bitmaps and clears it, or stops early where `reconsider`
- * says so; haul_dispatch_holes sends as zero every clear bit of `present`; haul_dispatch_mark sends the mark
+ * says so; haul_dispatch_holes sends as zero every clear bit of `present` and frees that; haul_dispatch_mark
+ * sends the mark
  * of the current round on every channel. All three wait for room, and return a negative errno as soon as a
  * channel or the control connection fails or the move is cancelled.
  */
@@ -81,6 +82,17 @@ int haul_source_check(struct haul_migration *migration, struct haul_error *error
 
 /* haul_source_wait_round waits for ROUND_DONE of `round`. */
 int haul_source_wait_round(struct haul_migration *migration, uint32_t round, struct haul_error *error);
+
+/* ---- connect.c ---- */
+/*
+ * haul_source_meet opens the control connection and agrees with the destination on the blocks;
+ * haul_source_open_channels opens the channels and starts their senders. Only in setup.
+ */
+int haul_source_meet(struct haul_migration *migration, struct haul_error *error);
+int haul_source_open_channels(struct haul_migration *migration, struct haul_error *error);
+
+/* ---- source.c ---- */
+void haul_source_forget_present(struct haul_migration *migration);
 
 /* ---- migration_thread.c ---- */
 int haul_source_rounds(struct haul_migration *migration, struct haul_error *error);

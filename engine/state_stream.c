@@ -185,6 +185,7 @@ struct control_origin {
 static int next_of_control(void *opaque, struct haul_frame **frame, struct haul_error *error)
 {
     const struct control_origin *from = opaque;
+    haul_control_progress(from->control);
     return haul_control_next(from->control, from->timeout_ms, frame, error);
 }
 

@@ -246,12 +246,14 @@ static int hand_over(struct haul_migration *migration, struct times *times, bool
             haul_control_expect(migration->control, HAUL_FRAME_RUNNING, timeout_ms(migration), &frame, error);
     }
     free(frame);
-    if (rc < 0) {
-        return rc;
-    }
-    *uncertain = false;
     times->running_ns = haul_now_ns();
-    return 0;
+    if (rc < 0) {
+        /* Whatever broke first: a destination that is certain says so before it closes the connection. */
+        int reason = haul_control_reason(migration->control, error);
+        rc = reason < 0 ? reason : rc;
+    }
+    *uncertain = rc < 0 && !haul_control_declined(migration->control);
+    return rc;
 }
 
 static void report(struct haul_migration *migration, const struct times *times)

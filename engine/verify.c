@@ -24,6 +24,7 @@ struct job {
     uint64_t stride;       /* 1: every chunk; more: a sample, of memory that may be changing */
     _Atomic uint64_t next; /* next chunk to claim; relaxed, the join orders the results */
     struct haul_thread_list *threads;
+    _Atomic bool stop; /* relaxed: the helpers only end sooner */
 };
 
 /* True when no page of the chunk may hold content, or all of it reads as zero. */
@@ -37,22 +38,39 @@ static bool chunk_is_zero(const struct job *job, uint64_t offset, size_t length)
     return job->stride == 1 && haul_is_zero(job->block->host + offset, length);
 }
 
-static void hash_chunks(struct job *job)
+/* A long hash, between two chunks: the peer hears that it goes on, and a move that ended is not hashed for.
+ */
+static int check(struct haul_migration *migration, struct haul_error *error)
 {
-    for (;;) {
-        uint64_t chunk = atomic_fetch_add_explicit(&job->next, 1, memory_order_relaxed) * job->stride;
-        if (chunk >= job->chunks) {
-            return;
-        }
-        uint64_t offset = chunk * CHUNK;
-        uint64_t left = job->block->length - offset;
-        size_t length = left < CHUNK ? left : CHUNK;
-        /* It stands still, unless the source lies about that: then its own move fails. */
-        HAUL_LIVE_READ_BEGIN();
-        job->digests[chunk] =
-            chunk_is_zero(job, offset, length) ? 0 : htole64(XXH3_64bits(job->block->host + offset, length));
-        HAUL_LIVE_READ_END();
+    if (haul_migration_cancelled(migration)) {
+        return haul_error_set(error, ECANCELED, "cancelled");
     }
+    if (!migration->control) {
+        return 0;
+    }
+    if (migration->destination) {
+        haul_control_progress(migration->control);
+        return 0; /* what the source said before the connection ended still counts */
+    }
+    return haul_control_status(migration->control, error);
+}
+
+/* Hashes the next chunk that nobody claimed; false when there is none. */
+static bool hash_next(struct job *job)
+{
+    uint64_t chunk = atomic_fetch_add_explicit(&job->next, 1, memory_order_relaxed) * job->stride;
+    if (chunk >= job->chunks) {
+        return false;
+    }
+    uint64_t offset = chunk * CHUNK;
+    uint64_t left = job->block->length - offset;
+    size_t length = left < CHUNK ? left : CHUNK;
+    /* It stands still, unless the source lies about that: then its own move fails. */
+    HAUL_LIVE_READ_BEGIN();
+    job->digests[chunk] =
+        chunk_is_zero(job, offset, length) ? 0 : htole64(XXH3_64bits(job->block->host + offset, length));
+    HAUL_LIVE_READ_END();
+    return true;
 }
 
 static void *helper_main(void *argument)
@@ -60,24 +78,26 @@ static void *helper_main(void *argument)
     struct job *job = argument;
     struct haul_thread_entry entry;
     haul_thread_enter(job->threads, &entry, "verify", HAUL_THREAD_ALONE);
-    hash_chunks(job);
+    while (!atomic_load_explicit(&job->stop, memory_order_relaxed) && hash_next(job)) {
+    }
     haul_thread_leave(job->threads, &entry);
     return NULL;
 }
 
 static int hash_block(struct haul_migration *migration, uint32_t index, unsigned threads, uint64_t stride,
-                      unsigned char *hash)
+                      unsigned char *hash, struct haul_error *error)
 {
     const struct haul_block *block = &migration->blocks[index];
     struct job job = {.block = block,
                       .chunks = (block->length + CHUNK - 1) / CHUNK,
                       .stride = stride,
                       .threads = &migration->threads};
-    int rc = -ENOMEM;
+    int rc = 0;
     pthread_t *helpers = calloc(threads, sizeof *helpers);
     job.digests = calloc(job.chunks, sizeof *job.digests);
     job.present = calloc(haul_bitmap_words(block->length / HAUL_PAGE_SIZE), sizeof *job.present);
     if (!helpers || !job.digests || !job.present) {
+        rc = haul_error_set(error, ENOMEM, "no memory to verify RAM block %s", block->name);
         goto out;
     }
     haul_holes_present(block, job.present);
@@ -85,14 +105,16 @@ static int hash_block(struct haul_migration *migration, uint32_t index, unsigned
     while (started + 1 < threads && pthread_create(&helpers[started], NULL, helper_main, &job) == 0) {
         started++; /* fewer helpers than wanted only take longer: this thread hashes too */
     }
-    hash_chunks(&job);
+    while (rc == 0 && hash_next(&job)) {
+        rc = check(migration, error);
+    }
+    atomic_store_explicit(&job.stop, rc < 0, memory_order_relaxed);
     for (unsigned i = 0; i < started; i++) {
         pthread_join(helpers[i], NULL);
     }
     XXH128_canonical_t canonical;
     XXH128_canonicalFromHash(&canonical, XXH3_128bits(job.digests, job.chunks * sizeof *job.digests));
     memcpy(hash, canonical.digest, HAUL_HASH_SIZE);
-    rc = 0;
 out:
     free(job.present);
     free(job.digests);
@@ -103,13 +125,11 @@ out:
 int haul_verify_hash(struct haul_migration *migration, unsigned threads, unsigned char *hashes,
                      struct haul_error *error)
 {
-    for (uint32_t i = 0; i < migration->block_count; i++) {
-        if (hash_block(migration, i, threads, 1, hashes + (size_t)i * HAUL_HASH_SIZE) < 0) {
-            return haul_error_set(error, ENOMEM, "no memory to verify RAM block %s",
-                                  migration->blocks[i].name);
-        }
+    int rc = 0;
+    for (uint32_t i = 0; rc == 0 && i < migration->block_count; i++) {
+        rc = hash_block(migration, i, threads, 1, hashes + (size_t)i * HAUL_HASH_SIZE, error);
     }
-    return 0;
+    return rc;
 }
 
 uint64_t haul_verify_cost_ns(struct haul_migration *migration, unsigned threads)
@@ -120,7 +140,7 @@ uint64_t haul_verify_cost_ns(struct haul_migration *migration, unsigned threads)
         uint64_t stride = migration->blocks[i].length / (SAMPLE_CHUNKS * CHUNK) + 1;
         stride = stride > 1 ? stride : 2; /* a small block too is only sampled: it may be changing */
         uint64_t begun = haul_now_ns();
-        if (hash_block(migration, i, threads, stride, hash) == 0) {
+        if (hash_block(migration, i, threads, stride, hash, NULL) == 0) {
             total += (haul_now_ns() - begun) * stride;
         }
     }

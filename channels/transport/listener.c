@@ -125,6 +125,18 @@ int haul_listener_accept(struct haul_listener *listener, uint16_t expected, int 
     return 0;
 }
 
+unsigned haul_listener_fds(const struct haul_listener *listener, uint16_t expected,
+                           int fds[HAUL_LISTENER_FDS_MAX])
+{
+    const struct haul_transport *transport = listener->end.transport;
+    if (transport->accept && (transport->accept_in_order || expected == HAUL_CONTROL_CHANNEL)) {
+        return 0;
+    }
+    _Static_assert(HAUL_LISTENER_FDS_MAX >= HAUL_ADDRESSES_MAX, "each address has one");
+    memcpy(fds, listener->fds, listener->count * sizeof *fds);
+    return listener->count;
+}
+
 void haul_listener_explain(struct haul_listener *listener, struct haul_error *error)
 {
     if (listener->end.transport->explain_listener) {

@@ -17,6 +17,7 @@
 extern "C" {
 #endif
 
+#define HAUL_LISTENER_FDS_MAX 16
 #define HAUL_FD_NAME_MAX 63 /* bytes of a descriptor's name */
 
 struct haul_connector; /* opaque: the connecting side of one migration */
@@ -103,6 +104,13 @@ const char *haul_listener_uri(const struct haul_listener *listener);
  */
 int haul_listener_accept(struct haul_listener *listener, uint16_t expected, int timeout_ms, int cancel_fd,
                          int *fd, struct haul_error *error);
+
+/*
+ * haul_listener_fds writes the descriptors that become readable when somebody connects, and returns their
+ * number; 0 where connections exist once and are accepted one by one.
+ */
+unsigned haul_listener_fds(const struct haul_listener *listener, uint16_t expected,
+                           int fds[HAUL_LISTENER_FDS_MAX]);
 
 /* haul_listener_stop lets nobody else in, and removes a unix path that it made. NULL is accepted. */
 void haul_listener_stop(struct haul_listener *listener);

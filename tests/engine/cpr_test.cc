@@ -323,7 +323,7 @@ void FailsAndStays(const std::function<void(Guest &from, Guest &to)> &arm, const
         EXPECT_FALSE(SameMemory(from, to, &where)) << "the destination has its own memory again";
         from.Run(5, 1000);
         from.fail_stop = from.fail_save = to.fail_adopt = to.fail_load = false;
-        from.refuse_step = -1;
+        from.refuse_steps.clear();
         Move again(from, to, CprOptions());
         EXPECT_EQ(again.Wait(), 0) << again.source_error.message;
     }
@@ -353,7 +353,7 @@ TEST(CprFails, WhereTheStateIsLoaded)
 
 TEST(CprFails, WhereTheRecordIsWritten)
 {
-    FailsAndStays([](Guest &from, Guest &) { from.refuse_step = HAUL_STEP_HANDOVER_SENDING; },
+    FailsAndStays([](Guest &from, Guest &) { from.refuse_steps = {HAUL_STEP_HANDOVER_SENDING}; },
                   "the record cannot be written", 1);
 }
 

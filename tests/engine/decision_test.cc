@@ -135,4 +135,41 @@ TEST(Decision, BurstsInEachLastMomentNeverLeadBeyondTheLimit)
     EXPECT_EQ(to.starts, 0u);
 }
 
+// Records of the handover are synced while the guest stands still: 40 ms here, 30 ms there.
+int MoveWithSlowRecords(uint32_t limit_ms, haul_stats *stats)
+{
+    Guest from({kMiB}, true), to({kMiB}, false);
+    from.on_pass = [&from](uint32_t) { WritePages(from, 50); }; // with nothing to send it is stopped anyway
+    from.on_step = [](haul_step step) {
+        usleep(step == HAUL_STEP_TRIAL || step == HAUL_STEP_HANDOVER_SENDING ? 40000 : 0);
+    };
+    to.on_step = [](haul_step step) {
+        usleep(step == HAUL_STEP_TRIAL || step == HAUL_STEP_HANDOVER_RECEIVED ? 30000 : 0);
+    };
+    haul_options options = Options();
+    options.downtime_limit_ms = limit_ms;
+    options.max_rounds = 5;
+    Move move(from, to, options);
+    int result = move.Wait();
+    *stats = move.stats;
+    return result;
+}
+
+TEST(Decision, RecordsThatTakeTimeArePredicted)
+{
+    haul_stats stats{};
+    EXPECT_EQ(MoveWithSlowRecords(2000, &stats), 0);
+    EXPECT_GE(stats.expected.last_pass_ns, 40 * kMs);
+    EXPECT_GE(stats.expected.start_ns, 30 * kMs);
+    EXPECT_GE(stats.actual.last_pass_ns, 40 * kMs);
+    EXPECT_GE(stats.actual.start_ns, 30 * kMs);
+}
+
+TEST(Decision, RecordsThatTakeLongerThanTheLimitStopNoGuest)
+{
+    haul_stats stats{};
+    EXPECT_EQ(MoveWithSlowRecords(60, &stats), -ETIME);
+    EXPECT_EQ(stats.ownership, HAUL_OWNER_SOURCE);
+}
+
 } // namespace

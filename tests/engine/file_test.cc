@@ -260,7 +260,7 @@ TEST(File, GoesOnWhenTheStepIsRefused)
 {
     Directory directory;
     Guest guest({kMiB}, true);
-    guest.refuse_step = HAUL_STEP_HANDOVER_SENDING;
+    guest.refuse_steps = {HAUL_STEP_HANDOVER_SENDING};
     FileEnd save(guest, true, Options());
     EXPECT_LT(save.Run(directory / "a"), 0);
     EXPECT_EQ(guest.resumes, 1u);

@@ -8,6 +8,7 @@
 
 #include <gtest/gtest.h>
 
+#include <memory>
 #include <string>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -59,11 +60,13 @@ class FramePeer
     // The next frame; negative errno when none comes in time.
     int Receive(Frame *frame, int timeout_ms = 10000)
     {
-        std::vector<unsigned char> buffer(HAUL_FRAME_MAX);
+        if (!buffer_) {
+            buffer_.reset(new unsigned char[HAUL_FRAME_MAX]); // most of it is never touched
+        }
         size_t length = 0;
         int rc =
-            haul_frame_recv(fd_, &frame->type, buffer.data(), buffer.size(), &length, timeout_ms, nullptr);
-        frame->payload.assign(buffer.begin(), buffer.begin() + static_cast<ptrdiff_t>(rc == 0 ? length : 0));
+            haul_frame_recv(fd_, &frame->type, buffer_.get(), HAUL_FRAME_MAX, &length, timeout_ms, nullptr);
+        frame->payload.assign(buffer_.get(), buffer_.get() + (rc == 0 ? length : 0));
         return rc;
     }
 
@@ -85,6 +88,7 @@ class FramePeer
 
   private:
     int fd_;
+    std::unique_ptr<unsigned char[]> buffer_;
 };
 
 } // namespace haul_test

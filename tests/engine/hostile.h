@@ -10,11 +10,13 @@
 
 #include <cstring>
 #include <gtest/gtest.h>
+#include <map>
 #include <random>
 #include <string>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <tuple>
 #include <unistd.h>
 #include <vector>
 
@@ -93,9 +95,7 @@ class GuardedMemory
     unsigned char *whole_;
 };
 
-// The bytes that a sender writes for `rounds` rounds of all pages of one block: what a hostile source starts
-// from.
-inline Payload RecordChannel(uint64_t pages, unsigned rounds, enum haul_compress_mode compress)
+inline Payload MakeRecord(uint64_t pages, unsigned rounds, enum haul_compress_mode compress)
 {
     GuardedMemory memory(pages * 4096);
     std::mt19937 random(5);
@@ -148,6 +148,18 @@ inline Payload RecordChannel(uint64_t pages, unsigned rounds, enum haul_compress
     haul_sender_free(sender);
     close(ends[1]);
     return all;
+}
+
+// The bytes that a sender writes for `rounds` rounds of all pages of one block: what a hostile source starts
+// from. Each is recorded once, which takes longer than most tests.
+inline const Payload &RecordChannel(uint64_t pages, unsigned rounds, enum haul_compress_mode compress)
+{
+    static std::map<std::tuple<uint64_t, unsigned, int>, Payload> records;
+    Payload &record = records[{pages, rounds, static_cast<int>(compress)}];
+    if (record.empty()) {
+        record = MakeRecord(pages, rounds, compress);
+    }
+    return record;
 }
 
 } // namespace haul_test

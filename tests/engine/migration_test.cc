@@ -188,7 +188,7 @@ TEST(MigrationFailure, SourceRecordCannotBeWritten)
 {
     Guest from({4 * kMiB}, true), to({4 * kMiB}, false);
     from.Run(5, 1000);
-    from.refuse_step = HAUL_STEP_HANDOVER_SENDING;
+    from.refuse_steps = {HAUL_STEP_HANDOVER_SENDING};
     Move move(from, to, Options());
     ExpectStaysAtSource(move, ENOSPC, "the record cannot be written");
 }
@@ -205,6 +205,80 @@ TEST(MigrationFailure, StartFailsAfterHandover)
     EXPECT_EQ(move.stats.ownership, HAUL_OWNER_UNCERTAIN);
     EXPECT_FALSE(from.running());
     EXPECT_EQ(from.resumes, 0u);
+}
+
+// A record that could not be written at the handover is one that cannot be written now.
+TEST(MigrationFailure, TheTrialOfARecordFails)
+{
+    for (bool at_source : {true, false}) {
+        Guest from({4 * kMiB}, true), to({4 * kMiB}, false);
+        from.Run(5, 1000);
+        (at_source ? from : to).refuse_steps = {HAUL_STEP_TRIAL};
+        Move move(from, to, Options());
+        EXPECT_EQ(move.Wait(), -ENOSPC) << move.source_error.message;
+        EXPECT_EQ(from.stops, 0u) << "before the guest stands still for it";
+        EXPECT_EQ(move.stats.ownership, HAUL_OWNER_SOURCE);
+        EXPECT_TRUE(from.running());
+    }
+}
+
+// Where the destination is certain, the guest goes on at the source.
+TEST(MigrationFailure, DestinationRecordCannotBeWritten)
+{
+    Guest from({4 * kMiB}, true), to({4 * kMiB}, false);
+    from.Run(5, 1000);
+    to.refuse_steps = {HAUL_STEP_HANDOVER_RECEIVED};
+    Move move(from, to, Options());
+    ExpectStaysAtSource(move, ENOSPC, "reports: the record cannot be written");
+    EXPECT_EQ(to.steps, (std::vector<enum haul_step>{HAUL_STEP_HANDOVER_RECEIVED, HAUL_STEP_NOT_STARTED}));
+    haul_stats stats{};
+    stats.size = sizeof stats;
+    haul_get_stats(move.destination, &stats);
+    EXPECT_EQ(stats.ownership, HAUL_OWNER_SOURCE);
+}
+
+TEST(MigrationFailure, DestinationRecordCanNeitherBeWrittenNorWithdrawn)
+{
+    Guest from({4 * kMiB}, true), to({4 * kMiB}, false);
+    from.Run(5, 1000);
+    to.refuse_steps = {HAUL_STEP_HANDOVER_RECEIVED, HAUL_STEP_NOT_STARTED};
+    Move move(from, to, Options());
+    EXPECT_EQ(move.Wait(), -ENOSPC) << move.source_error.message;
+    EXPECT_EQ(move.stats.ownership, HAUL_OWNER_UNCERTAIN);
+    EXPECT_FALSE(from.running());
+    EXPECT_EQ(to.starts, 0u);
+    haul_stats stats{};
+    stats.size = sizeof stats;
+    haul_get_stats(move.destination, &stats);
+    EXPECT_EQ(stats.ownership, HAUL_OWNER_UNCERTAIN);
+}
+
+TEST(MigrationFailure, StartFailsWithoutHavingStarted)
+{
+    Guest from({4 * kMiB}, true), to({4 * kMiB}, false);
+    from.Run(5, 1000);
+    to.fail_start = true;
+    to.never_ran = true;
+    Move move(from, to, Options());
+    EXPECT_EQ(move.Wait(), -EIO) << move.source_error.message;
+    EXPECT_EQ(move.stats.ownership, HAUL_OWNER_SOURCE) << move.source_error.message;
+    EXPECT_TRUE(from.running());
+    EXPECT_EQ(to.asked_never_ran, 1u);
+}
+
+// Memory that both sides share may have been written from the start hook on.
+TEST(MigrationFailure, StartFailsOnMemoryThatWasHandedOver)
+{
+    Guest from({4 * kMiB}, true), to({4 * kMiB}, false);
+    from.Run(5, 1000);
+    to.fail_start = true;
+    to.never_ran = true;
+    haul_options options = Options();
+    options.mode = "cpr-transfer";
+    Move move(from, to, options);
+    EXPECT_EQ(move.Wait(), -EIO) << move.source_error.message;
+    EXPECT_EQ(move.stats.ownership, HAUL_OWNER_UNCERTAIN);
+    EXPECT_FALSE(from.running());
 }
 
 TEST(MigrationFailure, NobodyListens)

@@ -87,6 +87,13 @@ static int Start(void *opaque, haul_error *error)
     return guest->fail_start ? haul_error_set(error, EIO, "the guest does not start") : 0;
 }
 
+static bool NeverRan(void *opaque)
+{
+    auto *guest = static_cast<Guest *>(opaque);
+    guest->asked_never_ran++;
+    return guest->never_ran;
+}
+
 static int ThrottleHook(void *opaque, unsigned percent, haul_error *)
 {
     static_cast<Guest *>(opaque)->Throttle(percent);
@@ -206,8 +213,10 @@ static int OnStep(void *opaque, enum haul_step step, haul_error *error)
         guest->on_step(step);
     }
     std::lock_guard<std::mutex> hold(guest->lock);
-    guest->steps.push_back(step);
-    return static_cast<int>(step) == guest->refuse_step
+    if (step != HAUL_STEP_TRIAL) {
+        guest->steps.push_back(step);
+    }
+    return guest->refuse_steps.count(static_cast<int>(step))
                ? haul_error_set(error, ENOSPC, "the record cannot be written")
                : 0;
 }
@@ -232,6 +241,7 @@ static int Streams(void *opaque, const haul_stream *streams, unsigned count, int
 static const haul_guest_ops kGuestOps = {.stop = Stop,
                                          .resume = Resume,
                                          .start = Start,
+                                         .never_ran = NeverRan,
                                          .throttle = ThrottleHook,
                                          .handed_over = HandedOver,
                                          .adopt = Adopt,

@@ -82,7 +82,9 @@ class Guest
     std::vector<enum haul_step> steps;
     std::vector<uint32_t> passes;
     std::vector<bool> runs; // what the guest event said
-    int refuse_step = -1;
+    std::set<int> refuse_steps;
+    bool never_ran = false; // what the hook says after a failed start
+    std::atomic<unsigned> asked_never_ran{0};
     // What the adopt hook saw; adopted memory is mapped read-only until the guest starts.
     std::atomic<unsigned> adopts{0}, disowns{0};
     std::atomic<bool> fail_adopt{false};

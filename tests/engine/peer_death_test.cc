@@ -36,12 +36,13 @@ enum class Moment {
     kBeforeHandover, // source: HANDOVER is about to be sent
     kAfterHandover,  // destination: HANDOVER was received, the guest is not started
     kStarting,       // destination: the guest is being started
+    kNotStarted,     // destination: it will not be started, and the source was not told yet
 };
 
 const char *Name(Moment moment)
 {
-    const char *names[] = {"Setup",     "Active",         "PreSwitchover", "Device",
-                           "StateHook", "BeforeHandover", "AfterHandover", "Starting"};
+    const char *names[] = {"Setup",          "Active",        "PreSwitchover", "Device",    "StateHook",
+                           "BeforeHandover", "AfterHandover", "Starting",      "NotStarted"};
     return names[static_cast<int>(moment)];
 }
 
@@ -113,10 +114,14 @@ class Victim
         };
         guest.on_step = [=](haul_step step) {
             if ((moment == Moment::kBeforeHandover && step == HAUL_STEP_HANDOVER_SENDING) ||
-                (moment == Moment::kAfterHandover && step == HAUL_STEP_HANDOVER_RECEIVED)) {
+                (moment == Moment::kAfterHandover && step == HAUL_STEP_HANDOVER_RECEIVED) ||
+                (moment == Moment::kNotStarted && step == HAUL_STEP_NOT_STARTED)) {
                 StopHere();
             }
         };
+        if (moment == Moment::kNotStarted) {
+            guest.refuse_steps = {HAUL_STEP_HANDOVER_RECEIVED};
+        }
         guest.on_save = [=](Guest &) {
             if (moment == Moment::kStateHook) {
                 StopHere();
@@ -281,8 +286,9 @@ TEST_P(DestinationDiesTooLate, TheSourceStaysPausedAndSaysSo)
     EXPECT_FALSE(from.running());
 }
 
-INSTANTIATE_TEST_SUITE_P(AfterHandover, DestinationDiesTooLate,
-                         testing::ValuesIn(BothModes({Moment::kAfterHandover, Moment::kStarting})), CaseName);
+INSTANTIATE_TEST_SUITE_P(
+    AfterHandover, DestinationDiesTooLate,
+    testing::ValuesIn(BothModes({Moment::kAfterHandover, Moment::kStarting, Moment::kNotStarted})), CaseName);
 
 // Killed when the source is about to send HANDOVER, and has not: the guest is still the source's.
 TEST(DestinationDiesAtTheLastMoment, TheGuestGoesOnAtTheSource)

@@ -2,11 +2,17 @@
 // Populating destination memory: what becomes present, what is left alone, what is kept.
 #include "engine/populate.h"
 #include "fake_migration.h"
+#include "move.h"
 
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <thread>
 
 using haul_test::Bytes;
@@ -179,6 +185,51 @@ TEST_F(Populate, MemoryThatCannotBeWrittenIsReported)
     WaitFor(1);
     EXPECT_EQ(haul_populate_failed(populate_), -EFAULT);
     EXPECT_EQ(haul_populate_bytes(populate_), 0u);
+}
+
+// As kernels before 5.14 answer; for the process that calls it, for good.
+bool ForgetPopulating()
+{
+    sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_madvise, 0, 4),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, args[2])),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 22, 1, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 23, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EINVAL),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    sock_fprog program = {.len = sizeof filter / sizeof *filter, .filter = filter};
+    return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+           prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
+}
+
+// A whole move in a child process; what failed in it is its exit status.
+TEST(PopulateOnAnOldKernel, IsLeftOutAndSaid)
+{
+    pid_t child = fork();
+    if (child == 0) {
+        if (!ForgetPopulating()) {
+            _exit(2);
+        }
+        haul_test::Guest from({4 * kMiB}, true), to({4 * kMiB}, false);
+        haul_options options = haul_test::Options();
+        options.populate = true;
+        haul_test::Move move(from, to, options);
+        std::string where;
+        if (move.Wait() < 0 || !haul_test::SameMemory(from, to, &where)) {
+            fprintf(stderr, "%s %s\n", move.source_error.message, where.c_str());
+            _exit(3);
+        }
+        bool said = std::any_of(to.messages.begin(), to.messages.end(), [](const std::string &text) {
+            return text.find("Linux 5.14 and later can") != std::string::npos;
+        });
+        _exit(said ? 0 : 4);
+    }
+    int status = 0;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    EXPECT_TRUE(WIFEXITED(status)) << status;
+    EXPECT_EQ(WEXITSTATUS(status), 0);
 }
 
 } // namespace

@@ -4,8 +4,10 @@
 #include "engine/holes.h"
 #include "engine/verify.h"
 #include "fake_migration.h"
+#include "frame_peer.h"
 
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <fcntl.h>
 #include <linux/falloc.h>
@@ -149,6 +151,78 @@ TEST_F(Verify, SwappedChunksAreSeen)
     x.Add("a", a);
     y.Add("b", b);
     EXPECT_NE(Hash(x), Hash(y));
+}
+
+// A destination that hashes for long, with a control connection to this test.
+class LongHash : public testing::Test
+{
+  protected:
+    void SetUp() override
+    {
+        memset(memory_.data, 7, memory_.size);
+        fake_.Add("a", memory_);
+        ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends_), 0);
+        haul_control_options options{};
+        options.fd = ends_[0];
+        options.thread_name = "control";
+        options.silence_timeout_ms = 2000; // a WORKING after half a second
+        options.notify = [](void *) {};
+        ASSERT_EQ(haul_control_new(&options, &fake_.get()->control, &error_), 0) << error_.message;
+        fake_.get()->destination = reinterpret_cast<haul_destination *>(&fake_); // only whether it is one
+    }
+    void TearDown() override
+    {
+        haul_control_free(fake_.get()->control);
+        fake_.get()->control = nullptr;
+        fake_.get()->destination = nullptr;
+        fake_.get()->source = nullptr;
+        close(ends_[1]);
+    }
+    int Hash()
+    {
+        unsigned char hash[HAUL_HASH_SIZE];
+        return haul_verify_hash(fake_.get(), 2, hash, &error_);
+    }
+
+    Mapping memory_{8 * kMiB};
+    FakeMigration fake_;
+    haul_error error_{};
+    int ends_[2] = {-1, -1};
+};
+
+TEST_F(LongHash, TellsThePeerThatItGoesOn)
+{
+    haul_test::FramePeer peer(dup(ends_[1]));
+    for (auto begun = std::chrono::steady_clock::now();
+         std::chrono::steady_clock::now() - begun < std::chrono::milliseconds(1200);) {
+        ASSERT_EQ(Hash(), 0) << error_.message;
+    }
+    unsigned working = 0;
+    haul_test::Frame frame;
+    while (peer.Receive(&frame, 0) == 0) {
+        working += frame.type == HAUL_FRAME_WORKING;
+    }
+    EXPECT_GE(working, 1u);
+    EXPECT_LE(working, 3u) << "now and then, not for each step";
+}
+
+TEST_F(LongHash, EndsWithTheConnectionAtASource)
+{
+    fake_.get()->destination = nullptr;
+    fake_.get()->source = reinterpret_cast<haul_source *>(&fake_);
+    shutdown(ends_[1], SHUT_RDWR);
+    int rc = 0;
+    for (int i = 0; i < 10000 && rc == 0; i++) {
+        rc = Hash(); // until the reader has noticed
+    }
+    EXPECT_EQ(rc, -ECONNRESET) << error_.message;
+}
+
+TEST_F(LongHash, EndsWithACancel)
+{
+    fake_.get()->gate = HAUL_GATE_CANCELLED;
+    EXPECT_EQ(Hash(), -ECANCELED);
+    EXPECT_STREQ(error_.message, "cancelled");
 }
 
 } // namespace

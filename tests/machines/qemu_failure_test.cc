@@ -4,6 +4,7 @@
 #include "tests/machines/move.h"
 #include "tools/machines/machine.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <unistd.h>
@@ -286,6 +287,76 @@ TEST_F(QemuFailure, APausedGuestStaysPaused)
     source->command("cont");
     EXPECT_TRUE(source->counts());
 }
+
+// It ends when the machine is handed over to it, and before it could let it run.
+TEST_F(QemuFailure, DestinationsQemuDiesAtTheHandover)
+{
+    auto to = destination();
+    Move move(*source, *to, {{}, {"wait=handover-received"}});
+    move.destination->expect("STATE handover-received");
+    to->kill();
+    EXPECT_EQ(1, move.source->wait()) << move.log();
+    EXPECT_EQ(1, move.destination->wait()) << move.log();
+    expect_back(move, *to);
+}
+
+// A byte later nobody can know.
+TEST_F(QemuFailure, DestinationsQemuDiesWithTheWholeMachine)
+{
+    auto to = destination();
+    Move move(*source, *to, {{"timeout=5"}, {"wait=handover-received"}});
+    move.destination->expect("STATE handover-received");
+    kill(to->pid(), SIGSTOP);
+    EXPECT_EQ(3, move.source->wait()) << move.log();
+    to->kill();
+    EXPECT_EQ(3, move.destination->wait()) << move.log();
+    EXPECT_NE("running", source->status()) << move.log();
+    source->command("cont");
+    EXPECT_TRUE(source->counts());
+    for (int i = 0; i < 100 && settings_of(*source) != settings; i++) {
+        usleep(50000);
+    }
+}
+
+// Somebody else writes the destination's disk: QEMU refuses `cont`, with and without -S, and must not get the
+// disk and the machine later either.
+class RefusedToContinue : public QemuFailure, public ::testing::WithParamInterface<bool>
+{
+};
+
+TEST_P(RefusedToContinue, GivesTheMachineBack)
+{
+    MachineOptions options;
+    options.boot = false;
+    options.disk = *folder / "from.img";
+    make_disk(options.disk, 1);
+    Machine from(*folder, "refused_from", options);
+    options.incoming = true;
+    options.paused = GetParam();
+    options.disk = *folder / "to.img";
+    make_disk(options.disk, 1);
+    Machine to(*folder, "refused_to", options);
+    // QEMU's byte 201 of an image: "nobody else may write".
+    int fd = open(options.disk.c_str(), O_RDWR | O_CLOEXEC);
+    ASSERT_GE(fd, 0);
+    struct flock lock = {};
+    lock.l_type = F_RDLCK;
+    lock.l_start = 201;
+    lock.l_len = 1;
+    ASSERT_EQ(0, fcntl(fd, F_OFD_SETLK, &lock)) << strerror(errno);
+
+    Move move(from, to, {});
+    EXPECT_EQ(1, move.source->wait()) << move.log();
+    EXPECT_EQ(1, move.destination->wait()) << move.log();
+    EXPECT_NE(std::string::npos, move.destination->output().find("lock")) << move.log();
+    EXPECT_NE(std::string::npos, move.destination->output().find("never ran here")) << move.log();
+    EXPECT_EQ("running", from.status()) << move.log();
+    EXPECT_FALSE(to.alive());
+    close(fd);
+}
+
+INSTANTIATE_TEST_SUITE_P(Disk, RefusedToContinue, ::testing::Bool(),
+                         [](const auto &info) { return info.param ? "paused" : "autostart"; });
 
 // After all that: the same machine moves, paused, and goes on there when told to; then the source's copy is
 // taken back.

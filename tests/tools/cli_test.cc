@@ -130,6 +130,26 @@ TEST_F(Cli, WrongUsageIsOneSentenceAndExitStatus2)
         "topology'");
 }
 
+TEST_F(Cli, WrongUsageIsAJsonObjectWhereOneWasAskedFor)
+{
+    for (const std::vector<std::string> &words :
+         {std::vector<std::string>{"send", "--json", "--guest", "nowhere"},
+          std::vector<std::string>{"send", "tcp:127.0.0.1:1", "--guest", "--channels", "0", "--json"},
+          std::vector<std::string>{"receive", "--no-such-option", "--json"}}) {
+        EXPECT_EQ(Run(words), 2);
+        json_t *json = json_loads(out_.c_str(), JSON_REJECT_DUPLICATES, nullptr);
+        ASSERT_NE(json, nullptr) << out_;
+        EXPECT_STREQ(json_string_value(json_object_get(json, "status")), "failed");
+        std::string reason = json_string_value(json_object_get(json, "error-desc"));
+        EXPECT_NE(reason, "");
+        EXPECT_EQ(err_.rfind("haul: " + reason + "; try 'haul help", 0), 0u) << err_;
+        json_t *error = json_object_get(json, "error");
+        EXPECT_STREQ(json_string_value(json_object_get(error, "code")), "EINVAL");
+        EXPECT_EQ(json_string_value(json_object_get(error, "desc")), reason);
+        json_decref(json);
+    }
+}
+
 TEST_F(Cli, TheManualKnowsEveryOptionThatHelpKnows)
 {
     std::ifstream file(Runfile("docs/haul.1"));

@@ -72,4 +72,46 @@ TEST_F(Uncertain, AKilledSourceLeavesItsRecord)
     EXPECT_EQ(Files(source_.state_directory), 0u);
 }
 
+/* A destination that cannot write its record when HANDOVER comes does not start the guest, and says so. */
+class NotStarted : public Move
+{
+  protected:
+    void SetUp() override
+    {
+        Move::SetUp();
+        destination_.preload = Runfile("tests/tools/no_record_at_handover.so");
+    }
+};
+
+TEST_F(NotStarted, TheGuestGoesOnAtTheSource)
+{
+    auto receive = Receive(Guest({}));
+    auto send = SendGuest({});
+    ExpectGoesOnAtSource(*send);
+    EXPECT_TRUE(Has(send->Err(), "reports: no handover: the move's record")) << send->Err();
+    EXPECT_TRUE(Has(send->Err(), "No space left on device")) << send->Err();
+    EXPECT_EQ(receive->Wait(), 1) << receive->Err();
+    EXPECT_TRUE(Has(receive->Out(), "the guest stays with the source")) << receive->Out();
+    EXPECT_EQ(Files(source_.state_directory), 0u);
+    EXPECT_EQ(Files(destination_.state_directory), 0u);
+}
+
+/* Its record might say otherwise one day: nothing is certain. */
+TEST_F(NotStarted, ARecordThatCannotBeWithdrawnLeavesItUncertain)
+{
+    setenv("HAUL_TEST_KEEP", "1", 1);
+    auto receive = Receive(Guest({}));
+    unsetenv("HAUL_TEST_KEEP");
+    auto send = SendGuest({});
+    ASSERT_TRUE(send->WaitFor("and waits for 'haul resume")) << send->Err();
+    std::string id = WaitForRecord(source_.state_directory, ".source.json");
+    EXPECT_EQ(Recover("resume", id), 0) << recovery_;
+    ExpectGoesOnAtSource(*send);
+    ASSERT_TRUE(receive->WaitFor("and waits for 'haul resume")) << receive->Err();
+    receive->Signal(SIGINT);
+    ASSERT_TRUE(receive->WaitFor("once more gives it up")) << receive->Err();
+    receive->Signal(SIGINT);
+    EXPECT_EQ(receive->Wait(), 3) << receive->Err();
+}
+
 } // namespace

@@ -98,6 +98,15 @@ TEST_F(Record, IsPrivateAndLeavesNoOtherFile)
     EXPECT_NE(access((file + ".new").c_str(), F_OK), 0);
 }
 
+TEST_F(Record, ATrialLeavesNothing)
+{
+    Open();
+    EXPECT_EQ(haul_record_try(store_, &error_), 0) << error_.message;
+    EXPECT_EQ(rmdir(directory_.c_str()), 0) << strerror(errno);
+    EXPECT_EQ(haul_record_try(store_, &error_), -ENOENT);
+    EXPECT_NE(std::string(error_.message).find("cannot be written"), std::string::npos) << error_.message;
+}
+
 TEST_F(Record, BothSidesOfAMoveOnOneHostKeepTheirOwn)
 {
     Open();

@@ -381,4 +381,19 @@ TEST(Progress, QuietShowsOnlyWhatMustBeSeen)
     EXPECT_EQ(text, "shown\n");
 }
 
+TEST_F(Report, ADestinationSaysOnlyWhatItKnows)
+{
+    outcome_.source = false;
+    outcome_.compress = nullptr;
+    outcome_.stats.setup_time_ns = 0;
+    outcome_.stats.holes = 0;
+    std::string text = Text();
+    for (const char *unknown :
+         {"setup", "Downtime", "predicted", "limit", "Rounds", "never touched", "Ratio"}) {
+        EXPECT_EQ(text.find(unknown), std::string::npos) << unknown << " in\n" << text;
+    }
+    EXPECT_NE(text.find("Received: the guest is now here."), std::string::npos) << text;
+    EXPECT_NE(text.find("49152 with content, 16384 zero\n"), std::string::npos) << text;
+}
+
 } // namespace

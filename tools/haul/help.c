@@ -157,8 +157,9 @@ static const struct command_help commands[CLI_COMMAND_COUNT] = {
             "after an uncertain move: run this side's copy",
             "A move hands the guest over in one step: the source sends HANDOVER, the destination starts the "
             "guest "
-            "and answers RUNNING. When the connection or a process dies between the two, nobody can know "
-            "whether "
+            "and answers RUNNING, or that the guest never ran there, which gives it back. When the "
+            "connection or "
+            "a process dies before either, nobody can know whether "
             "the other side runs the guest, so haul leaves this side's copy paused, exits with 3, and keeps "
             "a "
             "record of the move. You decide:\n\n"

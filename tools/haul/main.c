@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tools/haul/commands.h"
+#include "tools/haul/report.h"
 #include "tools/haul/watch.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <string.h>
@@ -34,12 +36,26 @@ static int run_help(int argc, char **argv)
     return 0;
 }
 
+/* The command line as a whole is not understood, but that much of it is. */
+static bool wants_json(int argc, char **argv)
+{
+    for (int i = 1; i < argc; i++) {
+        if (!strcmp(argv[i], "--json")) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static int run_command(enum cli_command command, int argc, char **argv)
 {
     struct cli_options options;
     struct haul_error error = {0};
     cli_options_default(&options);
     if (cli_options_parse(command, argc, argv, &options, &error) < 0) {
+        if (wants_json(argc, argv)) {
+            cli_json_print_failure(-EINVAL, error.message, stdout);
+        }
         return cli_complain(CLI_EXIT_USAGE, "%s; try 'haul help %s'", error.message,
                             cli_command_name(command));
     }

@@ -21,11 +21,15 @@ enum cli_exit cli_outcome_exit(const struct haul_outcome *outcome)
     return CLI_EXIT_MOVED;
 }
 
-static void print_times(const struct haul_stats *stats, FILE *out)
+/* Only a source knows its setup from the wait for the other side. */
+static void print_times(const struct haul_outcome *outcome, FILE *out)
 {
     char total[CLI_NUMBER_SIZE], setup[CLI_NUMBER_SIZE];
-    fprintf(out, LABEL "%s, of it setup %s\n", "Total time", cli_format_duration(total, stats->total_time_ns),
-            cli_format_duration(setup, stats->setup_time_ns));
+    fprintf(out, LABEL "%s", "Total time", cli_format_duration(total, outcome->stats.total_time_ns));
+    if (outcome->source) {
+        fprintf(out, ", of it setup %s", cli_format_duration(setup, outcome->stats.setup_time_ns));
+    }
+    fputc('\n', out);
 }
 
 static void print_downtime_row(const char *name, const struct haul_downtime *part, FILE *out)
@@ -94,8 +98,12 @@ static void print_volume(const struct haul_outcome *outcome, FILE *out)
         fprintf(out, LABEL "%s %s\n", file ? "Read" : "Received", cli_format_bytes(sent, stats->transferred),
                 where);
     }
-    fprintf(out, LABEL "%" PRIu64 " with content, %" PRIu64 " zero (%" PRIu64 " of them never touched)\n",
-            "Pages", stats->normal, stats->duplicate, stats->holes);
+    fprintf(out, LABEL "%" PRIu64 " with content, %" PRIu64 " zero", "Pages", stats->normal,
+            stats->duplicate);
+    if (outcome->source) { /* the other side sees no difference */
+        fprintf(out, " (%" PRIu64 " of them never touched)", stats->holes);
+    }
+    fputc('\n', out);
     if (outcome->source && !file) {
         fprintf(out, LABEL "%.2f for compressed pages (--compress %s)\n", "Ratio", stats->compression_ratio,
                 outcome->compress ? outcome->compress : "none");
@@ -148,7 +156,7 @@ void cli_report_print(const struct haul_outcome *outcome, FILE *out)
         outcome->stats.mode == HAUL_MODE_CPR_TRANSFER && outcome->stats.ownership == HAUL_OWNER_DESTINATION;
     if (outcome->stats.transferred || handed_over) {
         fputc('\n', out);
-        print_times(&outcome->stats, out);
+        print_times(outcome, out);
         if (haul_outcome_is_snapshot(outcome)) {
             print_disturbance(&outcome->stats, out);
         } else if (outcome->source) {
@@ -172,9 +180,8 @@ void cli_report_print(const struct haul_outcome *outcome, FILE *out)
     fflush(out);
 }
 
-int cli_json_print(const struct haul_outcome *outcome, FILE *out)
+static int print_object(json_t *json, FILE *out)
 {
-    json_t *json = haul_outcome_json(outcome);
     char *text = json ? json_dumps(json, JSON_INDENT(2) | JSON_REAL_PRECISION(12)) : NULL;
     json_decref(json);
     if (!text) {
@@ -183,4 +190,14 @@ int cli_json_print(const struct haul_outcome *outcome, FILE *out)
     fprintf(out, "%s\n", text);
     free(text);
     return fflush(out) == 0 ? 0 : -EIO;
+}
+
+int cli_json_print(const struct haul_outcome *outcome, FILE *out)
+{
+    return print_object(haul_outcome_json(outcome), out);
+}
+
+int cli_json_print_failure(int code, const char *sentence, FILE *out)
+{
+    return print_object(haul_outcome_json_failure(code, sentence), out);
 }

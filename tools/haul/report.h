@@ -28,6 +28,9 @@ void cli_report_print(const struct haul_outcome *outcome, FILE *out);
 /* cli_json_print writes haul_outcome_json's object and a newline. -ENOMEM or -EIO. */
 int cli_json_print(const struct haul_outcome *outcome, FILE *out);
 
+/* cli_json_print_failure is the same with haul_outcome_json_failure's. */
+int cli_json_print_failure(int code, const char *sentence, FILE *out);
+
 #ifdef __cplusplus
 }
 #endif

@@ -48,6 +48,16 @@ struct haul_machine_ops {
     void (*free)(struct haul_machine *machine);
 };
 
+/* ---- for who makes one ---- */
+/*
+ * haul_machine_alloc returns `size` zeroed bytes that begin with a struct haul_machine of these ops, or NULL
+ * with -ENOMEM in *error. ops->free takes it in every state from here.
+ */
+void *haul_machine_alloc(size_t size, const struct haul_machine_ops *ops, struct haul_error *error);
+/* haul_machine_finish ends a constructor: after a failure it frees what was made, else *machine is that.
+ * Returns `result`. */
+int haul_machine_finish(struct haul_machine *made, int result, struct haul_machine **machine);
+
 /* ---- a QEMU machine, by its QMP socket (path, or unix:path) ---- */
 /* `disks`: a source moves its writable drives too, a destination lets its own be overwritten by them. */
 int haul_qemu_source_new(const char *qmp, bool disks, struct haul_machine **machine,

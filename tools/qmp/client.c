@@ -31,6 +31,7 @@ struct haul_qmp {
     json_t *events[EVENTS_KEPT]; /* oldest first */
     unsigned event_count;
     uint64_t stopped_at_ns;
+    bool ran;
 };
 
 static int64_t clock_ns(clockid_t clock)
@@ -100,9 +101,10 @@ static int read_more(struct haul_qmp *qmp, struct haul_error *error)
 }
 
 /* QEMU stamps events with the time of day; downtime counts on the monotonic clock. */
-static void note_stop(struct haul_qmp *qmp, const json_t *event)
+static void note_event(struct haul_qmp *qmp, const json_t *event)
 {
     const char *name = json_string_value(json_object_get(event, "event"));
+    qmp->ran = qmp->ran || (name && strcmp(name, "RESUME") == 0);
     if (name && strcmp(name, "STOP") == 0) {
         const json_t *stamp = json_object_get(event, "timestamp");
         int64_t at = json_integer_value(json_object_get(stamp, "seconds")) * 1000000000 +
@@ -138,7 +140,7 @@ static int read_object(struct haul_qmp *qmp, int64_t deadline, json_t **object, 
                               "%s is not a QMP %s: it sent something that is not a JSON object",
                               qmp->address.sun_path, qmp->program->socket);
     }
-    note_stop(qmp, *object);
+    note_event(qmp, *object);
     return 0;
 }
 
@@ -403,6 +405,11 @@ pid_t haul_qmp_peer(const struct haul_qmp *qmp)
 const char *haul_qmp_path(const struct haul_qmp *qmp)
 {
     return qmp->address.sun_path;
+}
+
+bool haul_qmp_ran(const struct haul_qmp *qmp)
+{
+    return qmp->ran;
 }
 
 uint64_t haul_qmp_stopped_at_ns(const struct haul_qmp *qmp)

@@ -68,6 +68,9 @@ int haul_qmp_wait_event(struct haul_qmp *qmp, const char *name, int timeout_ms, 
  */
 uint64_t haul_qmp_stopped_at_ns(const struct haul_qmp *qmp);
 
+/* haul_qmp_ran tells whether the server was seen to start or resume the machine (event RESUME). */
+bool haul_qmp_ran(const struct haul_qmp *qmp);
+
 /* haul_qmp_set_timeout replaces the timeout of haul_qmp_connect for the calls to come. */
 void haul_qmp_set_timeout(struct haul_qmp *qmp, int timeout_ms);
 

@@ -85,6 +85,21 @@ static json_t *error_json(int code, const char *sentence)
     return json_pack("{s:s s:o}", "code", name ? name : "EIO", "desc", sentence_json(sentence));
 }
 
+static void add_failure(json_t *json, int code, const char *sentence)
+{
+    json_object_set_new(json, "error-desc", sentence_json(sentence));
+    json_object_set_new(json, "error", error_json(code, sentence));
+}
+
+json_t *haul_outcome_json_failure(int code, const char *sentence)
+{
+    json_t *json = json_pack("{s:s}", "status", "failed");
+    if (json) {
+        add_failure(json, code, sentence);
+    }
+    return json;
+}
+
 json_t *haul_outcome_json(const struct haul_outcome *outcome)
 {
     const struct haul_stats *stats = &outcome->stats;
@@ -142,8 +157,7 @@ json_t *haul_outcome_json(const struct haul_outcome *outcome)
         json_object_set_new(json, "cpu-throttle-percentage", integer(stats->throttle_percent));
     }
     if (outcome->code < 0) {
-        json_object_set_new(json, "error-desc", sentence_json(outcome->error.message));
-        json_object_set_new(json, "error", error_json(outcome->code, outcome->error.message));
+        add_failure(json, outcome->code, outcome->error.message);
     } else if (outcome->self_check_code < 0) {
         json_object_set_new(json, "error", error_json(outcome->self_check_code, outcome->self_check));
     }

@@ -47,6 +47,10 @@ void haul_outcome_headline(const struct haul_outcome *outcome, char *text, size_
 /* haul_outcome_json returns a new object with query-migrate's names and units, or NULL without memory. */
 json_t *haul_outcome_json(const struct haul_outcome *outcome);
 
+/* haul_outcome_json_failure is the same of a move that could not even be begun: status, error-desc and error.
+ */
+json_t *haul_outcome_json_failure(int code, const char *sentence);
+
 #ifdef __cplusplus
 }
 #endif

@@ -134,6 +134,7 @@ int haul_store_lock(struct haul_store *store, struct haul_error *error)
 }
 
 #define NAME_SIZE 64
+#define TRIAL_SIZE 512
 #define RECORD_MAX 65536 /* bytes of a record file: locator and peer escaped in full, and the rest */
 
 static void record_name(char name[NAME_SIZE], const char *id, bool source, const char *tail)
@@ -176,22 +177,11 @@ static int write_file(int directory, const char *name, const char *text)
     return failure;
 }
 
-int haul_record_write(struct haul_store *store, struct haul_record *record, struct haul_error *error)
+/* Writes `name` whole, by way of `temporary`, so that it outlives a crash. */
+static int replace_file(struct haul_store *store, const char *name, const char *temporary, const char *text,
+                        struct haul_error *error)
 {
-    time_t now = time(NULL);
-    struct tm utc;
-    strftime(record->time, sizeof record->time, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &utc));
-    json_t *json = record_to_json(record);
-    char *text = json ? json_dumps(json, JSON_INDENT(2)) : NULL;
-    json_decref(json);
-    if (!text) {
-        return haul_error_set(error, EINVAL, "the record of move %s cannot be written as JSON", record->id);
-    }
-    char name[NAME_SIZE], temporary[NAME_SIZE];
-    record_name(name, record->id, record->source, "");
-    record_name(temporary, record->id, record->source, ".new");
     int failure = write_file(store->fd, temporary, text);
-    free(text);
     if (!failure && renameat(store->fd, temporary, store->fd, name) < 0) {
         failure = errno;
     }
@@ -206,6 +196,38 @@ int haul_record_write(struct haul_store *store, struct haul_record *record, stru
     return 0;
 }
 
+int haul_record_write(struct haul_store *store, struct haul_record *record, struct haul_error *error)
+{
+    time_t now = time(NULL);
+    struct tm utc;
+    strftime(record->time, sizeof record->time, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &utc));
+    json_t *json = record_to_json(record);
+    char *text = json ? json_dumps(json, JSON_INDENT(2)) : NULL;
+    json_decref(json);
+    if (!text) {
+        return haul_error_set(error, EINVAL, "the record of move %s cannot be written as JSON", record->id);
+    }
+    char name[NAME_SIZE], temporary[NAME_SIZE];
+    record_name(name, record->id, record->source, "");
+    record_name(temporary, record->id, record->source, ".new");
+    int status = replace_file(store, name, temporary, text, error);
+    free(text);
+    return status;
+}
+
+int haul_record_try(struct haul_store *store, struct haul_error *error)
+{
+    char text[TRIAL_SIZE + 1], name[NAME_SIZE], temporary[NAME_SIZE];
+    memset(text, ' ', TRIAL_SIZE);
+    text[TRIAL_SIZE] = '\0';
+    /* A name of its own for each thread, that no list of records shows. */
+    snprintf(name, sizeof name, ".trial-%d", (int)gettid());
+    snprintf(temporary, sizeof temporary, ".trial-%d.new", (int)gettid());
+    int status = replace_file(store, name, temporary, text, error);
+    unlinkat(store->fd, name, 0);
+    return status;
+}
+
 int haul_record_remove(struct haul_store *store, const char *id, bool source, struct haul_error *error)
 {
     char name[NAME_SIZE];
@@ -214,7 +236,9 @@ int haul_record_remove(struct haul_store *store, const char *id, bool source, st
         return haul_error_set(error, errno, "the move's record %s/%s cannot be removed: %m", store->path,
                               name);
     }
-    fsync(store->fd);
+    if (fsync(store->fd) < 0) { /* it must not come back after a crash */
+        return haul_error_set(error, errno, "state directory %s cannot be synced: %m", store->path);
+    }
     return 0;
 }
 

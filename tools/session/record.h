@@ -55,6 +55,10 @@ int haul_store_lock(struct haul_store *store, struct haul_error *error);
  */
 int haul_record_write(struct haul_store *store, struct haul_record *record, struct haul_error *error);
 
+/* haul_record_try writes the like of a record, in the same steps, and removes it: whether one could be
+ * written, and how long it takes. */
+int haul_record_try(struct haul_store *store, struct haul_error *error);
+
 /* haul_record_remove: a record that is not there is no error. */
 int haul_record_remove(struct haul_store *store, const char *id, bool source, struct haul_error *error);
 

@@ -105,8 +105,17 @@ static int on_step(void *opaque, enum haul_step step, struct haul_error *error)
             }
         }
         break;
+    case HAUL_STEP_NOT_STARTED: {
+        char id[33];
+        haul_id(session->migration, id);
+        status = haul_record_remove(session->store, id, session->source, error);
+        break;
+    }
     case HAUL_STEP_RESUMED:
         forget_record(session);
+        break;
+    case HAUL_STEP_TRIAL:
+        status = haul_record_try(session->store, error);
         break;
     }
     return status < 0 ? haul_error_prefix(error, "no handover: ") : 0;

@@ -82,8 +82,17 @@ static void disown_hook(void *opaque)
     haul_guest_disown(self->guest, NULL);
 }
 
+/* A start that fails does so before the vCPU is let go; from here it has none. */
+static bool never_ran_hook(void *opaque)
+{
+    struct guest_machine *self = opaque;
+    haul_guest_retire(self->guest);
+    return true;
+}
+
 static const struct haul_guest_ops destination_hooks = {
     .start = resume_hook,
+    .never_ran = never_ran_hook,
     .adopt = adopt_hook,
     .disown = disown_hook,
 };
@@ -201,19 +210,13 @@ static const struct haul_machine_ops machine_ops = {
 static int machine_new(const struct haul_guest_options *options, enum haul_guest_side side,
                        struct haul_machine **machine, struct haul_error *error)
 {
-    struct guest_machine *self = calloc(1, sizeof *self);
+    struct guest_machine *self = haul_machine_alloc(sizeof *self, &machine_ops, error);
     if (!self) {
-        return haul_error_set(error, ENOMEM, "no memory for the reference guest");
+        return -ENOMEM;
     }
-    self->base.ops = &machine_ops;
     self->side = side;
     int result = haul_guest_new(options, side, &self->guest, error);
-    if (result) {
-        free_machine(&self->base);
-        return result;
-    }
-    *machine = &self->base;
-    return 0;
+    return haul_machine_finish(&self->base, result, machine);
 }
 
 int haul_guest_source_new(const struct haul_guest_options *options, struct haul_machine **machine,

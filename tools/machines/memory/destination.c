@@ -130,24 +130,15 @@ static const struct haul_machine_ops machine_ops = {
 int haul_memory_destination_new(const char *path, uint64_t size, struct haul_machine **machine,
                                 struct haul_error *error)
 {
-    struct memory_destination *self = calloc(1, sizeof *self);
-    char *copy = strdup(path);
-    if (!self || !copy) {
-        free(self);
-        free(copy);
-        return haul_error_set(error, ENOMEM, "no memory for a memory machine");
+    struct memory_destination *self = haul_machine_alloc(sizeof *self, &machine_ops, error);
+    if (!self) {
+        return -ENOMEM;
     }
-    self->base.ops = &machine_ops;
-    self->path = copy;
-    int result = size ? haul_memory_object_create(&self->object, path, size, error)
-                      : haul_memory_object_open(&self->object, path, true, error);
-    if (!result) {
-        result = haul_memory_object_map(&self->object, path, true, error);
-    }
-    if (result) {
-        free_machine(&self->base);
-        return result;
-    }
-    *machine = &self->base;
-    return 0;
+    self->object.fd = -1;
+    self->path = strdup(path);
+    int result = !self->path ? haul_error_set(error, ENOMEM, "no memory for a memory machine")
+                 : size      ? haul_memory_object_create(&self->object, path, size, error)
+                             : haul_memory_object_open(&self->object, path, true, error);
+    result = result ? result : haul_memory_object_map(&self->object, path, true, error);
+    return haul_machine_finish(&self->base, result, machine);
 }

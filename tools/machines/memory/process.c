@@ -75,9 +75,10 @@ static bool read_stat(const char *path, char *state, uint64_t *start_time)
 }
 
 struct threads {
-    unsigned count; /* that have not ended */
-    int running;    /* one that is not stopped; 0: all are */
-    char state;     /* of that one */
+    unsigned count;   /* that have not ended */
+    unsigned stopped; /* of them, by a signal */
+    int running;      /* one that is not stopped; 0: all are */
+    char state;       /* of that one */
 };
 
 static void look_at_thread(int pid, const char *name, struct threads *threads)
@@ -89,6 +90,7 @@ static void look_at_thread(int pid, const char *name, struct threads *threads)
         return;
     }
     threads->count++;
+    threads->stopped += state == 'T';
     if (!strchr("Tt", state)) {
         threads->running = (int)strtol(name, NULL, 10);
         threads->state = state;
@@ -191,21 +193,23 @@ uint64_t haul_process_start_time(const struct haul_process *process)
     return process->start_time;
 }
 
-static int wait_until_stopped(struct haul_process *process, struct haul_error *error)
+static int wait_until_stopped(struct haul_process *process, struct threads *threads, struct haul_error *error)
 {
     uint64_t deadline = now_ns() + STOP_TIMEOUT_NS;
     for (;;) {
-        struct threads threads;
-        int result = look_twice(process, &threads, error);
-        if (result || !threads.running) {
+        int result = look_twice(process, threads, error);
+        if (result || !threads->running) {
             return result;
+        }
+        if (!process->stopped && !threads->stopped) {
+            return 0; /* somebody let it on again */
         }
         if (now_ns() >= deadline) {
             return haul_error_set(
                 error, ETIMEDOUT,
                 "thread %d of process %d did not stop within 10 s (state %c): it waits in the kernel; "
                 "look at /proc/%d/stack",
-                threads.running, process->pid, threads.state, threads.running);
+                threads->running, process->pid, threads->state, threads->running);
         }
         nanosleep(&(struct timespec){.tv_nsec = POLL_NS}, NULL);
     }
@@ -215,6 +219,10 @@ int haul_process_stop(struct haul_process *process, struct haul_error *error)
 {
     struct threads threads;
     int result = look_twice(process, &threads, error);
+    if (!result && threads.running && threads.stopped) {
+        result =
+            wait_until_stopped(process, &threads, error); /* somebody's signal has not reached all of them */
+    }
     if (result || !threads.running) {
         return result; /* stopped by somebody else: theirs to let on */
     }
@@ -227,7 +235,7 @@ int haul_process_stop(struct haul_process *process, struct haul_error *error)
     process->stopped = true;
     result = send(process, SIGSTOP, error);
     if (!result) {
-        result = wait_until_stopped(process, error);
+        result = wait_until_stopped(process, &threads, error);
     }
     if (result) {
         haul_process_resume(process, NULL);

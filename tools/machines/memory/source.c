@@ -296,21 +296,21 @@ static int open_process(struct memory_source *self, int pid, struct haul_error *
     return 0;
 }
 
-static int machine_new(const char *path, struct memory_source **machine, struct haul_error *error)
+static struct memory_source *machine_alloc(const char *path, struct haul_error *error)
 {
-    struct memory_source *self = calloc(1, sizeof *self);
-    char *copy = strdup(path);
-    if (!self || !copy) {
-        free(self);
-        free(copy);
-        return haul_error_set(error, ENOMEM, "no memory for a memory machine");
+    struct memory_source *self = haul_machine_alloc(sizeof *self, &machine_ops, error);
+    if (!self) {
+        return NULL;
     }
-    self->base.ops = &machine_ops;
-    self->path = copy;
     self->object.fd = -1;
     self->handed_fd = -1;
-    *machine = self;
-    return 0;
+    self->path = strdup(path);
+    if (!self->path) {
+        haul_error_set(error, ENOMEM, "no memory for a memory machine");
+        free_machine(&self->base);
+        return NULL;
+    }
+    return self;
 }
 
 /* What only the first look can see: that the object is one, and that its writers are known. */
@@ -332,21 +332,13 @@ static int open_object(struct memory_source *self, int pid, struct haul_error *e
 
 int haul_memory_source_new(const char *path, int pid, struct haul_machine **machine, struct haul_error *error)
 {
-    struct memory_source *self = NULL;
-    int result = machine_new(path, &self, error);
-    if (result) {
-        return result;
+    struct memory_source *self = machine_alloc(path, error);
+    if (!self) {
+        return -ENOMEM;
     }
-    result = open_process(self, pid, error);
-    if (!result) {
-        result = open_object(self, pid, error);
-    }
-    if (result) {
-        free_machine(&self->base);
-        return result;
-    }
-    *machine = &self->base;
-    return 0;
+    int result = open_process(self, pid, error);
+    result = result ? result : open_object(self, pid, error);
+    return haul_machine_finish(&self->base, result, machine);
 }
 
 int haul_memory_attach_existing(const char *text, struct haul_machine **machine, struct haul_error *error)
@@ -357,19 +349,13 @@ int haul_memory_attach_existing(const char *text, struct haul_machine **machine,
     if (*end != ' ' || !end[1] || pid < 0 || pid > INT32_MAX) {
         return haul_error_set(error, EINVAL, "'%s' does not name a memory machine", text);
     }
-    struct memory_source *self = NULL;
-    int result = machine_new(end + 1, &self, error);
-    if (result) {
-        return result;
+    struct memory_source *self = machine_alloc(end + 1, error);
+    if (!self) {
+        return -ENOMEM;
     }
-    result = open_process(self, (int)pid, error);
+    int result = open_process(self, (int)pid, error);
     if (!result && pid && haul_process_start_time(self->process) != start_time) {
         result = haul_error_set(error, ESRCH, "process %ld is gone: another one has its number now", pid);
     }
-    if (result) {
-        free_machine(&self->base);
-        return result;
-    }
-    *machine = &self->base;
-    return 0;
+    return haul_machine_finish(&self->base, result, machine);
 }

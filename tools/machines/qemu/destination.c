@@ -16,11 +16,15 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 /* The last byte of a stream without description: after any loss before it, QEMU gives up instead of starting
  * the machine. */
 #define END_MARK '\0'
+
+/* How long `cont` is tried: the source waits for a word about the machine, and no longer than its timeout. */
+#define START_SECONDS 5
 
 /* Main thread until haul_start, then the loader thread. */
 struct haul_qemu_destination {
@@ -33,9 +37,10 @@ struct haul_qemu_destination {
     int stream; /* our end of QEMU's incoming migration, -1: none */
     bool holds; /* whether `held` waits for the handover */
     char held;
-    bool disks;                /* may be overwritten by the source's */
-    bool exporting;            /* QEMU serves its drives to the source */
-    bool running;              /* the source's machine ran */
+    bool disks;                             /* may be overwritten by the source's */
+    bool exporting;                         /* QEMU serves its drives to the source */
+    enum { HELD, LET_GO, REFUSED } how_far; /* of the start, for never_ran */
+    bool running;                           /* the source's machine ran */
     bool adopted;              /* its memory is the source's: QEMU may not write it before the handover */
     char restore_script[4096]; /* what settings restore sends, for the guardian */
 };
@@ -312,10 +317,16 @@ static int start_guest(void *opaque, struct haul_error *error)
     int result = destination->adopted ? release_memory(destination, error) : 0;
     result = result ? result : write_all(destination, &destination->held, 1, error);
     destination->holds = false;
-    result = result ? result : wait_loaded(destination, status, sizeof status, error);
+    if (result) {
+        return result;
+    }
+    destination->how_far = LET_GO;
+    result = wait_loaded(destination, status, sizeof status, error);
     /* With -S, and where the disks could not be opened at once, QEMU waits for `cont`. */
     if (!result && destination->running && strcmp(status, "running") != 0) {
-        result = haul_qemu_continue(destination->qmp, error);
+        result = haul_qemu_continue_within(destination->qmp, START_SECONDS, error);
+        /* One whose answer was lost may have been obeyed. */
+        destination->how_far = result == -EREMOTEIO ? REFUSED : LET_GO;
         result = result ? result : haul_qemu_status(destination->qmp, status, sizeof status, error);
         if (!result && strcmp(status, "running") != 0) {
             result = haul_error_set(error, EREMOTEIO,
@@ -325,12 +336,48 @@ static int start_guest(void *opaque, struct haul_error *error)
     return result; /* detach puts QEMU's settings back: the source waits to hear that the guest runs */
 }
 
+/* Ends QEMU; true when it is gone and its last words are read. */
+static bool end_qemu(const struct haul_qemu_destination *destination)
+{
+    int pidfd = (int)syscall(SYS_pidfd_open, destination->inspection.pid, 0);
+    if (pidfd < 0) {
+        return false;
+    }
+    struct pollfd poller = {.fd = pidfd, .events = POLLIN};
+    bool resumed;
+    bool gone =
+        haul_qemu_quit(destination->qmp, NULL) == 0 &&
+        haul_qmp_wait_event(destination->qmp, "RESUME", HAUL_QEMU_QMP_TIMEOUT_MS, &resumed, NULL) == -EPIPE &&
+        poll(&poller, 1, HAUL_QEMU_QMP_TIMEOUT_MS) == 1;
+    close(pidfd);
+    return gone;
+}
+
+/*
+ * Without the end of its stream QEMU never starts the machine. One that was loaded and refused every `cont`
+ * (disks that it cannot open or lock) did not start it either, unless it says so itself (a machine that ran
+ * and panicked refuses `cont` too); it must not be able to later.
+ */
+static bool never_ran(void *opaque)
+{
+    struct haul_qemu_destination *destination = opaque;
+    switch (destination->how_far) {
+    case HELD:
+        return true;
+    case REFUSED:
+        return !haul_qmp_ran(destination->qmp) && end_qemu(destination) && !haul_qmp_ran(destination->qmp);
+    default:
+        return false;
+    }
+}
+
 static void detach(struct haul_qemu_destination *destination)
 {
     if (destination->exporting) {
         haul_qemu_exports_close(destination->qmp, NULL);
         destination->exporting = false;
     }
+    destination->how_far = HELD;
     if (destination->qmp) {
         haul_qemu_settings_restore(destination->qmp, &destination->settings, NULL);
     }
@@ -348,8 +395,11 @@ static int register_with(struct haul_qemu_destination *destination, struct haul_
                          struct haul_error *error)
 {
     static const struct haul_state_ops state = {.name = HAUL_QEMU_STATE_NAME, .load = load};
-    static const struct haul_guest_ops guest = {
-        .start = start_guest, .streams = open_exports, .adopt = adopt, .disown = disown};
+    static const struct haul_guest_ops guest = {.start = start_guest,
+                                                .never_ran = never_ran,
+                                                .streams = open_exports,
+                                                .adopt = adopt,
+                                                .disown = disown};
     for (unsigned i = 0; i < destination->inspection.count; i++) {
         const struct haul_qemu_block *block = &destination->inspection.blocks[i];
         struct haul_ram_block ram = {
@@ -446,20 +496,14 @@ int haul_qemu_destination_new(const char *qmp, bool disks, struct haul_machine *
         .paused = paused,
         .free = free_destination,
     };
-    struct haul_qemu_destination *destination = calloc(1, sizeof *destination);
+    struct haul_qemu_destination *destination = haul_machine_alloc(sizeof *destination, &ops, error);
     if (!destination) {
-        return haul_error_set(error, ENOMEM, "no memory for a QEMU machine");
+        return -ENOMEM;
     }
-    destination->machine.ops = &ops;
     destination->stream = -1;
     destination->disks = disks;
     int result =
         haul_qemu_open_monitor(qmp, &destination->qmp, destination->path, sizeof destination->path, error);
     result = result ? result : haul_guardian_new(destination->path, &destination->guardian, error);
-    if (result) {
-        free_destination(&destination->machine);
-        return result;
-    }
-    *machine = &destination->machine;
-    return 0;
+    return haul_machine_finish(&destination->machine, result, machine);
 }

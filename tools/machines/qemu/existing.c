@@ -90,16 +90,10 @@ int haul_qemu_attach_existing(const char *qmp, struct haul_machine **machine, st
         .abandon = abandon,
         .free = free_existing,
     };
-    struct existing *existing = calloc(1, sizeof *existing);
+    struct existing *existing = haul_machine_alloc(sizeof *existing, &ops, error);
     if (!existing) {
-        return haul_error_set(error, ENOMEM, "no memory for a QEMU machine");
+        return -ENOMEM;
     }
-    existing->machine.ops = &ops;
     int result = haul_qemu_open_monitor(qmp, &existing->qmp, existing->path, sizeof existing->path, error);
-    if (result) {
-        free_existing(&existing->machine);
-        return result;
-    }
-    *machine = &existing->machine;
-    return 0;
+    return haul_machine_finish(&existing->machine, result, machine);
 }

@@ -17,9 +17,14 @@ uint64_t haul_qemu_now_ns(void)
 
 int haul_qemu_continue(struct haul_qmp *qmp, struct haul_error *error)
 {
+    return haul_qemu_continue_within(qmp, 30, error);
+}
+
+int haul_qemu_continue_within(struct haul_qmp *qmp, int seconds, struct haul_error *error)
+{
     for (int i = 0;; i++) {
         int result = haul_qmp_execute(qmp, "cont", NULL, NULL, error);
-        if (result != -EREMOTEIO || i == 300) {
+        if (result != -EREMOTEIO || i == 10 * seconds) {
             return result ? haul_error_prefix(error, "the machine stays stopped: ") : 0;
         }
         poll(NULL, 0, 100);
@@ -280,20 +285,14 @@ int haul_qemu_source_new(const char *qmp, bool disks, struct haul_machine **mach
         .paused = paused,
         .free = free_source,
     };
-    struct haul_qemu_source *source = calloc(1, sizeof *source);
+    struct haul_qemu_source *source = haul_machine_alloc(sizeof *source, &ops, error);
     if (!source) {
-        return haul_error_set(error, ENOMEM, "no memory for a QEMU machine");
+        return -ENOMEM;
     }
-    source->machine.ops = &ops;
     source->disks = disks;
     haul_qemu_mirror_init(&source->mirror);
     int result = haul_qemu_open_monitor(qmp, &source->qmp, source->path, sizeof source->path, error);
     /* Before any memory is mapped or thread started, so that the guardian holds nothing of it. */
     result = result ? result : haul_guardian_new(source->path, &source->guardian, error);
-    if (result) {
-        free_source(&source->machine);
-        return result;
-    }
-    *machine = &source->machine;
-    return 0;
+    return haul_machine_finish(&source->machine, result, machine);
 }

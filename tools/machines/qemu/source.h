@@ -89,8 +89,12 @@ int haul_qemu_source_set_up(struct haul_qemu_source *source, struct haul_error *
  * mirroring of drives and restore the settings. */
 int haul_qemu_source_rearm(struct haul_qemu_source *source, const char *first, struct haul_error *error);
 
-/* haul_qemu_continue sends `cont` until QEMU takes it (a migration may still be ending), for up to 30 s. */
+/*
+ * haul_qemu_continue sends `cont` until QEMU takes it (a migration may still be ending), for up to 30 s;
+ * haul_qemu_continue_within for up to `seconds`.
+ */
 int haul_qemu_continue(struct haul_qmp *qmp, struct haul_error *error);
+int haul_qemu_continue_within(struct haul_qmp *qmp, int seconds, struct haul_error *error);
 
 /* haul_qemu_open_monitor opens the QMP connection and writes the monitor's absolute path. *qmp is set even
  * when that fails. */
