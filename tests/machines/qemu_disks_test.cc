@@ -152,6 +152,84 @@ TEST_F(QemuDisks, MovesUnderLoadAndIsEqualAtTheStop)
     }
 }
 
+// ---- a move that ends early ----
+
+// The source's machine runs on with its own drives, and can be moved again.
+class QemuDisksFailure : public QemuDisks
+{
+  protected:
+    // Moves once so that it fails; `first` is the source's settings, `second` the destination's.
+    void fail(Machine &from, const std::string &name, const std::vector<std::string> &first,
+              const std::vector<std::string> &second, const std::string &at, int signal)
+    {
+        auto to = destination(name);
+        Move move(from, *to, {with_disks(first), with_disks(second)});
+        if (signal) {
+            move.source->expect(at);
+            move.source->kill(signal);
+        }
+        EXPECT_NE(0, move.source->wait()) << name << move.log();
+        move.destination->kill(SIGTERM); // where the source never came, it waits for another
+        EXPECT_NE(0, move.destination->wait()) << name << move.log();
+        EXPECT_TRUE(from.counts(60)) << name << from.status() << move.log();
+        EXPECT_EQ("running", from.status()) << name << move.log();
+        EXPECT_FALSE(from.says_bad()) << name << from.console();
+    }
+
+    void move_in_the_end(Machine &from)
+    {
+        auto to = destination("last");
+        Move move(from, *to, {with_disks({"wait=handover", "downtime=1000"}), kDisks});
+        move.source->expect("STATE handover");
+        EXPECT_TRUE(same_images("from", "last")) << move.log();
+        ASSERT_EQ(0, move.source->wait()) << move.log() << to->errors();
+        ASSERT_EQ(0, move.destination->wait()) << move.log() << to->errors();
+        expect_clean(from);
+        from.kill();
+        expect_healthy(*to);
+    }
+};
+
+const char *const kStates[] = {"setup", "active", "round1", "pre-switchover", "device", "handover"};
+
+TEST_F(QemuDisksFailure, CancelledInEachState)
+{
+    auto from = source();
+    expect_loaded(*from);
+    for (const char *state : kStates) {
+        fail(*from, std::string("c-") + state, {std::string("cancel=") + state, "downtime=1000"}, {}, "", 0);
+        expect_clean(*from);
+    }
+    move_in_the_end(*from);
+}
+
+TEST_F(QemuDisksFailure, KilledWhileItMirrors)
+{
+    auto from = source();
+    expect_loaded(*from);
+    fail(*from, "k0", {"bandwidth=4000000"}, {}, "MESSAGE copying 2 drives", SIGKILL);
+    // What the killed one left must not be in the way; QEMU has it until the next try.
+    fail(*from, "k1", {"bandwidth=4000000"}, {}, "MESSAGE copying 2 drives", SIGTERM);
+    move_in_the_end(*from);
+}
+
+// The destination's QEMU dies while it takes the drives in.
+TEST_F(QemuDisksFailure, TheDestinationsQemuDies)
+{
+    auto from = source();
+    expect_loaded(*from);
+    auto to = destination("dead");
+    Move move(*from, *to, {with_disks({"bandwidth=4000000"}), kDisks});
+    ASSERT_NE("", move.source->expect("MESSAGE copying")) << move.log();
+    to->kill();
+    EXPECT_EQ(1, move.source->wait()) << move.log();
+    EXPECT_NE(std::string::npos, move.source->output().find("mirroring drive ")) << move.log();
+    EXPECT_TRUE(from->counts());
+    expect_clean(*from);
+    move.destination->wait();
+    move_in_the_end(*from);
+}
+
 // ---- what is looked at before anything is copied ----
 
 class QemuDisksCheck : public QemuDisks
