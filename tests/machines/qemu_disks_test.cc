@@ -192,6 +192,28 @@ class QemuDisksFailure : public QemuDisks
 
 const char *const kStates[] = {"setup", "active", "round1", "pre-switchover", "device", "handover"};
 
+TEST_F(QemuDisksFailure, TheSourcesHaulIsKilledInEachState)
+{
+    auto from = source();
+    expect_loaded(*from);
+    for (const char *state : kStates) {
+        fail(*from, std::string("s-") + state, {std::string("die=") + state, "downtime=1000"}, {}, "", 0);
+    }
+    move_in_the_end(*from);
+}
+
+TEST_F(QemuDisksFailure, TheDestinationsHaulIsKilledInEachState)
+{
+    auto from = source();
+    expect_loaded(*from);
+    for (const char *state : {"setup", "active", "device"}) {
+        fail(*from, std::string("d-") + state, {"downtime=1000", "timeout=5"}, {std::string("die=") + state},
+             "", 0);
+        expect_clean(*from);
+    }
+    move_in_the_end(*from);
+}
+
 TEST_F(QemuDisksFailure, CancelledInEachState)
 {
     auto from = source();
