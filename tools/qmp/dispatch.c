@@ -228,8 +228,7 @@ static void lower_integers(char *text, size_t length)
             end++;
         }
         if (end > i && strspn(text + i, "0123456789") == end - i && is_too_large(text + i, end - i)) {
-            memset(text + i, ' ', end - i);
-            memcpy(text + i, LARGEST, strlen(LARGEST));
+            memcpy(text + i, LARGEST " ", end - i); /* one of its two lengths */
         }
         i = end > i ? end - 1 : i;
     }
