@@ -69,14 +69,14 @@ class Machine:
     With `prealloc` QEMU maps all of its memory, as it does memory that a guest has used; what is in the file stays.
     """
 
-    def __init__(self, work, name, options, memory, incoming, prealloc):
+    def __init__(self, work, name, options, memory, incoming, prealloc, extra=()):
         self.qmp_path = os.path.join(work, name + ".qmp")
         size = options.size << 20
         command = [
             options.qemu, "-accel", "tcg", "-machine", "q35,memory-backend=ram", "-m", f"{options.size}M",
             "-object", f"memory-backend-file,id=ram,size={size},mem-path={memory},share=on"
             + (",prealloc=on" if prealloc else ""),
-            "-nodefaults", "-display", "none", "-qmp", f"unix:{self.qmp_path},server=on,wait=off", "-S",
+            "-nodefaults", "-display", "none", "-qmp", f"unix:{self.qmp_path},server=on,wait=off", "-S", *extra,
         ]
         if incoming:
             command += ["-incoming", "defer"]
