@@ -45,7 +45,7 @@ int haul_qemu_check_movable(const char *status, struct haul_error *error)
 
 int haul_qemu_source_rearm(struct haul_qemu_source *source, const char *first, struct haul_error *error)
 {
-    char script[sizeof source->restore_script + 2 * HAUL_QEMU_MIRROR_SCRIPT_SIZE + 256];
+    char script[sizeof source->restore_script + (size_t)2 * HAUL_QEMU_MIRROR_SCRIPT_SIZE + 256];
     char ending[HAUL_QEMU_MIRROR_SCRIPT_SIZE];
     char removing[HAUL_QEMU_MIRROR_SCRIPT_SIZE];
     haul_qemu_mirror_script(&source->mirror, ending, removing, sizeof ending);
