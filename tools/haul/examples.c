@@ -6,7 +6,8 @@ static const char *const examples[CLI_COMMAND_COUNT] = {
     [CLI_SEND] = "  Move a QEMU machine to the host 10.0.0.2, where haul receive listens:\n"
                  "    haul send tcp:10.0.0.2:7000 --qemu /run/vm.qmp\n"
                  "  The same with four channels, compressed, and compared before the handover:\n"
-                 "    haul send tcp:10.0.0.2:7000 --qemu /run/vm.qmp --channels 4 --compress auto --verify\n",
+                 "    haul send tcp:10.0.0.2:7000 --qemu /run/vm.qmp --channels 4 \\\n"
+                 "        --compress auto --verify\n",
     [CLI_RECEIVE] = "  Wait on port 7000 for a machine; QEMU was started with -incoming defer -S:\n"
                     "    haul receive --listen tcp:0.0.0.0:7000 --qemu /run/vm.qmp\n"
                     "  Try haul without a machine, both sides on this host:\n"
@@ -23,7 +24,7 @@ static const char *const examples[CLI_COMMAND_COUNT] = {
                   "    haul query\n"
                   "  All about the migration web, for a script:\n"
                   "    haul query web --json\n",
-    [CLI_SET] = "  Leave the others some of the network, and let the guest stand still for 50 ms at most:\n"
+    [CLI_SET] = "  Leave others some of the network, and stop the guest for 50 ms at most:\n"
                 "    haul set web max-bandwidth=200M downtime-limit=50\n",
     [CLI_CANCEL] = "  Give up the migration web; its guest goes on where it is:\n"
                    "    haul cancel web\n",
@@ -34,7 +35,8 @@ static const char *const examples[CLI_COMMAND_COUNT] = {
                   "  Follow one of a daemon that listens elsewhere:\n"
                   "    haul watch web --qmp unix:/run/mine.sock\n",
     [CLI_RELAY] = "  Reach a haul receive that listens on a unix socket of another host:\n"
-                  "    haul send 'exec:ssh 10.0.0.2 haul relay unix:/run/haul.in' --qemu /run/vm.qmp\n"
+                  "    haul send 'exec:ssh 10.0.0.2 haul relay unix:/run/haul.in' \\\n"
+                  "        --qemu /run/vm.qmp\n"
                   "  What runs there is:\n"
                   "    haul relay unix:/run/haul.in\n",
     [CLI_DAEMON] = "  Start one, and ask it from another terminal:\n"
