@@ -198,7 +198,8 @@ void haul_pack_sample(const struct haul_pack *pack, const struct haul_block_view
         }
         const unsigned char *bytes = block->host + (run->first + page - before) * HAUL_PAGE_SIZE;
         for (uint32_t word = 0; word < SAMPLE_WORDS; word++) {
-            memcpy(sample, bytes + word * (HAUL_PAGE_SIZE / SAMPLE_WORDS) + i * SAMPLE_SHIFT, SAMPLE_WORD);
+            memcpy(sample, bytes + word * (HAUL_PAGE_SIZE / SAMPLE_WORDS) + (size_t)i * SAMPLE_SHIFT,
+                   SAMPLE_WORD);
             sample += SAMPLE_WORD;
         }
     }

@@ -16,7 +16,8 @@ static unsigned bucket_of(uint64_t nanoseconds)
     }
     unsigned shift = 63u - (unsigned)__builtin_clzll(nanoseconds) - 4u;
     uint64_t bucket = (uint64_t)shift * HAUL_WAIT_STEPS + (nanoseconds >> shift);
-    return bucket < HAUL_WAIT_BUCKETS ? (unsigned)bucket : HAUL_WAIT_BUCKETS - 1;
+    const unsigned last = HAUL_WAIT_BUCKETS - 1;
+    return bucket < last ? (unsigned)bucket : last;
 }
 
 /* The first value that is too large for the bucket. */

@@ -109,6 +109,10 @@ int main(int argc, char **argv)
     }
     size_t bytes = strtoull(argv[2], NULL, 10) << 20;
     double pages_per_ns = strtod(argv[3], NULL) * 1e6 / PAGE / 1e9;
+    if (bytes == 0 || pages_per_ns <= 0) {
+        fprintf(stderr, "timed_writer: MIB and MB_PER_S are numbers above 0\n");
+        return 2;
+    }
     int fd = open(argv[1], O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (fd < 0 || ftruncate(fd, (off_t)bytes) < 0) {
         perror(argv[1]);
@@ -118,6 +122,7 @@ int main(int argc, char **argv)
     uint64_t *kept = malloc(KEPT * sizeof *kept);
     if (memory == MAP_FAILED || !kept) {
         perror("memory");
+        free(kept);
         return 1;
     }
     memset(kept, 1, KEPT * sizeof *kept);

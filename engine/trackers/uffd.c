@@ -312,7 +312,7 @@ static uint64_t slice_end(const struct haul_tracked_range *range, uint64_t start
 
 static int cut_slices(struct uffd_tracker *tracker, struct haul_error *error)
 {
-    uint64_t most = 0;
+    uint64_t most = 1;
     for (unsigned i = 0; i < tracker->count; i++) {
         most += tracker->ranges[i].range.length / SLICE + 2; /* where neither end is at a multiple of it */
     }

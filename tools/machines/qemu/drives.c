@@ -214,7 +214,7 @@ bool haul_qemu_file_is_shared(const struct haul_qemu_place *place, pid_t pid)
     bool found = false;
     for (struct dirent *entry; processes && !found && (entry = readdir(processes));) {
         char name[32];
-        int other = atoi(entry->d_name);
+        int other = (int)strtol(entry->d_name, NULL, 10); /* 0: not a process */
         if (other <= 0 || other == pid) {
             continue;
         }
