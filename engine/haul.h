@@ -560,13 +560,14 @@ int haul_get_channel_stats(struct haul_migration *migration, unsigned index,
                            struct haul_channel_stats *stats);
 
 /*
- * What may be changed while a migration runs, as its options say; each acts within 100 ms, at a source only.
- * A changed downtime limit, switchover bandwidth or throttle does not wait for the end of a round that takes
- * long: the round is cut short as soon as stopping the guest would fit.
- * haul_set_downtime_limit: -EINVAL over 2000000. haul_set_throttle slows the guest down by `percent` (0: not
- * at all), from where auto_converge goes on; -EINVAL over 99, -ENOTSUP for a guest without the hook and at a
- * destination. haul_set_throttle_steps is for what auto_converge does from then on, and a lower end for what
- * it has done; -EINVAL: see haul_throttle_steps.
+ * What may be changed while a migration runs, as its options say, at a source only. The migration_thread
+ * takes each within 100 ms; a stop that it then decides on still waits for what the channels hold, at their
+ * rate. A changed downtime limit, switchover bandwidth or throttle does not wait for the end of a round that
+ * takes long: the round is cut short as soon as stopping the guest would fit. haul_set_downtime_limit:
+ * -EINVAL over 2000000. haul_set_throttle slows the guest down by `percent` (0: not at all), from where
+ * auto_converge goes on; -EINVAL over 99, -ENOTSUP for a guest without the hook and at a destination.
+ * haul_set_throttle_steps is for what auto_converge does from then on, and a lower end for what it has done;
+ * -EINVAL: see haul_throttle_steps.
  */
 void haul_set_max_bandwidth(struct haul_migration *migration, uint64_t bytes_per_s);
 void haul_set_switchover_bandwidth(struct haul_migration *migration, uint64_t bytes_per_s);
