@@ -5,7 +5,7 @@
 #include "engine/block_table.h"
 #include "engine/clock.h"
 #include "engine/cpr.h"
-#include "engine/file_source.h"
+#include "engine/file/source.h"
 #include "engine/rdma.h"
 #include "engine/streams.h"
 

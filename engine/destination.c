@@ -3,7 +3,7 @@
 
 #include "engine/bitmap.h"
 #include "engine/clock.h"
-#include "engine/file_destination.h"
+#include "engine/file/destination.h"
 #include "engine/holes.h"
 #include "engine/rdma.h"
 #include "engine/state_stream.h"

@@ -3,7 +3,7 @@
 
 #include "engine/bitmap.h"
 #include "engine/clock.h"
-#include "engine/file_source.h"
+#include "engine/file/source.h"
 #include "engine/streams.h"
 
 #include <errno.h>

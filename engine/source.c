@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "engine/source.h"
 
-#include "engine/background.h"
+#include "engine/background/background.h"
 #include "engine/bitmap.h"
 #include "engine/clock.h"
 #include "engine/cpr.h"
-#include "engine/file_source.h"
+#include "engine/file/source.h"
 #include "engine/holes.h"
 #include "engine/populate.h"
 #include "engine/rdma.h"

@@ -2,7 +2,7 @@
 #include "engine/source.h"
 
 #include "engine/clock.h"
-#include "engine/file_source.h"
+#include "engine/file/source.h"
 #include "engine/state_stream.h"
 #include "engine/streams.h"
 #include "engine/verify.h"

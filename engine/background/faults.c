@@ -3,7 +3,7 @@
  * The fault thread: somebody waits for each thing that it does, so it only copies and releases. Hashing and
  * writing are the writers'.
  */
-#include "engine/background.h"
+#include "engine/background/background.h"
 
 #include "engine/clock.h"
 

@@ -3,7 +3,7 @@
  * The writers: they store what the fault thread copied as soon as there is any, and else read memory in
  * order, a chunk at a time.
  */
-#include "engine/background.h"
+#include "engine/background/background.h"
 
 #include "compress/zero.h"
 #include "engine/clock.h"

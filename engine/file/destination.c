@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "engine/file_destination.h"
+#include "engine/file/destination.h"
 
 #include "channels/snapshot/reader.h"
 #include "engine/block_table.h"

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "engine/file_source.h"
+#include "engine/file/source.h"
 
 #include "channels/snapshot/carrier_file.h"
 #include "engine/block_table.h"

@@ -4,10 +4,10 @@
  * is protected while the guest runs (what it writes until the stop is protected once more then), and saved
  * while it runs again.
  */
-#include "engine/background.h"
+#include "engine/background/background.h"
 
 #include "engine/clock.h"
-#include "engine/file_source.h"
+#include "engine/file/source.h"
 
 #include <errno.h>
 #include <stdlib.h>

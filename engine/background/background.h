@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#ifndef HAUL_ENGINE_BACKGROUND_H
-#define HAUL_ENGINE_BACKGROUND_H
+#ifndef HAUL_ENGINE_BACKGROUND_BACKGROUND_H
+#define HAUL_ENGINE_BACKGROUND_BACKGROUND_H
 
 /*
  * Background snapshot (mode background-snapshot): what its files share. bg_migration_thread.c coordinates,
- * bg_pages.c knows which page is saved, bg_faults.c is the thread that serves waiting writers, bg_writer.c
+ * pages.c knows which page is saved, faults.c is the thread that serves waiting writers, writer.c
  * the threads that read memory in order and write the file.
  *
  * The rule that everything rests on: each thread copies a page, then takes it (sets its bit in `taken`), then
@@ -129,7 +129,7 @@ struct haul_background {
     HAUL_ATOMIC(int) failed; /* its code; release when set, acquire in the coordinator */
 };
 
-/* ---- bg_pages.c ---- */
+/* ---- pages.c ---- */
 
 /* -ENOTSUP: a block has pages larger than 2 MiB. */
 int haul_bg_pages_init(struct haul_bg_pages *pages, struct haul_migration *migration,
@@ -183,7 +183,7 @@ static inline bool haul_bg_bit(const uint64_t *bits, uint32_t index)
 /* haul_bg_copy copies a page that may be released, and written, at the same moment. */
 void haul_bg_copy(unsigned char *to, const unsigned char *page);
 
-/* ---- bg_pool.c ---- */
+/* ---- pool.c ---- */
 
 /* -ENOMEM. */
 int haul_bg_pool_init(struct haul_bg_pool *pool, size_t bytes, size_t slot_bytes, struct haul_error *error);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "engine/background.h"
+#include "engine/background/background.h"
 
 #include <errno.h>
 #include <stdlib.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "engine/background.h"
+#include "engine/background/background.h"
 
 #include "channels/live_read.h"
 #include "engine/bitmap.h"
