@@ -88,6 +88,10 @@ void haul_account_read(struct haul_account *account, struct haul_carrier *carrie
     if (counters->bytes_written < counters->bytes_delivered) {
         counters->bytes_written = counters->bytes_delivered; /* another reader was ahead */
     }
+    /* Parts before what they are part of, which the thread counts first. */
+    counters->disk_bytes_written = get(&account->disk_bytes);
+    counters->disk_data_pages = get(&account->disk_data_pages);
+    counters->disk_zero_pages = get(&account->disk_zero_pages);
     counters->zero_pages = get(&account->zero_pages);
     counters->raw_pages = get(&account->raw_pages);
     counters->compressed_pages = get(&account->compressed_pages);

@@ -18,6 +18,9 @@ struct haul_account {
     haul_counter raw_pages;
     haul_counter compressed_pages;
     haul_counter compressed_bytes;
+    haul_counter disk_bytes;
+    haul_counter disk_data_pages;
+    haul_counter disk_zero_pages;
     haul_counter batches;
     haul_counter busy_ns;
     haul_counter encode_ns;
@@ -51,6 +54,15 @@ static inline void haul_account_add(haul_counter *counter, uint64_t value)
     /* A single writer: no read-modify-write needed. */
     atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + value,
                           memory_order_relaxed);
+}
+
+/* haul_account_disk notes which part of what was counted belongs to a disk. Owner thread only. */
+static inline void haul_account_disk(struct haul_account *account, uint64_t bytes, uint64_t data_pages,
+                                     uint64_t zero_pages)
+{
+    haul_account_add(&account->disk_bytes, bytes);
+    haul_account_add(&account->disk_data_pages, data_pages);
+    haul_account_add(&account->disk_zero_pages, zero_pages);
 }
 
 /* haul_account_turn ends the current state at `now_ns` and begins the other. Owner thread only. */

@@ -45,9 +45,25 @@ struct haul_batch {
     struct haul_run runs[HAUL_BATCH_RUNS];
 };
 
-/* What a channel knows of one RAM block. Immutable while channels run, but for the bitmap's bits. */
+struct haul_error;
+
+/*
+ * The pages of a block that is not in this process's memory: a disk. Calls come from the channels' threads,
+ * several at a time, but no page is in two of them at once. `first` and `pages` lie within the block. 0, or a
+ * negative errno with a message that names the disk.
+ */
+struct haul_block_io {
+    /* 1..HAUL_BATCH_PAGES pages into, or from, contiguous memory. */
+    int (*read)(void *opaque, uint64_t first, uint32_t pages, void *bytes, struct haul_error *error);
+    int (*write)(void *opaque, uint64_t first, uint32_t pages, const void *bytes, struct haul_error *error);
+    /* Makes the pages read as zero. */
+    int (*zero)(void *opaque, uint64_t first, uint64_t pages, struct haul_error *error);
+};
+
+/* What a channel knows of one block of the table, RAM or disk. Immutable while channels run, but for the
+ * bitmap's bits. */
 struct haul_block_view {
-    unsigned char *host; /* the block's first byte in this process */
+    unsigned char *host; /* the block's first byte in this process; NULL: its pages come and go by `io` */
     uint64_t pages;
     /*
      * Destination only, else NULL: one bit per page, set while the page may hold non-zero bytes. A zero run
@@ -56,6 +72,8 @@ struct haul_block_view {
      * disjoint pages, but share words: relaxed atomic or/and suffices, the round barrier orders the rounds.
      */
     HAUL_ATOMIC(uint64_t) * maybe_nonzero;
+    const struct haul_block_io *io; /* NULL: memory */
+    void *io_opaque;
 };
 
 #endif

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The carrier of rdma: raw pages are written into the destination's memory, and then their packet goes over
- * the socket without payload. Everything else (zero runs, compressed pages, marks) goes over the socket as it
- * always does.
+ * the socket without payload. Everything else (zero runs, compressed pages, pages of disks, marks) goes over
+ * the socket as it always does.
  */
 #include "channels/carrier.h"
 
@@ -47,7 +47,7 @@ static int rma_send(struct haul_carrier *carrier, struct haul_pack *pack, const 
     int rc = 0;
     if (packet->type == HAUL_PACKET_ROUND) {
         rc = haul_rma_flush(own->endpoint, error); /* rule R2: the mark comes after all that was written */
-    } else if (packet->codec == HAUL_CODEC_RAW && packet->data_pages > 0) {
+    } else if (packet->codec == HAUL_CODEC_RAW && packet->data_pages > 0 && !block->io) {
         rc = place(own, pack, error);
     }
     return rc < 0 ? haul_error_prefix(error, "sending round %u: ", packet->round)

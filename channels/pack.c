@@ -24,8 +24,11 @@ _Static_assert(SAMPLE_PAGES *SAMPLE_WORDS *SAMPLE_WORD == HAUL_CHOICE_SAMPLE, "a
 
 #define PATIENT_CHUNKS 3 /* encoded before giving up: the first finds the codec in no cache */
 
-int haul_pack_init(struct haul_pack *pack, enum haul_compress_mode mode, int node)
+int haul_pack_init(struct haul_pack *pack, enum haul_compress_mode mode, bool stages, int node)
 {
+    if (stages && !(pack->staged = haul_placement_alloc(HAUL_PACKET_PAYLOAD_MAX, node))) {
+        return -ENOMEM;
+    }
     if (mode == HAUL_COMPRESS_NONE) {
         return 0;
     }
@@ -54,9 +57,13 @@ void haul_pack_cleanup(struct haul_pack *pack)
     if (pack->codec_scratch) {
         haul_placement_free(pack->codec_scratch, pack->codec_scratch_size);
     }
+    if (pack->staged) {
+        haul_placement_free(pack->staged, HAUL_PACKET_PAYLOAD_MAX);
+    }
     pack->copy = NULL;
     pack->payload = NULL;
     pack->codec_scratch = NULL;
+    pack->staged = NULL;
 }
 
 static void reset(struct haul_pack *pack, uint8_t type, uint32_t round, uint32_t block)
@@ -159,6 +166,46 @@ static void sort_pages(struct haul_packet *packet, const struct haul_batch *batc
     memcpy(packet->runs + packet->data_runs, zero, packet->zero_runs * sizeof *zero);
 }
 
+/* Reads the pages of a disk one behind the other. */
+static int stage(struct haul_pack *pack, const struct haul_batch *batch, const struct haul_block_view *block,
+                 struct haul_error *error)
+{
+    unsigned char *to = pack->staged;
+    int result = 0;
+    for (uint32_t i = 0; result == 0 && i < batch->run_count; i++) {
+        const struct haul_run *run = &batch->runs[i];
+        result = block->io->read(block->io_opaque, run->first, (uint32_t)run->count, to, error);
+        to += run->count * HAUL_PAGE_SIZE;
+    }
+    return result;
+}
+
+/* As sort_pages; closes the gaps that zero pages leave between the staged ones. */
+static void sort_staged(struct haul_pack *pack, const struct haul_batch *batch)
+{
+    struct haul_packet *packet = &pack->packet;
+    struct haul_run zero[HAUL_BATCH_RUNS];
+    const unsigned char *from = pack->staged;
+    unsigned char *to = pack->staged;
+    for (uint32_t i = 0; i < batch->run_count; i++) {
+        uint64_t end = batch->runs[i].first + batch->runs[i].count;
+        for (uint64_t page = batch->runs[i].first; page < end; page++, from += HAUL_PAGE_SIZE) {
+            if (haul_is_zero(from, HAUL_PAGE_SIZE)) {
+                append(zero, &packet->zero_runs, page);
+                packet->zero_pages++;
+                continue;
+            }
+            if (to != from) {
+                memcpy(to, from, HAUL_PAGE_SIZE);
+            }
+            to += HAUL_PAGE_SIZE;
+            append(packet->runs, &packet->data_runs, page);
+            packet->data_pages++;
+        }
+    }
+    memcpy(packet->runs + packet->data_runs, zero, packet->zero_runs * sizeof *zero);
+}
+
 int haul_pack_sort(struct haul_pack *pack, const struct haul_batch *batch,
                    const struct haul_block_view *blocks, uint32_t block_count, struct haul_error *error)
 {
@@ -168,6 +215,13 @@ int haul_pack_sort(struct haul_pack *pack, const struct haul_batch *batch,
     }
     struct haul_packet *packet = &pack->packet;
     reset(pack, HAUL_PACKET_PAGES, batch->round, batch->block);
+    if (batch->kind == HAUL_BATCH_KIND_PAGES && blocks[batch->block].io) {
+        result = stage(pack, batch, &blocks[batch->block], error);
+        if (result == 0) {
+            sort_staged(pack, batch);
+        }
+        return result;
+    }
     if (batch->kind == HAUL_BATCH_KIND_PAGES) {
         if (batch->first_touch) {
             map_pages(batch, blocks[batch->block].host);
@@ -196,7 +250,8 @@ void haul_pack_sample(const struct haul_pack *pack, const struct haul_block_view
             before += (uint32_t)run->count;
             run++;
         }
-        const unsigned char *bytes = block->host + (run->first + page - before) * HAUL_PAGE_SIZE;
+        const unsigned char *bytes = block->io ? pack->staged + page * HAUL_PAGE_SIZE
+                                               : block->host + (run->first + page - before) * HAUL_PAGE_SIZE;
         for (uint32_t word = 0; word < SAMPLE_WORDS; word++) {
             memcpy(sample, bytes + word * (HAUL_PAGE_SIZE / SAMPLE_WORDS) + (size_t)i * SAMPLE_SHIFT,
                    SAMPLE_WORD);
@@ -232,19 +287,24 @@ static void gather_pages(struct gather *from, const unsigned char *host, unsigne
     }
 }
 
-/* Encodes one chunk to `to`; returns its length there. */
+/* Encodes one chunk to `to`; returns its length there. `host` NULL: the pages are staged, and nobody else
+ * writes them. */
 static uint32_t compress_chunk(struct haul_pack *pack, struct gather *from, const unsigned char *host,
-                               const struct haul_codec *codec, uint32_t pages, unsigned char *to)
+                               const struct haul_codec *codec, uint32_t index, unsigned char *to)
 {
+    uint32_t pages = haul_packet_chunk_pages(&pack->packet, index);
     uint64_t begun_ns = haul_io_now_ns();
     size_t length = pages * HAUL_PAGE_SIZE;
-    gather_pages(from, host, pack->copy, pages);
-    ptrdiff_t size = codec->encode(pack->copy, length, to, length - 1, pack->codec_scratch);
+    const unsigned char *stable = host ? pack->copy : pack->staged + index * HAUL_CODEC_CHUNK;
+    if (host) {
+        gather_pages(from, host, pack->copy, pages);
+    }
+    ptrdiff_t size = codec->encode(stable, length, to, length - 1, pack->codec_scratch);
     if (size > 0) {
         pack->compressed_pages += pages;
         pack->compressed_bytes += (uint64_t)size;
     } else {
-        memcpy(to, pack->copy, length);
+        memcpy(to, stable, length);
         size = (ptrdiff_t)length;
     }
     double chunk_ns = (double)(haul_io_now_ns() - begun_ns) / (double)length;
@@ -268,7 +328,7 @@ static bool compress_pages(struct haul_pack *pack, const unsigned char *host, co
             pack->gave_up = true;
             return false;
         }
-        packet->chunks[i] = compress_chunk(pack, &from, host, codec, haul_packet_chunk_pages(packet, i), to);
+        packet->chunks[i] = compress_chunk(pack, &from, host, codec, i, to);
         to += packet->chunks[i];
     }
     packet->payload_bytes = (uint32_t)(to - pack->payload);
@@ -284,6 +344,9 @@ void haul_pack_encode(struct haul_pack *pack, const struct haul_block_view *bloc
     if (packet->data_pages > 0 && codec->id != HAUL_CODEC_RAW &&
         compress_pages(pack, block->host, codec, patience_ns)) {
         pack->parts[pack->part_count++] = (struct iovec){pack->payload, packet->payload_bytes};
+    } else if (packet->data_pages > 0 && block->io) {
+        packet->payload_bytes = (uint32_t)(packet->data_pages * HAUL_PAGE_SIZE);
+        pack->parts[pack->part_count++] = (struct iovec){pack->staged, packet->payload_bytes};
     } else {
         packet->payload_bytes = (uint32_t)(packet->data_pages * HAUL_PAGE_SIZE);
         for (uint32_t i = 0; i < packet->data_runs; i++) {

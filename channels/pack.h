@@ -8,6 +8,7 @@
 #include "channels/packet.h"
 #include "compress/choice.h"
 
+#include <stdbool.h>
 #include <sys/uio.h>
 
 #ifdef __cplusplus
@@ -31,15 +32,20 @@ struct haul_pack {
     unsigned char *payload; /* HAUL_PACKET_PAYLOAD_MAX */
     void *codec_scratch;
     size_t codec_scratch_size;
+    unsigned char *staged; /* HAUL_PACKET_PAYLOAD_MAX: what was read of a disk; NULL when there is none */
 };
 
-/* haul_pack_init allocates scratch on `node` for `mode`. -ENOMEM. A zeroed pack may be cleaned up. */
-int haul_pack_init(struct haul_pack *pack, enum haul_compress_mode mode, int node);
+/*
+ * haul_pack_init allocates scratch on `node` for `mode`, and for pages that have to be read first where
+ * `stages` says that there may be some. -ENOMEM. A zeroed pack may be cleaned up.
+ */
+int haul_pack_init(struct haul_pack *pack, enum haul_compress_mode mode, bool stages, int node);
 void haul_pack_cleanup(struct haul_pack *pack);
 
 /*
  * haul_pack_sort fills the packet's runs from a PAGES or ZERO batch; a PAGES batch's pages are read to find
- * the zero ones. -EINVAL, with a message, for a batch that breaks its contract.
+ * the zero ones, those of a disk into pack->staged, where the data pages then lie in the order of the runs.
+ * -EINVAL, with a message, for a batch that breaks its contract; what reading a disk said.
  */
 int haul_pack_sort(struct haul_pack *pack, const struct haul_batch *batch,
                    const struct haul_block_view *blocks, uint32_t block_count, struct haul_error *error);

@@ -75,18 +75,22 @@ static int receive_head(struct haul_receiver *receiver, struct haul_error *error
     return result < 0 ? haul_error_prefix(error, "receiving round %u: ", receiver->round) : 0;
 }
 
-static void count(struct haul_receiver *receiver)
+/* `block` NULL: a mark. */
+static void count(struct haul_receiver *receiver, const struct haul_block_view *block)
 {
     const struct haul_unpack *unpack = &receiver->unpack;
     const struct haul_packet *packet = &unpack->packet;
     struct haul_account *account = &receiver->account;
-    haul_account_add(&account->bytes,
-                     HAUL_PACKET_HEADER_SIZE + haul_packet_table_size(packet) + packet->payload_bytes);
+    uint64_t bytes = HAUL_PACKET_HEADER_SIZE + haul_packet_table_size(packet) + packet->payload_bytes;
+    haul_account_add(&account->bytes, bytes);
     haul_account_add(&account->zero_pages, packet->zero_pages);
     haul_account_add(&account->raw_pages, packet->data_pages - unpack->compressed_pages);
     haul_account_add(&account->compressed_pages, unpack->compressed_pages);
     haul_account_add(&account->compressed_bytes, unpack->compressed_bytes);
     haul_account_add(&account->batches, 1);
+    if (block && block->io) {
+        haul_account_disk(account, bytes, packet->data_pages, packet->zero_pages);
+    }
 }
 
 static int receive_packet(struct haul_receiver *receiver, struct haul_error *error)
@@ -99,7 +103,7 @@ static int receive_packet(struct haul_receiver *receiver, struct haul_error *err
     unpack->compressed_pages = 0;
     unpack->compressed_bytes = 0;
     if (unpack->packet.type == HAUL_PACKET_ROUND) {
-        count(receiver);
+        count(receiver, NULL);
         /* Waiting for the other channels is not this one's work. */
         haul_account_turn(&receiver->account, false, haul_io_now_ns());
         result = receiver->options.round(receiver->options.opaque, receiver->options.index, receiver->round,
@@ -108,10 +112,12 @@ static int receive_packet(struct haul_receiver *receiver, struct haul_error *err
         return result;
     }
     const struct haul_block_view *block = &receiver->options.blocks[unpack->packet.block];
-    haul_unpack_zero_pages(unpack, block);
-    result = haul_unpack_data(unpack, block, receiver->options.fd, error);
+    result = haul_unpack_zero_pages(unpack, block, error);
     if (result == 0) {
-        count(receiver);
+        result = haul_unpack_data(unpack, block, receiver->options.fd, error);
+    }
+    if (result == 0) {
+        count(receiver, block);
         haul_account_turn(&receiver->account, false, haul_io_now_ns());
     }
     return result;

@@ -79,6 +79,9 @@ static int carry(struct haul_sender *sender, const struct haul_block_view *block
     haul_account_add(&account->raw_pages, pack->packet.data_pages - pack->compressed_pages);
     haul_account_add(&account->compressed_pages, pack->compressed_pages);
     haul_account_add(&account->compressed_bytes, pack->compressed_bytes);
+    if (block && block->io) {
+        haul_account_disk(account, written, pack->packet.data_pages, pack->packet.zero_pages);
+    }
     return 0;
 }
 
@@ -207,7 +210,11 @@ int haul_sender_new(const struct haul_sender_options *options, struct haul_sende
     for (unsigned i = 0; i < HAUL_SENDER_DEPTH; i++) {
         made->free_batches[made->free_count++] = &made->batches[i];
     }
-    result = haul_pack_init(&made->pack, options->compress, node);
+    bool stages = false;
+    for (uint32_t i = 0; i < options->block_count; i++) {
+        stages = stages || options->blocks[i].io;
+    }
+    result = haul_pack_init(&made->pack, options->compress, stages, node);
     if (result < 0) {
         goto free_sender;
     }

@@ -45,6 +45,10 @@ struct haul_channel_counters {
     uint64_t raw_pages;
     uint64_t compressed_pages;
     uint64_t compressed_bytes; /* wire bytes of the compressed pages */
+    /* Of all of the above, what belongs to disks. */
+    uint64_t disk_bytes_written;
+    uint64_t disk_data_pages; /* raw or compressed */
+    uint64_t disk_zero_pages;
     uint64_t batches;
     uint64_t busy_ns;    /* had work: encoding or in the carrier */
     uint64_t encode_ns;  /* of busy_ns, zero detection and codec */

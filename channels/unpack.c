@@ -79,39 +79,53 @@ static void mark_run(const struct haul_block_view *block, const struct haul_run 
 }
 
 /* Zeroes the pages of word `word` that `bits` names, a contiguous group at a time. */
-static void clear_pages(const struct haul_block_view *block, uint64_t word, uint64_t bits)
+static int clear_pages(const struct haul_block_view *block, uint64_t word, uint64_t bits,
+                       struct haul_error *error)
 {
-    while (bits) {
+    int result = 0;
+    while (bits && result == 0) {
         unsigned first = (unsigned)__builtin_ctzll(bits);
         uint64_t rest = ~(bits >> first);
         unsigned count = rest ? (unsigned)__builtin_ctzll(rest) : WORD_BITS;
-        memset(block->host + (word * WORD_BITS + first) * HAUL_PAGE_SIZE, 0, count * HAUL_PAGE_SIZE);
+        uint64_t page = word * WORD_BITS + first;
+        if (block->io) {
+            result = block->io->zero(block->io_opaque, page, count, error);
+        } else {
+            memset(block->host + page * HAUL_PAGE_SIZE, 0, count * HAUL_PAGE_SIZE);
+        }
         bits = first + count < WORD_BITS ? bits & UINT64_MAX << (first + count) : 0;
     }
+    return result;
 }
 
-void haul_unpack_zero_run(const struct haul_block_view *block, const struct haul_run *run)
+int haul_unpack_zero_run(const struct haul_block_view *block, const struct haul_run *run,
+                         struct haul_error *error)
 {
-    for (uint64_t word = run->first / WORD_BITS; word <= last_word(run); word++) {
+    int result = 0;
+    for (uint64_t word = run->first / WORD_BITS; result == 0 && word <= last_word(run); word++) {
         uint64_t mask = word_mask(run, word);
         if (block->maybe_nonzero) {
             mask &= atomic_load_explicit(&block->maybe_nonzero[word], memory_order_relaxed);
         }
         if (mask) {
-            clear_pages(block, word, mask);
+            result = clear_pages(block, word, mask, error);
             if (block->maybe_nonzero) {
                 atomic_fetch_and_explicit(&block->maybe_nonzero[word], ~mask, memory_order_relaxed);
             }
         }
     }
+    return result;
 }
 
-void haul_unpack_zero_pages(const struct haul_unpack *unpack, const struct haul_block_view *block)
+int haul_unpack_zero_pages(const struct haul_unpack *unpack, const struct haul_block_view *block,
+                           struct haul_error *error)
 {
     const struct haul_packet *packet = &unpack->packet;
-    for (uint32_t i = 0; i < packet->zero_runs; i++) {
-        haul_unpack_zero_run(block, &packet->runs[packet->data_runs + i]);
+    int result = 0;
+    for (uint32_t i = 0; result == 0 && i < packet->zero_runs; i++) {
+        result = haul_unpack_zero_run(block, &packet->runs[packet->data_runs + i], error);
     }
+    return result;
 }
 
 /* ---- payload ---- */
@@ -134,6 +148,25 @@ static int receive_raw(struct haul_unpack *unpack, const struct haul_block_view 
     return result < 0 ? haul_unpack_io_error(result, packet->round, error) : 0;
 }
 
+/* Raw pages of a disk go through scratch. */
+static int receive_to_disk(struct haul_unpack *unpack, const struct haul_block_view *block, int fd,
+                           struct haul_error *error)
+{
+    const struct haul_packet *packet = &unpack->packet;
+    struct iovec part = {unpack->payload, packet->payload_bytes};
+    int result = haul_io_receive(fd, &part, 1);
+    if (result < 0) {
+        return haul_unpack_io_error(result, packet->round, error);
+    }
+    const unsigned char *from = unpack->payload;
+    for (uint32_t i = 0; result == 0 && i < packet->data_runs; i++) {
+        const struct haul_run *run = &packet->runs[i];
+        result = block->io->write(block->io_opaque, run->first, (uint32_t)run->count, from, error);
+        from += run->count * HAUL_PAGE_SIZE;
+    }
+    return result;
+}
+
 /* Where the next decoded page goes. */
 struct scatter {
     const struct haul_run *run;
@@ -149,45 +182,56 @@ static void step(struct scatter *to, uint64_t pages)
     }
 }
 
-static void scatter_pages(struct scatter *to, const struct haul_block_view *block, const unsigned char *from,
-                          uint32_t pages)
+static int scatter_pages(struct scatter *to, const struct haul_block_view *block, const unsigned char *from,
+                         uint32_t pages, struct haul_error *error)
 {
-    while (pages > 0) {
+    int result = 0;
+    while (pages > 0 && result == 0) {
         uint64_t left = to->run->count - to->offset;
         uint32_t count = left < pages ? (uint32_t)left : pages;
         size_t bytes = count * HAUL_PAGE_SIZE;
-        memcpy(page_at(block, to->run->first + to->offset), from, bytes);
+        uint64_t first = to->run->first + to->offset;
+        if (block->io) {
+            result = block->io->write(block->io_opaque, first, count, from, error);
+        } else {
+            memcpy(page_at(block, first), from, bytes);
+        }
         from += bytes;
         pages -= count;
         step(to, count);
     }
+    return result;
+}
+
+static int malformed(const struct haul_unpack *unpack, const struct haul_codec *codec, uint32_t index,
+                     struct haul_error *error)
+{
+    return haul_error_set(error, EPROTO, "receiving round %u: chunk %u is not valid %s", unpack->packet.round,
+                          index, codec->name);
 }
 
 /* Decodes chunk `index`, `size` bytes at `from`, straight into guest memory where its pages are contiguous.
  */
 static int decode_chunk(struct haul_unpack *unpack, const struct haul_codec *codec,
                         const struct haul_block_view *block, uint32_t index, const unsigned char *from,
-                        struct scatter *to)
+                        struct scatter *to, struct haul_error *error)
 {
     uint32_t pages = haul_packet_chunk_pages(&unpack->packet, index);
     size_t length = pages * HAUL_PAGE_SIZE;
     size_t size = unpack->packet.chunks[index];
     if (size == length) {
-        scatter_pages(to, block, from, pages); /* stored as it is */
-        return 0;
+        return scatter_pages(to, block, from, pages, error); /* stored as it is */
     }
     unpack->compressed_pages += pages;
     unpack->compressed_bytes += size;
-    if (to->run->count - to->offset >= pages) {
+    if (!block->io && to->run->count - to->offset >= pages) {
         int result = codec->decode(from, size, page_at(block, to->run->first + to->offset), length);
         step(to, pages);
-        return result;
+        return result < 0 ? malformed(unpack, codec, index, error) : 0;
     }
-    int result = codec->decode(from, size, unpack->chunk, length);
-    if (result == 0) {
-        scatter_pages(to, block, unpack->chunk, pages);
-    }
-    return result;
+    return codec->decode(from, size, unpack->chunk, length) < 0
+               ? malformed(unpack, codec, index, error)
+               : scatter_pages(to, block, unpack->chunk, pages, error);
 }
 
 static int receive_compressed(struct haul_unpack *unpack, const struct haul_block_view *block, int fd,
@@ -207,15 +251,11 @@ static int receive_compressed(struct haul_unpack *unpack, const struct haul_bloc
     const struct haul_codec *codec = haul_codec_by_id(packet->codec);
     struct scatter to = {.run = packet->runs};
     const unsigned char *from = unpack->payload;
-    for (uint32_t i = 0; i < haul_packet_chunk_count(packet); i++) {
-        result = decode_chunk(unpack, codec, block, i, from, &to);
-        if (result < 0) {
-            return haul_error_set(error, EPROTO, "receiving round %u: chunk %u is not valid %s",
-                                  packet->round, i, codec->name);
-        }
+    for (uint32_t i = 0; result == 0 && i < haul_packet_chunk_count(packet); i++) {
+        result = decode_chunk(unpack, codec, block, i, from, &to, error);
         from += packet->chunks[i];
     }
-    return 0;
+    return result;
 }
 
 int haul_unpack_data(struct haul_unpack *unpack, const struct haul_block_view *block, int fd,
@@ -224,7 +264,7 @@ int haul_unpack_data(struct haul_unpack *unpack, const struct haul_block_view *b
     const struct haul_packet *packet = &unpack->packet;
     unpack->compressed_pages = 0;
     unpack->compressed_bytes = 0;
-    if (packet->placed && !unpack->takes_placed) {
+    if (packet->placed && (!unpack->takes_placed || block->io)) {
         return haul_error_set(error, EPROTO,
                               "receiving round %u: pages that are said to be in memory already, without rdma",
                               packet->round);
@@ -235,6 +275,8 @@ int haul_unpack_data(struct haul_unpack *unpack, const struct haul_block_view *b
     if (packet->data_pages == 0 || packet->placed) {
         return 0;
     }
-    return packet->codec == HAUL_CODEC_RAW ? receive_raw(unpack, block, fd, error)
-                                           : receive_compressed(unpack, block, fd, error);
+    if (packet->codec != HAUL_CODEC_RAW) {
+        return receive_compressed(unpack, block, fd, error);
+    }
+    return block->io ? receive_to_disk(unpack, block, fd, error) : receive_raw(unpack, block, fd, error);
 }

@@ -51,7 +51,8 @@ extern "C" {
     X(23, STREAMS)     /* S: the side streams that will connect after the channels */                        \
     X(24, STREAMS_OK)  /* D: the machine takes them */                                                       \
     X(25, NOT_STARTED) /* D, after PREPARED: FAILED, and the guest never ran here and never will */          \
-    X(26, WORKING)     /* D: what is due takes longer, and got further since the last of these */
+    X(26, WORKING)     /* D: what is due takes longer, and got further since the last of these */ \
+    X(27, DISKS)       /* S: the disk table */
 
 enum haul_frame_type {
 #define X(number, name) HAUL_FRAME_##name = (number),
@@ -151,8 +152,10 @@ struct haul_hello {
 #define HAUL_CAPABILITY_CPR_TRANSFER (1u << 1) /* memory is handed over, not copied */
 #define HAUL_CAPABILITY_RDMA (1u << 2)         /* raw pages are written into registered memory */
 #define HAUL_CAPABILITY_STREAMS (1u << 3)      /* side streams: STREAMS follows BLOCKS_OK */
+#define HAUL_CAPABILITY_DISKS (1u << 4)        /* disks come too: DISKS follows BLOCKS */
 #define HAUL_CAPABILITIES_KNOWN                                                                              \
-    (HAUL_CAPABILITY_VERIFY | HAUL_CAPABILITY_CPR_TRANSFER | HAUL_CAPABILITY_RDMA | HAUL_CAPABILITY_STREAMS)
+    (HAUL_CAPABILITY_VERIFY | HAUL_CAPABILITY_CPR_TRANSFER | HAUL_CAPABILITY_RDMA |                          \
+     HAUL_CAPABILITY_STREAMS | HAUL_CAPABILITY_DISKS)
 
 size_t haul_hello_encode(const struct haul_hello *hello, void *bytes, size_t capacity);
 /* -EPROTO: malformed; -EPROTONOSUPPORT: another version or unknown capabilities (message names them). */

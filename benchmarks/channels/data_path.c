@@ -115,8 +115,9 @@ static void receive_all(const struct options *options, struct haul_listener *lis
     struct haul_receiver *receivers[HAUL_CHANNELS_MAX];
     int sockets[HAUL_CHANNELS_MAX];
     struct barrier barrier = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0};
-    struct haul_block_view block = {map_memory(options->bytes), options->bytes / HAUL_PAGE_SIZE,
-                                    calloc(options->bytes / HAUL_PAGE_SIZE / 64 + 1, 8)};
+    struct haul_block_view block = {.host = map_memory(options->bytes),
+                                    .pages = options->bytes / HAUL_PAGE_SIZE,
+                                    .maybe_nonzero = calloc(options->bytes / HAUL_PAGE_SIZE / 64 + 1, 8)};
     if (options->destination[0] == 'p') {
         memset(block.host, 2, options->bytes);
         memset((void *)block.maybe_nonzero, 0xff, block.pages / 8);
@@ -205,7 +206,7 @@ static int send_process(const struct options *options, const char *uri, int read
 {
     struct haul_error error;
     struct haul_sender *senders[HAUL_CHANNELS_MAX];
-    struct haul_block_view block = {memory, options->bytes / HAUL_PAGE_SIZE, NULL};
+    struct haul_block_view block = {.host = memory, .pages = options->bytes / HAUL_PAGE_SIZE};
     struct haul_doorbell bell;
     int sockets[HAUL_CHANNELS_MAX];
     haul_doorbell_init(&bell);

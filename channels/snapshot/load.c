@@ -98,7 +98,7 @@ static int load_leaf(struct loader *loader, const struct haul_snapshot_block *bl
         } else {
             struct haul_run run = {.first = first + i, .count = count};
             if (view) {
-                haul_unpack_zero_run(view, &run);
+                rc = haul_unpack_zero_run(view, &run, error);
             }
             haul_account_add(&loader->account.zero_pages, count);
         }

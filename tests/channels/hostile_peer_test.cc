@@ -24,14 +24,50 @@ namespace
 
 using Bytes = std::vector<unsigned char>;
 
+constexpr uint64_t kFirstPages = 300;
+
+/* A disk in place of the first block: nothing may be asked of it that lies outside. */
+const haul_block_io kDisk = {
+    .read = nullptr,
+    .write =
+        [](void *opaque, uint64_t first, uint32_t pages, const void *bytes, haul_error *) {
+            EXPECT_TRUE(pages >= 1 && pages <= HAUL_BATCH_PAGES && first < kFirstPages &&
+                        pages <= kFirstPages - first);
+            auto *disk = static_cast<Bytes *>(opaque);
+            memcpy(disk->data() + first * HAUL_PAGE_SIZE, bytes, pages * HAUL_PAGE_SIZE);
+            return 0;
+        },
+    .zero =
+        [](void *opaque, uint64_t first, uint64_t pages, haul_error *) {
+            EXPECT_TRUE(pages >= 1 && first < kFirstPages && pages <= kFirstPages - first);
+            auto *disk = static_cast<Bytes *>(opaque);
+            memset(disk->data() + first * HAUL_PAGE_SIZE, 0, pages * HAUL_PAGE_SIZE);
+            return 0;
+        },
+};
+
 /* A receiver over two blocks that ends as soon as its peer has sent everything. */
 class Victim
 {
   public:
-    Victim() : first_(300), second_(65)
+    explicit Victim(bool disk = false) : first_(kFirstPages), second_(65)
     {
         views_[0] = first_.view;
         views_[1] = second_.view;
+        if (disk) {
+            disk_.resize(kFirstPages * HAUL_PAGE_SIZE);
+            views_[0].host = nullptr;
+            views_[0].io = &kDisk;
+            views_[0].io_opaque = &disk_;
+        }
+    }
+    const Bytes &disk() const
+    {
+        return disk_;
+    }
+    void use(const haul_block_io *io)
+    {
+        views_[0].io = io;
     }
 
     /* What the receiver says after it read `stream` and then the end of the connection. */
@@ -82,6 +118,7 @@ class Victim
     }
 
     GuardedBlock first_, second_;
+    Bytes disk_;
     haul_block_view views_[2];
     haul_error error_{};
     bool ended_ = false;
@@ -165,12 +202,40 @@ TEST(HostilePeer, PagesCannotBePlacedWithoutRdma)
 
 TEST(HostilePeer, GoodPacketsPassUntilTheStreamEnds)
 {
-    Victim victim;
-    Bytes payload, stream = bytes_of(pages_packet({{0, 2}}, {{10, 290}}), Bytes(2 * HAUL_PAGE_SIZE, 1));
-    haul_packet packed = lz4_packet({{0, 5}, {7, 20}}, &payload);
-    for (const Bytes &more : {bytes_of(packed, payload), bytes_of(mark(1))})
-        stream.insert(stream.end(), more.begin(), more.end());
-    expect(victim.swallow(stream), ECONNRESET, "receiving round 2: the peer closed the connection");
+    for (bool disk : {false, true}) {
+        Victim victim(disk);
+        Bytes payload, stream = bytes_of(pages_packet({{0, 2}}, {{10, 290}}), Bytes(2 * HAUL_PAGE_SIZE, 1));
+        haul_packet packed = lz4_packet({{2, 5}, {9, 20}}, &payload);
+        for (const Bytes &more : {bytes_of(packed, payload), bytes_of(mark(1))})
+            stream.insert(stream.end(), more.begin(), more.end());
+        expect(victim.swallow(stream), ECONNRESET, "receiving round 2: the peer closed the connection");
+        if (disk) {
+            EXPECT_EQ(1, victim.disk()[2 * HAUL_PAGE_SIZE - 1]);
+            for (uint64_t page : {2, 6, 9, 28})
+                EXPECT_EQ('x', victim.disk()[page * HAUL_PAGE_SIZE]) << page;
+            for (uint64_t page : {7, 8, 29, 299})
+                EXPECT_EQ(0, victim.disk()[page * HAUL_PAGE_SIZE]) << page;
+        }
+    }
+}
+
+TEST(HostilePeer, FailuresOfADiskEndTheReceiver)
+{
+    haul_block_io failing = kDisk;
+    failing.write = [](void *, uint64_t, uint32_t, const void *, haul_error *error) {
+        return haul_error_set(error, ENOSPC, "disk x is full");
+    };
+    failing.zero = [](void *, uint64_t, uint64_t, haul_error *error) {
+        return haul_error_set(error, EROFS, "disk x cannot be zeroed");
+    };
+    Victim victim(true);
+    victim.use(&failing);
+    Bytes payload;
+    haul_packet packed = lz4_packet({{0, 20}}, &payload);
+    expect(victim.swallow(bytes_of(packed, payload)), ENOSPC, "disk x is full");
+    expect(victim.swallow(bytes_of(pages_packet({{0, 2}}, {}), Bytes(2 * HAUL_PAGE_SIZE, 1))), ENOSPC,
+           "disk x is full");
+    expect(victim.swallow(bytes_of(pages_packet({}, {{0, 2}}))), EROFS, "disk x cannot be zeroed");
 }
 
 /* A refused peer learns it at once: its blocked send returns, or this test would hang. */
@@ -306,9 +371,9 @@ class Attacker
     std::mt19937_64 random_;
 };
 
-TEST(HostilePeer, ThousandsOfMutatedStreamsEndInAnError)
+void attack(bool disk)
 {
-    Victim victim;
+    Victim victim(disk);
     Attacker attacker(20240608);
     unsigned refused = 0, ended = 0;
     for (int i = 0; i < 5000; i++) {
@@ -319,6 +384,16 @@ TEST(HostilePeer, ThousandsOfMutatedStreamsEndInAnError)
     /* The attack is worth something only if it gets to the checks and past them. */
     EXPECT_GT(refused, 1000u);
     EXPECT_GT(ended, 200u);
+}
+
+TEST(HostilePeer, ThousandsOfMutatedStreamsEndInAnError)
+{
+    attack(false);
+}
+
+TEST(HostilePeer, ThousandsOfMutatedStreamsForADiskEndInAnError)
+{
+    attack(true);
 }
 
 TEST(HostilePeer, NoiseEndsInAnError)

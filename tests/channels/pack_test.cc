@@ -26,7 +26,7 @@ class Pack : public testing::Test
         block_.pages = kPages;
         pack_ = std::make_unique<haul_pack>();
         *pack_ = {};
-        ASSERT_EQ(haul_pack_init(pack_.get(), HAUL_COMPRESS_AUTO, -1), 0);
+        ASSERT_EQ(haul_pack_init(pack_.get(), HAUL_COMPRESS_AUTO, false, -1), 0);
     }
     void TearDown() override
     {
