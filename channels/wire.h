@@ -51,7 +51,7 @@ extern "C" {
     X(23, STREAMS)     /* S: the side streams that will connect after the channels */                        \
     X(24, STREAMS_OK)  /* D: the machine takes them */                                                       \
     X(25, NOT_STARTED) /* D, after PREPARED: FAILED, and the guest never ran here and never will */          \
-    X(26, WORKING)     /* D: what is due takes longer, and got further since the last of these */ \
+    X(26, WORKING)     /* D: what is due takes longer, and got further since the last of these */            \
     X(27, DISKS)       /* S: the disk table */
 
 enum haul_frame_type {

@@ -4,6 +4,7 @@
 #include "engine/block_table.h"
 #include "engine/clock.h"
 #include "engine/cpr.h"
+#include "engine/disks.h"
 #include "engine/greeter.h"
 #include "engine/rdma.h"
 #include "engine/streams.h"
@@ -26,6 +27,9 @@ static int check_control_hello(struct haul_migration *migration, const struct ha
                               hello->channel);
     }
     int rc = haul_rdma_check_hello(migration, hello, error);
+    if (rc == 0) {
+        rc = haul_disks_check_hello(migration, hello->capabilities, error);
+    }
     if (rc < 0) {
         return rc;
     }
@@ -103,14 +107,30 @@ static int accept_control(struct haul_migration *migration, struct haul_greeter 
 static int make_source_views(struct haul_migration *migration, struct haul_error *error)
 {
     struct haul_destination *destination = migration->destination;
-    destination->source_views = calloc(migration->block_count, sizeof *destination->source_views);
+    destination->source_views = calloc(migration->view_count, sizeof *destination->source_views);
     if (!destination->source_views) {
         return haul_error_set(error, ENOMEM, "no memory for the block table");
     }
-    for (uint32_t i = 0; i < migration->block_count; i++) {
+    for (uint32_t i = 0; i < migration->view_count; i++) {
         destination->source_views[i] = migration->views[destination->order[i]];
     }
     return 0;
+}
+
+/* Behind the blocks come the disks. */
+static int agree_on_disks(struct haul_migration *migration, struct haul_error *error)
+{
+    uint32_t *order = migration->destination->order + migration->block_count;
+    struct haul_frame *frame = NULL;
+    int rc = haul_control_expect(migration->control, HAUL_FRAME_DISKS, timeout_ms(migration), &frame, error);
+    if (rc == 0) {
+        rc = haul_disk_table_match(migration, frame->payload, frame->length, order, error);
+    }
+    free(frame);
+    for (uint32_t i = 0; rc == 0 && i < haul_disks_count(migration); i++) {
+        order[i] += migration->block_count;
+    }
+    return rc < 0 ? rc : haul_disks_open(migration, error);
 }
 
 static int agree_on_blocks(struct haul_migration *migration, struct haul_error *error)
@@ -122,6 +142,9 @@ static int agree_on_blocks(struct haul_migration *migration, struct haul_error *
                                     error);
     }
     free(frame);
+    if (rc == 0 && haul_disks_count(migration)) {
+        rc = agree_on_disks(migration, error);
+    }
     if (rc == 0) {
         rc = make_source_views(migration, error);
     }
@@ -161,15 +184,24 @@ static int on_round(void *opaque, unsigned index, uint32_t round, struct haul_er
     if (rc != 1) {
         return rc;
     }
-    unsigned char payload[4];
+    uint64_t flush_ns;
+    rc = haul_disks_flush(migration, &flush_ns, error);
+    if (rc < 0) {
+        return rc;
+    }
+    unsigned char payload[12];
     struct haul_writer writer;
     haul_writer_init(&writer, payload, sizeof payload);
     haul_writer_u32(&writer, round);
+    if (haul_disks_count(migration)) {
+        haul_writer_u64(&writer, flush_ns);
+    }
     pthread_mutex_lock(&migration->lock);
     migration->stats.dirty_sync_count = round;
     pthread_mutex_unlock(&migration->lock);
     haul_barrier_release(barrier);
-    return haul_control_send(migration->control, HAUL_FRAME_ROUND_DONE, payload, sizeof payload, error);
+    return haul_control_send(migration->control, HAUL_FRAME_ROUND_DONE, payload, haul_writer_length(&writer),
+                             error);
 }
 
 static void on_failed(void *opaque, unsigned index, const struct haul_error *error)
@@ -197,7 +229,7 @@ static int start_receiver(struct haul_migration *migration, unsigned channel, in
         .topology = migration->topology,
         .slot = destination->slots[channel],
         .blocks = destination->source_views,
-        .block_count = migration->block_count,
+        .block_count = migration->view_count,
         .threads = &migration->threads,
         .rma = migration->rma,
         .opaque = migration,

@@ -5,6 +5,7 @@
 #include "engine/block_table.h"
 #include "engine/clock.h"
 #include "engine/cpr.h"
+#include "engine/disks.h"
 #include "engine/file/source.h"
 #include "engine/rdma.h"
 #include "engine/streams.h"
@@ -55,7 +56,8 @@ static int greet(struct haul_migration *migration, int fd, uint16_t channel, str
         .capabilities = (migration->options.verify ? HAUL_CAPABILITY_VERIFY : 0) |
                         (copies ? 0 : HAUL_CAPABILITY_CPR_TRANSFER) |
                         (haul_rdma_wanted(migration) ? HAUL_CAPABILITY_RDMA : 0) |
-                        (haul_streams_count(migration->streams) > 0 ? HAUL_CAPABILITY_STREAMS : 0),
+                        (haul_streams_count(migration->streams) > 0 ? HAUL_CAPABILITY_STREAMS : 0) |
+                        (haul_disks_count(migration) ? HAUL_CAPABILITY_DISKS : 0),
         .channel = channel,
         .channels = (uint16_t)(copies ? migration->options.channels : 0),
         .page_size = HAUL_PAGE_SIZE,
@@ -142,6 +144,10 @@ static int offer_blocks(struct haul_migration *migration, struct haul_error *err
     }
     size_t length = haul_block_table_encode(migration, payload, HAUL_FRAME_MAX);
     int rc = haul_control_send(migration->control, HAUL_FRAME_BLOCKS, payload, length, error);
+    if (rc == 0 && haul_disks_count(migration)) {
+        length = haul_disk_table_encode(migration, payload, HAUL_FRAME_MAX);
+        rc = haul_control_send(migration->control, HAUL_FRAME_DISKS, payload, length, error);
+    }
     struct haul_frame *frame = NULL;
     if (rc == 0) {
         rc = haul_control_expect(migration->control, HAUL_FRAME_BLOCKS_OK, timeout_ms(migration), &frame,
@@ -250,7 +256,7 @@ int haul_source_open_channels(struct haul_migration *migration, struct haul_erro
             .topology = migration->topology,
             .slot = slots[i],
             .blocks = migration->views,
-            .block_count = migration->block_count,
+            .block_count = migration->view_count,
             .completion_bell = &source->bell,
             .threads = &migration->threads,
         };

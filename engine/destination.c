@@ -3,6 +3,7 @@
 
 #include "engine/bitmap.h"
 #include "engine/clock.h"
+#include "engine/disks.h"
 #include "engine/file/destination.h"
 #include "engine/holes.h"
 #include "engine/rdma.h"
@@ -44,8 +45,9 @@ static int check_room(const struct haul_block *block, struct haul_error *error)
 /* Pages that hold something before the move must be zeroed when the source's are zero (trap T5). */
 static int note_present(struct haul_migration *migration, struct haul_error *error)
 {
-    for (uint32_t i = 0; i < migration->block_count; i++) {
-        int rc = check_room(&migration->blocks[i], error);
+    for (uint32_t i = 0; i < migration->view_count; i++) {
+        bool memory = i < migration->block_count;
+        int rc = memory ? check_room(&migration->blocks[i], error) : 0;
         if (rc < 0) {
             return rc;
         }
@@ -53,7 +55,15 @@ static int note_present(struct haul_migration *migration, struct haul_error *err
         if (!bits) {
             return haul_error_set(error, ENOMEM, "no memory for the bitmaps of received pages");
         }
-        haul_holes_present(&migration->blocks[i], bits);
+        if (memory) {
+            haul_holes_present(&migration->blocks[i], bits);
+        } else {
+            rc = haul_disk_present(&migration->disks->disk[i - migration->block_count], bits, error);
+        }
+        if (rc < 0) {
+            free(bits);
+            return rc;
+        }
         /* Plain and atomic words have one layout; no thread looks at them yet. */
         migration->views[i].maybe_nonzero = (_Atomic uint64_t *)bits;
     }
@@ -151,14 +161,14 @@ static int load_state(struct haul_migration *migration, const struct haul_frame 
 static int send_hashes(struct haul_migration *migration, struct haul_error *error)
 {
     struct haul_destination *destination = migration->destination;
-    size_t size = (size_t)migration->block_count * HAUL_HASH_SIZE;
+    size_t size = (size_t)migration->view_count * HAUL_HASH_SIZE;
     unsigned char *own = calloc(2, size);
     if (!own) {
         return haul_error_set(error, ENOMEM, "no memory to verify");
     }
     unsigned char *ordered = own + size;
     int rc = haul_verify_hash(migration, haul_allowed_cpus(), own, error);
-    for (uint32_t i = 0; rc == 0 && i < migration->block_count; i++) {
+    for (uint32_t i = 0; rc == 0 && i < migration->view_count; i++) {
         memcpy(ordered + (size_t)i * HAUL_HASH_SIZE, own + (size_t)destination->order[i] * HAUL_HASH_SIZE,
                HAUL_HASH_SIZE);
     }
@@ -204,6 +214,11 @@ static int prepare(struct haul_migration *migration, struct haul_error *error)
     }
     stop_receivers(migration);
     haul_streams_stop(migration->streams);
+    uint64_t took_ns; /* nothing is left to flush, unless the source sent pages behind its last mark */
+    rc = haul_disks_flush(migration, &took_ns, error);
+    if (rc < 0) {
+        return rc;
+    }
     destination->prepared = true;
     return haul_control_send(migration->control, HAUL_FRAME_PREPARED, NULL, 0, error);
 }
@@ -220,7 +235,10 @@ static int take_over(struct haul_migration *migration, struct haul_error *error)
         return rc;
     }
     migration->destination->handed_over = true;
-    rc = migration->guest.start ? migration->guest.start(migration->guest_opaque, error) : 0;
+    rc = haul_disks_complete(migration, error);
+    if (rc == 0 && migration->guest.start) {
+        rc = migration->guest.start(migration->guest_opaque, error);
+    }
     if (rc < 0) {
         return haul_error_prefix(error, "starting the guest: ");
     }
@@ -350,6 +368,7 @@ static void *loader_thread(void *argument)
     }
     stop_receivers(migration);
     haul_streams_stop(migration->streams);
+    haul_disks_discard(migration);
     haul_populate_stop(destination->populate);
     destination->populate = NULL;
     pthread_mutex_lock(&migration->lock);
@@ -388,7 +407,7 @@ int haul_destination_init(struct haul_migration *migration, struct haul_error *e
 
 static void free_present(struct haul_migration *migration)
 {
-    for (uint32_t i = 0; migration->views && i < migration->block_count; i++) {
+    for (uint32_t i = 0; migration->views && i < migration->view_count; i++) {
         free((void *)migration->views[i].maybe_nonzero);
         migration->views[i].maybe_nonzero = NULL;
     }
@@ -444,9 +463,7 @@ void haul_destination_counters(struct haul_migration *migration, struct haul_sta
         if (haul_destination_channel(migration, i, &counters) < 0) {
             continue;
         }
-        stats->transferred += counters.bytes_delivered;
-        stats->duplicate += counters.zero_pages;
-        stats->normal += counters.raw_pages + counters.compressed_pages;
+        haul_migration_count_channel(&counters, stats);
     }
     stats->compression_ratio = 1.0;
 }

@@ -6,14 +6,16 @@
 
 #include "channels/receiver.h"
 #include "engine/barrier.h"
+#include "engine/disk.h"
 #include "engine/migration.h"
 #include "engine/populate.h"
 
 struct haul_destination {
     /* ---- written before the receivers start ---- */
-    struct haul_file_destination *file;   /* file:PATH, else NULL: there is a source */
-    char *uri;                            /* with the real port */
-    uint32_t order[HAUL_BLOCKS_MAX];      /* the source's block i is our block order[i] */
+    struct haul_file_destination *file; /* file:PATH, else NULL: there is a source */
+    char *uri;                          /* with the real port */
+    /* The source's block i is our block order[i]; behind the blocks the same for disks. */
+    uint32_t order[HAUL_BLOCKS_MAX + HAUL_DISKS_MAX];
     bool adopts;                          /* the source hands its memory over: no receivers, no rounds */
     struct haul_block_view *source_views; /* our memory in the source's order, for the receivers */
     unsigned channels;

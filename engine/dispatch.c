@@ -3,6 +3,7 @@
 
 #include "engine/bitmap.h"
 #include "engine/clock.h"
+#include "engine/disks.h"
 #include "engine/file/source.h"
 #include "engine/streams.h"
 
@@ -11,6 +12,7 @@
 #include <string.h>
 
 #define LONGEST_SLEEP_NS 100000000u
+#define FLUSH_PATIENCE 10 /* a destination that flushes a disk may take so many times longer to confirm */
 
 /* ---- failures ---- */
 
@@ -19,6 +21,7 @@ static int take_frame(struct haul_migration *migration, struct haul_frame *frame
     struct haul_cursor cursor;
     haul_cursor_init(&cursor, frame->payload, frame->length);
     uint32_t round = haul_cursor_u32(&cursor);
+    uint64_t flush_ns = haul_disks_count(migration) ? haul_cursor_u64(&cursor) : 0;
     bool good = frame->type == HAUL_FRAME_ROUND_DONE && haul_cursor_done(&cursor) &&
                 round == migration->source->rounds_done + 1 && round <= migration->source->round;
     enum haul_frame_type type = frame->type;
@@ -27,6 +30,7 @@ static int take_frame(struct haul_migration *migration, struct haul_frame *frame
         return haul_error_set(error, EPROTO, "the destination sent an unexpected %s", haul_frame_name(type));
     }
     migration->source->rounds_done = round;
+    migration->source->flush_ns = flush_ns;
     return 0;
 }
 
@@ -109,7 +113,8 @@ static uint64_t delivered_bytes(const struct haul_source *source)
 int haul_source_wait_round(struct haul_migration *migration, uint32_t round, struct haul_error *error)
 {
     struct haul_source *source = migration->source;
-    uint64_t patience_ns = (uint64_t)migration->limits.silence_timeout_ms * 1000000;
+    uint64_t patience_ns = (uint64_t)migration->limits.silence_timeout_ms * 1000000 *
+                           (haul_disks_count(migration) ? FLUSH_PATIENCE : 1);
     uint64_t moved_ns = haul_now_ns();
     uint64_t moved_bytes = 0;
     uint32_t moved_round = 0;
@@ -129,7 +134,7 @@ int haul_source_wait_round(struct haul_migration *migration, uint32_t round, str
             return haul_error_set(error, ETIMEDOUT,
                                   "round %u: the destination answers but has not confirmed the round, and no "
                                   "channel has moved a byte for %u s; is a data connection stalled?",
-                                  round, migration->limits.silence_timeout_ms / 1000);
+                                  round, (unsigned)(patience_ns / 1000000000u));
         }
         haul_source_measure(migration, false);
         haul_doorbell_wait(&source->bell, ticket, LONGEST_SLEEP_NS);
@@ -222,8 +227,9 @@ static int dispatch_block(struct haul_migration *migration, uint32_t block, stru
     uint64_t at = 0;
     struct haul_run next;
     while (haul_bitmap_next_run(source->bitmaps[block], view->pages, at, 1, &next.first, &next.count)) {
-        int node = source->several_nodes ? haul_memory_node(view->host + next.first * HAUL_PAGE_SIZE)
-                                         : HAUL_NODE_UNKNOWN;
+        int node = source->several_nodes && view->host
+                       ? haul_memory_node(view->host + next.first * HAUL_PAGE_SIZE)
+                       : HAUL_NODE_UNKNOWN;
         struct haul_sender *sender;
         struct haul_batch *batch;
         if (haul_source_cut_short(migration)) {
@@ -237,6 +243,7 @@ static int dispatch_block(struct haul_migration *migration, uint32_t block, stru
         at = next.first;
         fill_from_bitmap(source->bitmaps[block], view->pages, &at, batch);
         source->dirty_pages -= batch->page_count;
+        source->dirty_disk_pages -= view->io ? batch->page_count : 0;
         haul_sender_submit(sender, batch);
     }
     return 0;
@@ -244,7 +251,7 @@ static int dispatch_block(struct haul_migration *migration, uint32_t block, stru
 
 int haul_dispatch_pages(struct haul_migration *migration, struct haul_error *error)
 {
-    for (uint32_t i = 0; i < migration->block_count; i++) {
+    for (uint32_t i = 0; i < migration->view_count; i++) {
         int rc = dispatch_block(migration, i, error);
         if (rc < 0) {
             return rc;
@@ -276,7 +283,7 @@ static int dispatch_holes_of(struct haul_migration *migration, uint32_t block, s
         }
         haul_sender_submit(sender, batch);
         pthread_mutex_lock(&migration->lock);
-        migration->stats.holes += holes;
+        migration->stats.holes += migration->views[block].io ? 0 : holes;
         pthread_mutex_unlock(&migration->lock);
     }
     return 0;
@@ -284,7 +291,7 @@ static int dispatch_holes_of(struct haul_migration *migration, uint32_t block, s
 
 int haul_dispatch_holes(struct haul_migration *migration, struct haul_error *error)
 {
-    for (uint32_t i = 0; i < migration->block_count; i++) {
+    for (uint32_t i = 0; i < migration->view_count; i++) {
         int rc = dispatch_holes_of(migration, i, error);
         if (rc < 0) {
             return rc;

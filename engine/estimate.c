@@ -103,8 +103,8 @@ void haul_estimate_downtime(const struct haul_estimate *estimate, uint64_t pages
     *downtime = (struct haul_downtime){
         .stop_ns = costs->stop_ns,
         /* Two rounds, the last pass and what saving the device state wrote; only the second is waited for. */
-        .last_pass_ns =
-            2 * costs->sync_ns + 2 * latency - trip + pass + estimate->verify_ns + estimate->sending_ns,
+        .last_pass_ns = 2 * costs->sync_ns + 2 * latency - trip + pass + estimate->flush_ns +
+                        estimate->verify_ns + estimate->sending_ns,
         /* With the trip of PREPARE. */
         .device_ns = costs->device_ns + carry_ns(estimate, (double)costs->state_bytes) + trip,
         .start_ns = costs->start_ns + estimate->receiving_ns + trip,

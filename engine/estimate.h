@@ -27,7 +27,7 @@ struct haul_window {
 struct haul_round_sample {
     uint64_t pages; /* sent with content, or found zero by reading */
     uint64_t wire_bytes;
-    uint64_t elapsed_ns;
+    uint64_t elapsed_ns; /* without what flushing disks took */
     bool first;   /* the bulk round: destination memory may be fresh, so it says less of the last pass */
     bool limited; /* slowed by max-bandwidth: says nothing of the last pass, which is not limited */
 };
@@ -43,6 +43,7 @@ struct haul_estimate {
                                       stands in */
     struct haul_guest_costs costs; /* measured in this migration or given by the guest */
     uint64_t verify_ns;            /* 0 without --verify */
+    uint64_t flush_ns;             /* to make disks durable after the last pass; 0: nothing to flush */
     uint64_t sending_ns;           /* the step event before HANDOVER, as tried in setup */
     uint64_t receiving_ns;         /* the destination's, before it starts the guest */
     uint64_t round_trip_ns;

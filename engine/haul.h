@@ -400,6 +400,18 @@ struct haul_downtime {
     uint64_t held_ns;      /* by pause_before_switchover, until haul_continue; never predicted */
 };
 
+/* Disks (engine/disk.h), named after query-migrate's `disk`; all zero where none moves. */
+struct haul_disk_stats {
+    uint64_t transferred; /* bytes handed to the channels for disks, headers included */
+    uint64_t remaining;   /* bytes of pages not yet handed out */
+    uint64_t total;       /* bytes of all disks */
+    uint64_t duplicate;   /* zero pages sent, holes included */
+    uint64_t normal;      /* pages sent with content */
+    uint64_t flush_ns;    /* the last flush at the destination, as the source heard of it */
+    uint64_t dirty_pages_rate;
+    uint32_t count;
+};
+
 struct haul_stats {
     size_t size;
     enum haul_state state;
@@ -408,8 +420,8 @@ struct haul_stats {
     struct haul_downtime expected; /* the latest prediction; frozen when the guest is stopped */
     struct haul_downtime actual;   /* zero until completed */
     uint64_t downtime_limit_ns;
+    uint64_t transferred; /* bytes delivered over all channels, headers and disks included */
     /* RAM, named after query-migrate's `ram` */
-    uint64_t transferred;      /* bytes delivered over all channels, headers included */
     uint64_t remaining;        /* bytes of dirty pages not yet handed out */
     uint64_t total;            /* bytes of all blocks */
     uint64_t duplicate;        /* zero pages sent */
@@ -440,6 +452,7 @@ struct haul_stats {
     uint64_t write_fault_longest_ns;
     uint32_t streams;      /* side streams */
     uint64_t stream_bytes; /* carried by them, both ways; not in `transferred` */
+    struct haul_disk_stats disk;
 };
 
 struct haul_channel_stats {

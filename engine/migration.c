@@ -2,6 +2,7 @@
 #include "engine/migration.h"
 
 #include "engine/clock.h"
+#include "engine/disks.h"
 #include "engine/state.h"
 #include "engine/streams.h"
 
@@ -198,6 +199,7 @@ static void forget_start(struct haul_migration *migration)
     migration->uri = NULL;
     migration->file_path = NULL;
     migration->stats.total = 0;
+    migration->stats.disk.total = 0;
     migration->started_ns = 0;
 }
 
@@ -213,7 +215,8 @@ int haul_start(struct haul_migration *migration, const char *uri, struct haul_er
     if (rc < 0) {
         return rc;
     }
-    migration->views = calloc(migration->block_count, sizeof *migration->views);
+    migration->view_count = migration->block_count + haul_disks_count(migration);
+    migration->views = calloc(migration->view_count, sizeof *migration->views);
     migration->uri = strdup(uri);
     if (!migration->views || !migration->uri) {
         forget_start(migration);
@@ -224,11 +227,19 @@ int haul_start(struct haul_migration *migration, const char *uri, struct haul_er
         migration->views[i].pages = migration->blocks[i].length / HAUL_PAGE_SIZE;
         migration->stats.total += migration->blocks[i].length;
     }
+    haul_disks_views(migration, migration->views + migration->block_count);
+    for (uint32_t i = 0; i < haul_disks_count(migration); i++) {
+        migration->stats.disk.total += migration->disks->disk[i].size;
+    }
+    migration->stats.disk.count = haul_disks_count(migration);
     migration->file_path = file_path(migration->uri);
     migration->started_ns = haul_now_ns();
     migration->stats.page_size = HAUL_PAGE_SIZE;
-    rc = migration->source ? haul_source_start(migration, uri, error)
-                           : haul_destination_start(migration, uri, error);
+    rc = haul_disks_check(migration, error);
+    if (rc == 0) {
+        rc = migration->source ? haul_source_start(migration, uri, error)
+                               : haul_destination_start(migration, uri, error);
+    }
     migration->started = rc == 0;
     if (rc < 0) {
         forget_start(migration);
@@ -322,6 +333,7 @@ void haul_free(struct haul_migration *migration)
     }
     pthread_mutex_destroy(&migration->threads.lock);
     pthread_mutex_destroy(&migration->lock);
+    haul_disks_free(migration);
     free(migration->views);
     free(migration->uri);
     free(migration);

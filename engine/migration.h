@@ -63,6 +63,7 @@ struct haul_knobs {
 };
 
 struct haul_source;
+struct haul_disks;
 struct haul_destination;
 struct haul_rma;
 struct haul_streams;
@@ -81,7 +82,9 @@ struct haul_migration {
     const char *file_path; /* of file:PATH, in `uri`; else NULL */
     struct haul_block blocks[HAUL_BLOCKS_MAX];
     uint32_t block_count;
-    struct haul_block_view *views; /* block_count entries */
+    struct haul_disks *disks;      /* NULL: none */
+    uint32_t view_count;           /* block_count and the disks */
+    struct haul_block_view *views; /* RAM blocks, then disks */
     struct haul_handler handlers[HAUL_HANDLERS_MAX];
     uint32_t handler_count;
     const struct haul_tracker_ops *tracker;
@@ -189,6 +192,9 @@ uint32_t haul_throttle_steps_pack(const struct haul_throttle_steps *steps);
 
 /* haul_knobs_downtime_limit_ms returns the downtime limit as it is set now. Any thread. */
 uint32_t haul_knobs_downtime_limit_ms(const struct haul_migration *migration);
+
+/* haul_migration_count_channel adds one channel's counters to `stats`. */
+void haul_migration_count_channel(const struct haul_channel_counters *counters, struct haul_stats *stats);
 
 /* The two ends; source.c and destination.c. */
 int haul_source_init(struct haul_migration *migration, struct haul_error *error);

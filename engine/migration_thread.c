@@ -3,6 +3,7 @@
 
 #include "engine/bitmap.h"
 #include "engine/clock.h"
+#include "engine/disks.h"
 #include "engine/file/source.h"
 #include "engine/streams.h"
 #include "engine/verify.h"
@@ -61,8 +62,11 @@ void haul_source_publish(struct haul_migration *migration)
     uint64_t limit_ns = (uint64_t)haul_knobs_downtime_limit_ms(migration) * 1000000;
     pthread_mutex_lock(&migration->lock);
     struct haul_stats *stats = &migration->stats;
-    stats->remaining = source->dirty_pages * HAUL_PAGE_SIZE;
-    stats->dirty_pages_rate = (uint64_t)source->dirty_pages_per_s;
+    stats->remaining = (source->dirty_pages - source->dirty_disk_pages) * HAUL_PAGE_SIZE;
+    stats->dirty_pages_rate = (uint64_t)(source->dirty_pages_per_s - source->dirty_disk_pages_per_s);
+    stats->disk.remaining = source->dirty_disk_pages * HAUL_PAGE_SIZE;
+    stats->disk.dirty_pages_rate = (uint64_t)source->dirty_disk_pages_per_s;
+    stats->disk.flush_ns = source->flush_ns ? source->flush_ns : stats->disk.flush_ns;
     stats->dirty_sync_count = source->passes;
     stats->bandwidth_bytes_per_s = haul_estimate_bandwidth(&source->estimate);
     stats->threshold_size = haul_estimate_threshold(&source->estimate, limit_ns);
@@ -74,24 +78,39 @@ void haul_source_publish(struct haul_migration *migration)
     pthread_mutex_unlock(&migration->lock);
 }
 
+void haul_source_count_dirty(struct haul_migration *migration)
+{
+    struct haul_source *source = migration->source;
+    source->dirty_pages = source->dirty_disk_pages = 0;
+    for (uint32_t i = 0; i < migration->view_count; i++) {
+        uint64_t pages = haul_bitmap_count(source->bitmaps[i], migration->views[i].pages);
+        source->dirty_pages += pages;
+        source->dirty_disk_pages += migration->views[i].io ? pages : 0;
+    }
+}
+
 int haul_source_sync(struct haul_migration *migration, struct haul_error *error)
 {
     struct haul_source *source = migration->source;
     uint64_t begun = haul_now_ns();
     uint64_t pages = 0;
+    uint64_t disk_pages = 0;
     int rc = migration->tracker->sync(migration->tracker_opaque, source->bitmaps, &pages, error);
     if (rc < 0) {
         return haul_error_prefix(error, "reading the dirty tracker: ");
     }
-    uint64_t now = haul_now_ns();
-    source->dirty_pages = 0;
-    for (uint32_t i = 0; i < migration->block_count; i++) {
-        source->dirty_pages += haul_bitmap_count(source->bitmaps[i], migration->views[i].pages);
+    rc = haul_disks_fetch(migration, source->bitmaps + migration->block_count, &disk_pages, error);
+    if (rc < 0) {
+        return rc;
     }
+    uint64_t now = haul_now_ns();
+    haul_source_count_dirty(migration);
+    source->estimate.flush_ns = source->dirty_disk_pages > 0 ? source->flush_cost_ns : 0;
     source->estimate.costs.sync_ns = now - begun;
     uint64_t since = begun - source->last_sync_ns;
     if (since > 0) {
-        source->dirty_pages_per_s = (double)pages * 1e9 / (double)since;
+        source->dirty_pages_per_s = (double)(pages + disk_pages) * 1e9 / (double)since;
+        source->dirty_disk_pages_per_s = (double)disk_pages * 1e9 / (double)since;
     }
     source->last_sync_ns = begun;
     return 0;
@@ -130,6 +149,17 @@ void haul_source_begin_pass(struct haul_migration *migration)
     }
 }
 
+/* Learns from a round what making disks durable costs. What a bulk round had to flush says little of that. */
+static void learn_flush(struct haul_source *source, bool first)
+{
+    if (source->flush_ns == 0) {
+        return;
+    }
+    source->flush_cost_ns =
+        first || !source->late_flush_seen ? source->flush_ns : (source->flush_cost_ns + source->flush_ns) / 2;
+    source->late_flush_seen = !first;
+}
+
 /* Sends what is dirty as one round and waits until the destination has it. */
 static int send_round(struct haul_migration *migration, struct haul_error *error)
 {
@@ -162,7 +192,9 @@ static int send_round(struct haul_migration *migration, struct haul_error *error
         sample.pages = content_pages(source) - content; /* zero pages cost next to nothing */
     }
     sample.elapsed_ns = haul_now_ns() - begun;
+    sample.elapsed_ns -= source->flush_ns < sample.elapsed_ns ? source->flush_ns : 0;
     sample.wire_bytes = written(source) - bytes;
+    learn_flush(source, sample.first);
     haul_source_measure(migration, true);
     haul_estimate_add_round(&source->estimate, &sample);
     haul_source_publish(migration);

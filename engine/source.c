@@ -5,6 +5,7 @@
 #include "engine/bitmap.h"
 #include "engine/clock.h"
 #include "engine/cpr.h"
+#include "engine/disks.h"
 #include "engine/file/source.h"
 #include "engine/holes.h"
 #include "engine/populate.h"
@@ -21,9 +22,9 @@
 static int make_bitmaps(struct haul_migration *migration, struct haul_error *error)
 {
     struct haul_source *source = migration->source;
-    source->bitmaps = calloc(migration->block_count, sizeof *source->bitmaps);
-    source->present = calloc(migration->block_count, sizeof *source->present);
-    for (uint32_t i = 0; source->bitmaps && source->present && i < migration->block_count; i++) {
+    source->bitmaps = calloc(migration->view_count, sizeof *source->bitmaps);
+    source->present = calloc(migration->view_count, sizeof *source->present);
+    for (uint32_t i = 0; source->bitmaps && source->present && i < migration->view_count; i++) {
         size_t words = haul_bitmap_words(migration->views[i].pages);
         source->bitmaps[i] = calloc(words, sizeof(uint64_t));
         source->present[i] = calloc(words, sizeof(uint64_t));
@@ -76,7 +77,7 @@ static int send_present(struct haul_migration *migration, uint32_t block, struct
 
 /* Sets in source->present every page that may hold content. The tracker already sees what is written
  * meanwhile. */
-static void find_present(struct haul_migration *migration)
+static int find_present(struct haul_migration *migration, struct haul_error *error)
 {
     struct haul_source *source = migration->source;
     for (uint32_t i = 0; i < migration->block_count; i++) {
@@ -89,24 +90,26 @@ static void find_present(struct haul_migration *migration)
     if (migration->tracker->clear_holes) {
         migration->tracker->clear_holes(migration->tracker_opaque, source->present);
     }
+    int rc = 0;
+    for (uint32_t i = 0; rc == 0 && i < haul_disks_count(migration); i++) {
+        uint64_t *present = source->present[migration->block_count + i];
+        rc = haul_disk_present(&migration->disks->disk[i], present, error);
+    }
+    return rc;
 }
 
 /* Round 1 sends every page that may hold content. */
 static int plan_first_round(struct haul_migration *migration, struct haul_error *error)
 {
     struct haul_source *source = migration->source;
-    find_present(migration);
-    source->dirty_pages = 0;
-    for (uint32_t i = 0; i < migration->block_count; i++) {
+    int rc = find_present(migration, error);
+    for (uint32_t i = 0; rc == 0 && i < migration->view_count; i++) {
         uint64_t pages = migration->views[i].pages;
         memcpy(source->bitmaps[i], source->present[i], haul_bitmap_words(pages) * sizeof(uint64_t));
-        source->dirty_pages += haul_bitmap_count(source->bitmaps[i], pages);
-        int rc = send_present(migration, i, error);
-        if (rc < 0) {
-            return rc;
-        }
+        rc = migration->views[i].io ? 0 : send_present(migration, i, error);
     }
-    return 0;
+    haul_source_count_dirty(migration);
+    return rc;
 }
 
 static int start_tracker(struct haul_migration *migration, struct haul_error *error)
@@ -118,7 +121,7 @@ static int start_tracker(struct haul_migration *migration, struct haul_error *er
         return haul_error_prefix(error, "starting the dirty tracker: ");
     }
     source->last_sync_ns = haul_now_ns();
-    return 0;
+    return haul_disks_start(migration, error);
 }
 
 /* ---- setup ---- */
@@ -263,6 +266,7 @@ static void finish(struct haul_migration *migration, int rc, bool uncertain)
     if (source->tracking) {
         migration->tracker->stop(migration->tracker_opaque);
     }
+    haul_disks_stop(migration);
     for (unsigned i = 0; i < source->sender_count; i++) {
         haul_sender_abort(source->senders[i]);
     }
@@ -270,7 +274,9 @@ static void finish(struct haul_migration *migration, int rc, bool uncertain)
     pthread_mutex_lock(&migration->lock);
     migration->stats.ownership = owner;
     migration->stats.migration_thread_cpu_ns = haul_thread_cpu_ns();
-    migration->stats.remaining = rc == 0 ? 0 : migration->stats.remaining;
+    if (rc == 0) {
+        migration->stats.remaining = migration->stats.disk.remaining = 0;
+    }
     pthread_mutex_unlock(&migration->lock);
     if (rc == -ECANCELED) {
         haul_migration_set_state(migration, HAUL_STATE_CANCELLING);
@@ -391,9 +397,7 @@ void haul_source_counters(struct haul_migration *migration, struct haul_stats *s
     for (unsigned i = 0; i < migration->source->sender_count; i++) {
         struct haul_channel_counters counters;
         haul_sender_counters(migration->source->senders[i], &counters);
-        stats->transferred += counters.bytes_delivered;
-        stats->duplicate += counters.zero_pages;
-        stats->normal += counters.raw_pages + counters.compressed_pages;
+        haul_migration_count_channel(&counters, stats);
         compressed_pages += counters.compressed_pages;
         compressed_bytes += counters.compressed_bytes;
     }
@@ -427,7 +431,7 @@ static void free_bitmaps(uint64_t **bitmaps, uint32_t count)
 
 void haul_source_forget_present(struct haul_migration *migration)
 {
-    free_bitmaps(migration->source->present, migration->block_count);
+    free_bitmaps(migration->source->present, migration->view_count);
     migration->source->present = NULL;
 }
 
@@ -441,7 +445,7 @@ void haul_source_cleanup(struct haul_migration *migration)
     haul_background_free(source->background);
     haul_file_source_free(source->file);
     haul_source_forget_present(migration);
-    free_bitmaps(source->bitmaps, migration->block_count);
+    free_bitmaps(source->bitmaps, migration->view_count);
     free(source->paces);
     free(source->window_base);
     free(source->senders);

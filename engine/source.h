@@ -21,9 +21,10 @@ struct haul_source {
 
     /* ---- the migration_thread's own ---- */
     struct haul_doorbell bell; /* rung by senders, the control reader and haul_cancel */
-    uint64_t **bitmaps;        /* dirty pages, one bitmap per block */
+    uint64_t **bitmaps;        /* dirty pages, one bitmap per block, then per disk */
     uint64_t **present;        /* pages that may hold content when round 1 is planned; NULL after its holes */
     uint64_t dirty_pages;      /* set bits over all bitmaps */
+    uint64_t dirty_disk_pages; /* of these, on disks */
     bool several_nodes;        /* ask where memory lies only when it matters */
     unsigned next_channel;     /* where the next tie between equally loaded channels is broken */
     struct haul_rate_limit limit;
@@ -36,6 +37,10 @@ struct haul_source {
     bool stopped;          /* the stop hook was called and not undone */
     uint64_t last_sync_ns; /* when the tracker was read last */
     double dirty_pages_per_s;
+    double dirty_disk_pages_per_s;
+    uint64_t flush_ns;      /* that the destination needed for its disks in the round confirmed last */
+    uint64_t flush_cost_ns; /* what such a flush is reckoned to take */
+    bool late_flush_seen;   /* of a round with little to flush */
     struct haul_estimate estimate;
     struct haul_channel_counters *window_base; /* counters when the bandwidth window began */
     struct haul_pace *paces;                   /* one per channel */
@@ -102,6 +107,8 @@ int haul_source_predict(struct haul_migration *migration, struct haul_error *err
 void haul_source_begin_pass(struct haul_migration *migration);
 /* Reads the tracker into the bitmaps; keeps dirty_pages, the dirty rate and sync_ns. */
 int haul_source_sync(struct haul_migration *migration, struct haul_error *error);
+/* Counts the set bits of the bitmaps into dirty_pages and dirty_disk_pages. */
+void haul_source_count_dirty(struct haul_migration *migration);
 /* haul_source_ask_costs lets the guest correct what is assumed of its own costs. */
 void haul_source_ask_costs(struct haul_migration *migration);
 /* Takes the channels' counters into the bandwidth estimate, at most every 100 ms unless `force`. */

@@ -32,6 +32,22 @@ void haul_get_stats(struct haul_migration *migration, struct haul_stats *stats)
             : 0;
 }
 
+void haul_migration_count_channel(const struct haul_channel_counters *counters, struct haul_stats *stats)
+{
+    stats->transferred += counters->bytes_delivered;
+    uint64_t data_pages = counters->raw_pages + counters->compressed_pages;
+    /* Each counter is read at a moment of its own. */
+    if (counters->zero_pages > counters->disk_zero_pages) {
+        stats->duplicate += counters->zero_pages - counters->disk_zero_pages;
+    }
+    if (data_pages > counters->disk_data_pages) {
+        stats->normal += data_pages - counters->disk_data_pages;
+    }
+    stats->disk.transferred += counters->disk_bytes_written;
+    stats->disk.duplicate += counters->disk_zero_pages;
+    stats->disk.normal += counters->disk_data_pages;
+}
+
 int haul_get_channel_stats(struct haul_migration *migration, unsigned index, struct haul_channel_stats *stats)
 {
     struct haul_channel_counters counters;

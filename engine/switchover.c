@@ -2,6 +2,7 @@
 #include "engine/source.h"
 
 #include "engine/clock.h"
+#include "engine/disks.h"
 #include "engine/file/source.h"
 #include "engine/state_stream.h"
 #include "engine/streams.h"
@@ -125,7 +126,7 @@ static int send_last(struct haul_migration *migration, struct haul_error *error)
 
 static int verify(struct haul_migration *migration, struct haul_error *error)
 {
-    size_t size = (size_t)migration->block_count * HAUL_HASH_SIZE;
+    size_t size = (size_t)migration->view_count * HAUL_HASH_SIZE;
     unsigned char *hashes = calloc(1, size);
     struct haul_frame *frame = NULL;
     int rc = hashes ? 0 : haul_error_set(error, ENOMEM, "no memory to verify");
@@ -141,14 +142,15 @@ static int verify(struct haul_migration *migration, struct haul_error *error)
     if (rc == 0 && frame->length != size) {
         rc = haul_error_set(error, EPROTO, "HASHES has %zu bytes where %zu are due", frame->length, size);
     }
-    for (uint32_t i = 0; rc == 0 && i < migration->block_count; i++) {
+    for (uint32_t i = 0; rc == 0 && i < migration->view_count; i++) {
         size_t at = (size_t)i * HAUL_HASH_SIZE;
         if (memcmp(hashes + at, frame->payload + at, HAUL_HASH_SIZE) != 0) {
+            bool memory = i < migration->block_count;
             rc = haul_error_set(
                 error, EBADMSG,
-                "verify: RAM block %s differs at the destination; the move is given up before the "
-                "hand-over",
-                migration->blocks[i].name);
+                "verify: %s %s differs at the destination; the move is given up before the hand-over",
+                memory ? "RAM block" : "disk",
+                memory ? migration->blocks[i].name : migration->disks->disk[i - migration->block_count].name);
         }
     }
     free(frame);

@@ -13,11 +13,11 @@ extern "C" {
 #define HAUL_HASH_SIZE 16
 
 /*
- * haul_verify_hash writes the hash of each block to `hashes` (block_count * HAUL_HASH_SIZE bytes). The hash
- * of a block is XXH3-128 (xxhash.com) over the XXH3-64 of its 2 MiB chunks, 0 for a chunk that is all zero; a
- * hole counts as zero and is not read. However long that takes, the peer hears that it goes on (WORKING, from
- * a destination), and a cancel or the end of the control connection ends it. -ENOMEM, -ECANCELED, or why the
- * connection ended.
+ * haul_verify_hash writes the hash of each block, then of each disk, to `hashes` (view_count *
+ * HAUL_HASH_SIZE bytes). The hash of a block is XXH3-128 (xxhash.com) over the XXH3-64 of its 2 MiB chunks, 0
+ * for a chunk that is all zero; a hole counts as zero and is not read. However long that takes, the peer
+ * hears that it goes on (WORKING, from a destination), and a cancel or the end of the control connection ends
+ * it. -ENOMEM, -ECANCELED, why the connection ended, or what reading a disk said.
  */
 int haul_verify_hash(struct haul_migration *migration, unsigned threads, unsigned char *hashes,
                      struct haul_error *error);

@@ -63,6 +63,9 @@ static int Resume(void *opaque, haul_error *)
 {
     auto *guest = static_cast<Guest *>(opaque);
     guest->resumes++;
+    if (guest->on_resume) {
+        guest->on_resume();
+    }
     guest->Run(0, 0);
     return 0;
 }

@@ -98,7 +98,7 @@ class Guest
     // Called at the end of Attach.
     std::function<void(haul_migration *)> on_attach;
     // Called within the hook of the name, before it does its own work.
-    std::function<void()> on_setup, on_stop, on_load, on_start;
+    std::function<void()> on_setup, on_stop, on_resume, on_load, on_start;
     std::function<void(enum haul_step)> on_step;
     std::mutex lock;
     // Between one write and its mark the guest cannot be stopped.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Whole moves over rdma, with libfabric's tcp provider: what arrives, in what order, and how it fails.
+#include "disk.h"
 #include "move.h"
 #include "proxy.h"
 
@@ -90,6 +91,18 @@ TEST_P(Moves, WithAWritingGuest)
     EXPECT_EQ(there.rdma_regions, 2u);
     EXPECT_TRUE(Said(to, "rdma: provider tcp;ofi_rxm, 11 MiB registered in 2 regions"));
     EXPECT_TRUE(Said(from, "rdma: provider tcp;ofi_rxm, which needs no memory registered here"));
+}
+
+// Memory is written by rdma, a disk's pages come over the channels' connections.
+TEST(Rdma, DisksComeAlong)
+{
+    DiskMachines machines(4 * kMiB, [](uint64_t block) { return block % 5 != 0; });
+    machines.from.Run(5, 1000);
+    machines.disk->Run(5, 1000);
+    haul_options options = RdmaOptions();
+    options.verify = true;
+    Move move(machines.from, machines.to, options, kListen);
+    machines.ExpectMoved(move);
 }
 
 INSTANTIATE_TEST_SUITE_P(All, Moves,

@@ -6,6 +6,7 @@
 
 #include "channels/error.h"
 #include "channels/placement/placement.h"
+#include "engine/disk.h"
 #include "engine/haul.h"
 #include "engine/remap.h"
 #include "engine/trackers.h"
@@ -25,6 +26,9 @@ extern "C" {
     X(haul_guest_ops)                                                                                        \
     X(haul_events)                                                                                           \
     X(haul_downtime)                                                                                         \
+    X(haul_disk)                                                                                             \
+    X(haul_disk_ops)                                                                                         \
+    X(haul_disk_stats)                                                                                       \
     X(haul_stats)                                                                                            \
     X(haul_channel_stats)                                                                                    \
     X(haul_tracked_range)                                                                                    \

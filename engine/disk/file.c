@@ -1,0 +1,393 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "engine/disk_file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <libgen.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define GRANULE 4096u
+#define SUFFIX ".incomplete"
+
+struct haul_disk_file {
+    int fd;
+    uint64_t size;
+    char *path;
+    char *incomplete;        /* the other name; destination only */
+    bool created;            /* by us, for this move; not complete yet */
+    uint64_t words;          /* of `dirty` */
+    _Atomic uint64_t *dirty; /* one bit per granule; set on any thread, taken by fetch */
+};
+
+static int fail(const struct haul_disk_file *file, const char *what, int code, struct haul_error *error)
+{
+    return haul_error_set(error, code, "%s: %s: %s", file->path, what, strerror(code));
+}
+
+/* ---- both sides ---- */
+
+static int file_read(void *opaque, uint64_t offset, void *bytes, size_t length, struct haul_error *error)
+{
+    const struct haul_disk_file *file = opaque;
+    unsigned char *to = bytes;
+    while (length > 0) {
+        ssize_t got = pread(file->fd, to, length, (off_t)offset);
+        if (got < 0 && errno == EINTR) {
+            continue;
+        }
+        if (got <= 0) {
+            return got < 0 ? fail(file, "reading", errno, error)
+                           : haul_error_set(error, EIO, "%s has become shorter", file->path);
+        }
+        to += got;
+        offset += (uint64_t)got;
+        length -= (size_t)got;
+    }
+    return 0;
+}
+
+static void clear_bits(uint64_t *bitmap, uint64_t first, uint64_t end)
+{
+    for (; first < end && first % 64 != 0; first++) {
+        bitmap[first / 64] &= ~(UINT64_C(1) << (first % 64));
+    }
+    for (; first + 64 <= end; first += 64) {
+        bitmap[first / 64] = 0;
+    }
+    for (; first < end; first++) {
+        bitmap[first / 64] &= ~(UINT64_C(1) << (first % 64));
+    }
+}
+
+/* The whole granules of each hole; a file system that does not tell has none. */
+static void file_clear_holes(void *opaque, uint64_t *bitmap)
+{
+    const struct haul_disk_file *file = opaque;
+    uint64_t at = 0;
+    while (at < file->size) {
+        off_t hole = lseek(file->fd, (off_t)at, SEEK_HOLE);
+        if (hole < 0 || (uint64_t)hole >= file->size) {
+            return;
+        }
+        off_t data = lseek(file->fd, hole, SEEK_DATA);
+        if (data < 0 && errno != ENXIO) {
+            return;
+        }
+        bool last = data < 0 || (uint64_t)data >= file->size; /* a hole up to the end */
+        uint64_t end = last ? (file->size + GRANULE - 1) / GRANULE : (uint64_t)data / GRANULE;
+        clear_bits(bitmap, ((uint64_t)hole + GRANULE - 1) / GRANULE, end);
+        at = last ? file->size : (uint64_t)data;
+    }
+}
+
+/* ---- source ---- */
+
+static int file_start(void *opaque, struct haul_error *error)
+{
+    (void)error;
+    struct haul_disk_file *file = opaque;
+    for (uint64_t word = 0; word < file->words; word++) {
+        /* Relaxed: what was marked before is read in the first round anyway. */
+        atomic_store_explicit(&file->dirty[word], 0, memory_order_relaxed);
+    }
+    return 0;
+}
+
+static int file_fetch(void *opaque, uint64_t *bitmap, struct haul_error *error)
+{
+    (void)error;
+    struct haul_disk_file *file = opaque;
+    for (uint64_t word = 0; word < file->words; word++) {
+        if (atomic_load_explicit(&file->dirty[word], memory_order_relaxed)) {
+            /* Acquire, pairs with the release in haul_disk_file_mark: who sees the bit reads the bytes. */
+            bitmap[word] |= atomic_exchange_explicit(&file->dirty[word], 0, memory_order_acquire);
+        }
+    }
+    return 0;
+}
+
+void haul_disk_file_mark(struct haul_disk_file *file, uint64_t offset, uint64_t length)
+{
+    if (offset >= file->size || length == 0) {
+        return;
+    }
+    uint64_t end = length < file->size - offset ? offset + length : file->size;
+    for (uint64_t granule = offset / GRANULE; granule * GRANULE < end; granule++) {
+        /* Release, pairs with the acquire in file_fetch. Unconditional, or a fetch could come between. */
+        atomic_fetch_or_explicit(&file->dirty[granule / 64], UINT64_C(1) << (granule % 64),
+                                 memory_order_release);
+    }
+}
+
+static const struct haul_disk_ops source_ops = {
+    .read = file_read,
+    .clear_holes = file_clear_holes,
+    .start = file_start,
+    .fetch = file_fetch,
+};
+
+/* ---- destination ---- */
+
+/* Makes the names in the image's directory durable. */
+static int sync_directory(const struct haul_disk_file *file)
+{
+    char *copy = strdup(file->path);
+    int fd = copy ? open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+    int rc = fd >= 0 && fsync(fd) == 0 ? 0 : -errno;
+    if (fd >= 0) {
+        close(fd);
+    }
+    free(copy);
+    return rc;
+}
+
+/* An image that was there before loses its name; a created one never had it. */
+static int file_open(void *opaque, struct haul_error *error)
+{
+    struct haul_disk_file *file = opaque;
+    if (file->created) {
+        return 0;
+    }
+    if (renameat2(AT_FDCWD, file->path, AT_FDCWD, file->incomplete, RENAME_NOREPLACE) != 0) {
+        return fail(file, "taking its name away while it is incomplete", errno, error);
+    }
+    int rc = sync_directory(file);
+    return rc < 0 ? fail(file, "taking its name away while it is incomplete", -rc, error) : 0;
+}
+
+static int file_write(void *opaque, uint64_t offset, const void *bytes, size_t length,
+                      struct haul_error *error)
+{
+    const struct haul_disk_file *file = opaque;
+    const unsigned char *from = bytes;
+    uint64_t begin = offset;
+    size_t whole = length;
+    while (length > 0) {
+        ssize_t put = pwrite(file->fd, from, length, (off_t)offset);
+        if (put < 0 && errno == EINTR) {
+            continue;
+        }
+        if (put <= 0) {
+            return fail(file, "writing", put < 0 ? errno : ENOSPC, error);
+        }
+        from += put;
+        offset += (uint64_t)put;
+        length -= (size_t)put;
+    }
+    /* The round's flush is short when most is on its way by then. A failure shows in the flush. */
+    sync_file_range(file->fd, (off_t)begin, (off_t)whole, SYNC_FILE_RANGE_WRITE);
+    return 0;
+}
+
+static int file_zero(void *opaque, uint64_t offset, uint64_t length, struct haul_error *error)
+{
+    static const unsigned char zeros[65536];
+    const struct haul_disk_file *file = opaque;
+    if (fallocate(file->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)length) == 0) {
+        return 0;
+    }
+    if (errno != EOPNOTSUPP && errno != ENOSYS) {
+        return fail(file, "zeroing", errno, error);
+    }
+    int rc = 0;
+    for (uint64_t done = 0; rc == 0 && done < length;) {
+        uint64_t piece = length - done < sizeof zeros ? length - done : sizeof zeros;
+        rc = file_write(opaque, offset + done, zeros, (size_t)piece, error);
+        done += piece;
+    }
+    return rc;
+}
+
+static int file_flush(void *opaque, struct haul_error *error)
+{
+    const struct haul_disk_file *file = opaque;
+    return fdatasync(file->fd) == 0 ? 0 : fail(file, "flushing", errno, error);
+}
+
+static int file_complete(void *opaque, struct haul_error *error)
+{
+    struct haul_disk_file *file = opaque;
+    file->created = false; /* whatever happens now, the guest's only copy must stay */
+    if (renameat2(AT_FDCWD, file->incomplete, AT_FDCWD, file->path, RENAME_NOREPLACE) != 0) {
+        int code = errno;
+        return haul_error_set(error, code, "%s is whole, but cannot be called %s: %s", file->incomplete,
+                              file->path, strerror(code));
+    }
+    int rc = sync_directory(file);
+    return rc < 0 ? fail(file, "giving it its name", -rc, error) : 0;
+}
+
+static void file_discard(void *opaque)
+{
+    struct haul_disk_file *file = opaque;
+    if (file->created && file->incomplete) {
+        unlink(file->incomplete);
+        file->created = false;
+    }
+}
+
+static const struct haul_disk_ops destination_ops = {
+    .read = file_read,
+    .clear_holes = file_clear_holes,
+    .flush = file_flush,
+    .open = file_open,
+    .write = file_write,
+    .zero = file_zero,
+    .complete = file_complete,
+    .discard = file_discard,
+};
+
+/* ---- life ---- */
+
+static struct haul_disk_file *make(const char *path, bool receives)
+{
+    struct haul_disk_file *file = calloc(1, sizeof *file);
+    if (!file) {
+        return NULL;
+    }
+    file->fd = -1;
+    file->path = strdup(path);
+    if (receives && asprintf(&file->incomplete, "%s" SUFFIX, path) < 0) {
+        file->incomplete = NULL;
+    }
+    if (!file->path || (receives && !file->incomplete)) {
+        haul_disk_file_free(file);
+        return NULL;
+    }
+    return file;
+}
+
+/* Takes the lock and looks at what was opened. */
+static int look(struct haul_disk_file *file, struct haul_error *error)
+{
+    struct stat status;
+    if (flock(file->fd, LOCK_EX | LOCK_NB) != 0) {
+        return errno == EWOULDBLOCK
+                   ? haul_error_set(error, EBUSY, "%s is in use by another process, or by the other side",
+                                    file->path)
+                   : fail(file, "locking", errno, error);
+    }
+    if (fstat(file->fd, &status) != 0) {
+        return fail(file, "looking at it", errno, error);
+    }
+    if (!S_ISREG(status.st_mode)) {
+        return haul_error_set(error, EINVAL,
+                              "%s is no regular file: an image in a file is all that moves this way",
+                              file->path);
+    }
+    file->size = file->size ? file->size : (uint64_t)status.st_size;
+    if (file->size == 0 || file->size > HAUL_DISK_SIZE_MAX) {
+        return haul_error_set(error, EINVAL, "%s has %llu bytes; a disk has 1 byte to 64 TiB", file->path,
+                              (unsigned long long)file->size);
+    }
+    return 0;
+}
+
+static int open_existing(struct haul_disk_file *file, struct haul_error *error)
+{
+    file->fd = open(file->path, O_RDWR | O_CLOEXEC);
+    if (file->fd < 0) {
+        return fail(file, "opening it for reading and writing", errno, error);
+    }
+    return look(file, error);
+}
+
+int haul_disk_file_open(const char *path, struct haul_disk_file **file, struct haul_error *error)
+{
+    struct haul_disk_file *made = make(path, false);
+    if (!made) {
+        return haul_error_set(error, ENOMEM, "no memory for %s", path);
+    }
+    int rc = open_existing(made, error);
+    if (rc == 0) {
+        made->words = ((made->size + GRANULE - 1) / GRANULE + 63) / 64;
+        made->dirty = calloc(made->words, sizeof *made->dirty);
+        rc = made->dirty ? 0 : haul_error_set(error, ENOMEM, "no memory for a bitmap of %s", path);
+    }
+    if (rc < 0) {
+        haul_disk_file_free(made);
+        return rc;
+    }
+    *file = made;
+    return 0;
+}
+
+static int create(struct haul_disk_file *file, struct haul_error *error)
+{
+    if (access(file->path, F_OK) == 0) {
+        return haul_error_set(error, EEXIST,
+                              "%s is there already: move it away, or leave the size out to overwrite it",
+                              file->path);
+    }
+    file->fd = open(file->incomplete, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (file->fd < 0) {
+        int code = errno;
+        return haul_error_set(error, code, "cannot create %s: %s%s", file->incomplete, strerror(code),
+                              code == EEXIST ? "; it is left of a move that did not end: remove it" : "");
+    }
+    file->created = true;
+    int rc = look(file, error);
+    if (rc == 0 && ftruncate(file->fd, (off_t)file->size) != 0) {
+        rc = fail(file, "giving it its size", errno, error);
+    }
+    return rc;
+}
+
+int haul_disk_file_receive(const char *path, uint64_t size, struct haul_disk_file **file,
+                           struct haul_error *error)
+{
+    struct haul_disk_file *made = make(path, true);
+    if (!made) {
+        return haul_error_set(error, ENOMEM, "no memory for %s", path);
+    }
+    made->size = size;
+    int rc = size ? create(made, error) : open_existing(made, error);
+    if (rc < 0) {
+        haul_disk_file_free(made);
+        return rc;
+    }
+    *file = made;
+    return 0;
+}
+
+struct haul_disk haul_disk_file_describe(struct haul_disk_file *file, const char *name)
+{
+    return (struct haul_disk){
+        .name = name,
+        .size = file->size,
+        .granularity = GRANULE,
+        .ops = file->incomplete ? &destination_ops : &source_ops,
+        .opaque = file,
+    };
+}
+
+int haul_disk_file_fd(const struct haul_disk_file *file)
+{
+    return file->fd;
+}
+
+uint64_t haul_disk_file_size(const struct haul_disk_file *file)
+{
+    return file->size;
+}
+
+void haul_disk_file_free(struct haul_disk_file *file)
+{
+    if (!file) {
+        return;
+    }
+    file_discard(file);
+    if (file->fd >= 0) {
+        close(file->fd);
+    }
+    free((void *)file->dirty);
+    free(file->incomplete);
+    free(file->path);
+    free(file);
+}

@@ -1,0 +1,421 @@
+// SPDX-License-Identifier: Apache-2.0
+// Moves with disks that fail: every callback, every state, every table that does not fit. The guest goes on
+// at the source, and what is left at the destination does not look like a whole image.
+#include "channels/wire.h"
+#include "tests/engine/disk.h"
+#include "tests/engine/proxy.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <csignal>
+#include <sys/wait.h>
+#include <unistd.h>
+
+using namespace haul_test;
+
+namespace
+{
+
+constexpr uint64_t kMiB = 1 << 20;
+
+// ---- callbacks ----
+
+struct CallCase {
+    Disk::Call call;
+    bool source;
+    int code;
+    const char *text;
+};
+
+class DiskCallFails : public testing::TestWithParam<CallCase>
+{
+};
+
+TEST_P(DiskCallFails, AndTheGuestGoesOn)
+{
+    const CallCase &one = GetParam();
+    DiskMachines machines(4 * kMiB);
+    machines.from.Run(5, 1000);
+    machines.disk->Run(5, 1000);
+    (one.source ? machines.disk : machines.copy)->fail[one.call] = one.code;
+    Move move(machines.from, machines.to, Options());
+    machines.ExpectStayed(move, one.code, one.text);
+}
+
+std::string NameOfCall(const testing::TestParamInfo<CallCase> &info)
+{
+    static const char *const names[] = {"Read", "Flush", "Start", "Fetch",    "Stop",
+                                        "Open", "Write", "Zero",  "Complete", "Discard"};
+    return std::string(info.param.source ? "Source" : "Destination") + names[info.param.call];
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, DiskCallFails,
+    testing::Values(CallCase{Disk::kStart, true, EIO, "disk vda: tracking its writes: told to fail with 5"},
+                    CallCase{Disk::kRead, true, EIO, "disk vda: reading at byte "},
+                    CallCase{Disk::kFetch, true, EIO, "disk vda: asking what was written: told to fail"},
+                    CallCase{Disk::kFlush, true, EIO, "disk vda: asking what was written: told to fail"},
+                    CallCase{Disk::kOpen, false, EROFS, "disk vda: told to fail with 30"},
+                    CallCase{Disk::kWrite, false, ENOSPC, "disk vda: writing at byte "},
+                    CallCase{Disk::kFlush, false, EIO, "disk vda: making it durable: told to fail"}),
+    NameOfCall);
+
+TEST(DiskFailure, ZeroingFails)
+{
+    DiskMachines machines(4 * kMiB);
+    machines.from.Run(5, 1000);
+    machines.disk->Run(5, 1000);
+    machines.copy->fail[Disk::kZero] = EIO;
+    machines.from.on_round = [&](uint32_t) { machines.disk->Write(3, 0); };
+    Move move(machines.from, machines.to, Options());
+    machines.ExpectStayed(move, EIO, "disk vda: zeroing at byte ");
+}
+
+// HANDOVER came: the guest is not started, the image keeps the name that says so, and nothing is removed.
+TEST(DiskFailure, CompletingFails)
+{
+    DiskMachines machines(4 * kMiB);
+    machines.copy->fail[Disk::kComplete] = EIO;
+    Move move(machines.from, machines.to, Options());
+    EXPECT_LT(move.Wait(), 0);
+    EXPECT_EQ(move.destination_result, -EIO);
+    EXPECT_NE(std::string(move.destination_error.message).find("disk vda: told to fail"), std::string::npos)
+        << move.destination_error.message;
+    EXPECT_EQ(machines.to.starts, 0u);
+    EXPECT_NE(machines.directory.Names(), (std::vector<std::string>{"from", "to"}));
+}
+
+TEST(DiskFailure, VerifyFindsALostWrite)
+{
+    DiskMachines machines(4 * kMiB);
+    machines.from.Run(5, 1000);
+    machines.disk->Run(1, 1000);
+    haul_options options = Options();
+    options.verify = true;
+    machines.from.on_stop = [&, before = machines.from.on_stop] {
+        before();
+        machines.disk->Write(9, 0x77); // of the last pass: nothing heals it
+        machines.copy->drop_a_write = true;
+    };
+    Move move(machines.from, machines.to, options);
+    machines.ExpectStayed(move, EBADMSG, "verify: disk vda differs at the destination");
+}
+
+TEST(DiskFailure, VerifyCannotRead)
+{
+    DiskMachines machines(4 * kMiB);
+    machines.from.Run(5, 1000);
+    machines.disk->Run(1, 1000);
+    haul_options options = Options();
+    options.verify = true;
+    machines.copy->fail[Disk::kRead] = EIO;
+    Move move(machines.from, machines.to, options);
+    machines.ExpectStayed(move, EIO, "disk vda: reading at byte ");
+}
+
+// An image that was there before is partly overwritten: it must not have its name back.
+TEST(DiskFailure, OverwrittenImageStaysNameless)
+{
+    Directory directory;
+    MakeImage(directory / "from", 4 * kMiB, [](uint64_t) { return true; });
+    MakeImage(directory / "to", 4 * kMiB, [](uint64_t) { return true; });
+    Guest from({2 * kMiB}, true), to({2 * kMiB}, false);
+    {
+        Disk disk(directory / "from", true), copy(directory / "to", false);
+        disk.Plug(from);
+        copy.Plug(to);
+        from.on_round = [&](uint32_t) { copy.fail[Disk::kWrite] = EIO; };
+        disk.Run(5, 100);
+        haul_options options = Options();
+        options.downtime_limit_ms = 0;
+        Move move(from, to, options);
+        EXPECT_EQ(move.Wait(), -EIO) << move.source_error.message;
+        disk.Pause();
+    }
+    EXPECT_EQ(directory.Names(), (std::vector<std::string>{"from", "to.incomplete"}));
+}
+
+// ---- tables ----
+
+void ExpectRefused(const std::function<void(DiskMachines &)> &change, int code, const std::string &text)
+{
+    DiskMachines machines(4 * kMiB);
+    machines.from.Run(5, 1000);
+    machines.disk->Run(5, 1000);
+    change(machines);
+    Move move(machines.from, machines.to, Options());
+    // A destination that refuses a HELLO goes on waiting for its source.
+    haul_wait(move.source, &move.source_error);
+    haul_cancel(move.destination);
+    machines.ExpectStayed(move, code, text);
+    EXPECT_EQ(machines.copy, nullptr) << "it was opened";
+    EXPECT_EQ(machines.disk->calls[Disk::kRead], 0u);
+}
+
+TEST(DiskTable, AnotherSize)
+{
+    ExpectRefused([](DiskMachines &machines) { machines.copy->size = 4 * kMiB - 1; }, EINVAL,
+                  "disk vda has 4194304 bytes at the source and 4194303 at the destination; give the "
+                  "destination a disk of the same size");
+}
+
+TEST(DiskTable, AnotherName)
+{
+    ExpectRefused([](DiskMachines &machines) { machines.copy->name = "vdb"; }, EINVAL,
+                  "disk vda of the source is missing at the destination; start the destination with the same "
+                  "disks");
+}
+
+TEST(DiskTable, NoneAtTheDestination)
+{
+    ExpectRefused([](DiskMachines &machines) { machines.to.on_attach = nullptr; }, EINVAL,
+                  "this destination was started without any");
+}
+
+TEST(DiskTable, NoneAtTheSource)
+{
+    ExpectRefused([](DiskMachines &machines) { machines.from.on_attach = nullptr; }, EINVAL,
+                  "this destination waits for disk vda, and the source moves no disks");
+}
+
+TEST(DiskTable, OneMoreAtTheSource)
+{
+    DiskMachines machines(4 * kMiB);
+    MakeImage(machines.directory / "more", kMiB, [](uint64_t) { return true; });
+    Disk more(machines.directory / "more", true, 0, "vdb");
+    more.Plug(machines.from);
+    Move move(machines.from, machines.to, Options());
+    EXPECT_EQ(move.Wait(), -EINVAL);
+    EXPECT_NE(std::string(move.source_error.message).find("the source has 2 disks, the destination 1"),
+              std::string::npos)
+        << move.source_error.message;
+}
+
+// ---- registration ----
+
+class AddDisk : public testing::Test
+{
+  protected:
+    AddDisk()
+    {
+        haul_options options = Options();
+        EXPECT_EQ(haul_source_new(&options, &migration, &error), 0);
+        ops.read = [](void *, uint64_t, void *, size_t, haul_error *) { return 0; };
+        ops.start = [](void *, haul_error *) { return 0; };
+        ops.fetch = [](void *, uint64_t *, haul_error *) { return 0; };
+        disk = {.name = "vda", .size = kMiB, .granularity = 4096, .ops = &ops, .opaque = nullptr};
+    }
+    ~AddDisk() override
+    {
+        haul_free(migration);
+    }
+    void ExpectRefused(int code, const char *text)
+    {
+        EXPECT_EQ(haul_add_disk(migration, &disk, &error), -code) << error.message;
+        EXPECT_NE(std::string(error.message).find(text), std::string::npos) << error.message;
+    }
+    haul_migration *migration = nullptr;
+    haul_disk_ops ops{};
+    haul_disk disk{};
+    haul_error error{};
+};
+
+TEST_F(AddDisk, RefusesBadNames)
+{
+    disk.name = "";
+    ExpectRefused(EINVAL, "a disk name has 0 bytes");
+    std::string name(256, 'x');
+    disk.name = name.c_str();
+    ExpectRefused(EINVAL, "a disk name has 256 bytes; it must have 1 to 255");
+    disk.name = "vda";
+    ASSERT_EQ(haul_add_disk(migration, &disk, &error), 0);
+    ExpectRefused(EEXIST, "disk vda is there already");
+}
+
+TEST_F(AddDisk, RefusesBadNumbers)
+{
+    disk.size = 0;
+    ExpectRefused(EINVAL, "disk vda: size 0");
+    disk.size = HAUL_DISK_SIZE_MAX + 1;
+    ExpectRefused(EINVAL, "must be 1 byte to 64 TiB");
+    disk.size = kMiB;
+    for (uint32_t granularity : {0u, 512u, 4097u, 12288u, 2u << 20}) {
+        disk.granularity = granularity;
+        ExpectRefused(EINVAL, "a power of two from 4096 to 1 MiB");
+    }
+}
+
+TEST_F(AddDisk, RefusesMissingCallbacks)
+{
+    ops.fetch = nullptr;
+    ExpectRefused(EINVAL, "disk vda lacks callbacks: a source's needs read, start and fetch");
+}
+
+TEST_F(AddDisk, RefusesTooMany)
+{
+    std::vector<std::string> names;
+    for (int i = 0; i < HAUL_DISKS_MAX; i++) {
+        names.push_back("disk" + std::to_string(i));
+        disk.name = names.back().c_str();
+        ASSERT_EQ(haul_add_disk(migration, &disk, &error), 0) << error.message;
+    }
+    disk.name = "more";
+    ExpectRefused(ENOSPC, "more than 64 disks");
+}
+
+TEST(DiskMode, FileAndHandOverAreRefused)
+{
+    for (bool source : {true, false}) {
+        DiskMachines machines(kMiB);
+        Guest &guest = source ? machines.from : machines.to;
+        haul_options options = Options();
+        haul_migration *migration = nullptr;
+        haul_error error{};
+        ASSERT_EQ(source ? haul_source_new(&options, &migration, &error)
+                         : haul_destination_new(&options, &migration, &error),
+                  0);
+        guest.Attach(migration, source);
+        EXPECT_EQ(haul_start(migration, "file:/nonexistent/x", &error), -ENOTSUP) << error.message;
+        EXPECT_NE(std::string(error.message).find("a snapshot file holds no disks"), std::string::npos);
+        haul_free(migration);
+        options.mode = "cpr-transfer";
+        ASSERT_EQ(source ? haul_source_new(&options, &migration, &error)
+                         : haul_destination_new(&options, &migration, &error),
+                  0);
+        guest.Attach(migration, source);
+        EXPECT_EQ(haul_start(migration, UnixUri().c_str(), &error), -ENOTSUP) << error.message;
+        EXPECT_NE(std::string(error.message).find("mode cpr-transfer copies nothing"), std::string::npos);
+        haul_free(migration);
+    }
+}
+
+// ---- cancel and death in each state ----
+
+enum class End { kCancelSource, kCancelDestination, kCut };
+
+struct EndCase {
+    haul_state state;
+    End end;
+};
+
+class DiskEnds : public testing::TestWithParam<EndCase>
+{
+};
+
+TEST_P(DiskEnds, LeaveTheGuestAtTheSource)
+{
+    const EndCase &one = GetParam();
+    DiskMachines machines(4 * kMiB);
+    haul_migration *source = nullptr, *destination = nullptr;
+    Proxy proxy;
+    auto plug = machines.from.on_attach;
+    machines.from.on_attach = [&](haul_migration *migration) {
+        plug(migration);
+        source = migration;
+    };
+    auto plug_copy = machines.to.on_attach;
+    machines.to.on_attach = [&](haul_migration *migration) {
+        plug_copy(migration);
+        destination = migration;
+    };
+    machines.from.on_state = [&](haul_state state) {
+        if (state != one.state) {
+            return;
+        }
+        if (one.end == End::kCut) {
+            proxy.CutAll();
+        } else {
+            haul_cancel(one.end == End::kCancelSource ? source : destination);
+        }
+    };
+    machines.from.Run(5, 1000);
+    machines.disk->Run(5, 1000);
+    Move move(machines.from, machines.to, Options(), "tcp:127.0.0.1:0",
+              [&](const std::string &uri) { return proxy.Open(uri); });
+    if (one.state == HAUL_STATE_SETUP) { // the destination may not have met anybody
+        move.source_result = haul_wait(move.source, &move.source_error);
+        haul_cancel(move.destination);
+    }
+    machines.ExpectStayed(move, one.end == End::kCut ? 0 : ECANCELED, "");
+}
+
+std::vector<EndCase> EndCases()
+{
+    std::vector<EndCase> cases = {{HAUL_STATE_SETUP, End::kCancelSource}};
+    for (haul_state state : {HAUL_STATE_ACTIVE, HAUL_STATE_PRE_SWITCHOVER, HAUL_STATE_DEVICE}) {
+        for (End end : {End::kCancelSource, End::kCancelDestination, End::kCut}) {
+            cases.push_back({state, end});
+        }
+    }
+    return cases;
+}
+
+std::string NameOfEnd(const testing::TestParamInfo<EndCase> &info)
+{
+    static const char *const ends[] = {"CancelSource", "CancelDestination", "Cut"};
+    std::string state = haul_state_name(info.param.state);
+    state.erase(std::remove(state.begin(), state.end(), '-'), state.end());
+    return state + ends[static_cast<int>(info.param.end)];
+}
+
+INSTANTIATE_TEST_SUITE_P(All, DiskEnds, testing::ValuesIn(EndCases()), NameOfEnd);
+
+// A destination that is killed can tidy nothing up: what it leaves does not have the image's name.
+TEST(DiskDeath, KilledDestinationLeavesNothingThatLooksWhole)
+{
+    Directory directory;
+    MakeImage(directory / "from", 4 * kMiB, [](uint64_t) { return true; });
+    std::string uri = UnixUri();
+    pid_t child = fork();
+    if (child == 0) {
+        Guest to({2 * kMiB}, false);
+        Disk copy(directory / "to", false, 4 * kMiB);
+        copy.Plug(to);
+        copy.on_call = [](Disk::Call call) {
+            if (call == Disk::kFlush) {
+                raise(SIGKILL);
+            }
+        };
+        haul_options options = Options();
+        haul_migration *migration = nullptr;
+        haul_error error{};
+        haul_destination_new(&options, &migration, &error);
+        to.Attach(migration, false);
+        haul_start(migration, uri.c_str(), &error);
+        haul_wait(migration, &error);
+        _exit(0);
+    }
+    Guest from({2 * kMiB}, true);
+    Disk disk(directory / "from", true);
+    disk.Plug(from);
+    from.Run(5, 1000);
+    disk.Run(5, 1000);
+    haul_options options = Options();
+    haul_migration *migration = nullptr;
+    haul_error error{};
+    std::string path = uri.substr(strlen("unix:"));
+    for (int i = 0; i < 2000 && access(path.c_str(), F_OK) != 0; i++) {
+        usleep(5000);
+    }
+    ASSERT_EQ(haul_source_new(&options, &migration, &error), 0);
+    from.Attach(migration, true);
+    ASSERT_EQ(haul_start(migration, uri.c_str(), &error), 0) << error.message;
+    EXPECT_LT(haul_wait(migration, &error), 0);
+    EXPECT_TRUE(disk.running());
+    haul_free(migration);
+    int status = 0;
+    EXPECT_EQ(waitpid(child, &status, 0), child);
+    EXPECT_TRUE(WIFSIGNALED(status));
+    EXPECT_EQ(directory.Names(), (std::vector<std::string>{"from", "to.incomplete"}));
+    // The next attempt says what is in its way.
+    haul_disk_file *file = nullptr;
+    EXPECT_EQ(haul_disk_file_receive((directory / "to").c_str(), 4 * kMiB, &file, &error), -EEXIST);
+    EXPECT_NE(std::string(error.message).find("left of a move that did not end: remove it"),
+              std::string::npos)
+        << error.message;
+    unlink(path.c_str());
+}
+
+} // namespace
