@@ -66,9 +66,9 @@ static void apply(const WirePacket &packet, PacketProxy::Memory *memory)
     }
 }
 
-PacketProxy::PacketProxy(uint64_t pages, unsigned hold_ms, Fault fault)
-    : pages_(pages), hold_ms_(hold_ms), fault_(std::move(fault)), sent_(pages * HAUL_PAGE_SIZE),
-      held_(pages * HAUL_PAGE_SIZE)
+PacketProxy::PacketProxy(uint64_t pages, unsigned hold_ms, Fault fault, uint32_t block)
+    : pages_(pages), hold_ms_(hold_ms), fault_(std::move(fault)), block_(block),
+      sent_(pages * HAUL_PAGE_SIZE), held_(pages * HAUL_PAGE_SIZE)
 {
     proxy_.CarryWith([this](int from, int to) { carry(from, to); });
 }
@@ -167,8 +167,9 @@ void PacketProxy::carry_packets(int from, int to)
 {
     WirePacket packet;
     while (receive(from, &packet)) {
-        if (packet.head.type == HAUL_PACKET_ROUND) {
-            usleep(packet.head.round <= held_rounds ? hold_ms_ * 1000 : 0);
+        bool mark = packet.head.type == HAUL_PACKET_ROUND;
+        if (mark || packet.head.block != block_) {
+            usleep(mark && packet.head.round <= held_rounds ? hold_ms_ * 1000 : 0);
             if (!send_packet(to, packet)) {
                 return;
             }

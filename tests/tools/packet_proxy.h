@@ -2,7 +2,7 @@
 #ifndef HAUL_TESTS_TOOLS_PACKET_PROXY_H
 #define HAUL_TESTS_TOOLS_PACKET_PROXY_H
 
-// Stands between the two ends of a move of one RAM block with raw pages, and breaks what passes packet by
+// Stands between the two ends of a move with raw pages, and breaks what passes of one block, packet by
 // packet, so that each end still sees a flawless conversation. It keeps both what the source sent and what
 // the destination got, and so knows which pages must be wrong in the end.
 
@@ -35,8 +35,9 @@ class PacketProxy
     // its place, which keep its round. One call at a time.
     using Fault = std::function<std::vector<WirePacket>(const WirePacket &packet, const Memory &held)>;
 
-    // Each of the first rounds lasts `hold_ms` longer, while the guest goes on writing.
-    PacketProxy(uint64_t pages, unsigned hold_ms, Fault fault);
+    // Each of the first rounds lasts `hold_ms` longer, while the guest goes on writing. `pages` of block
+    // number `block`; no block has more.
+    PacketProxy(uint64_t pages, unsigned hold_ms, Fault fault, uint32_t block = 0);
     PacketProxy(const PacketProxy &) = delete;
 
     // As Proxy::Open.
@@ -65,6 +66,7 @@ class PacketProxy
     const uint64_t pages_;
     const unsigned hold_ms_;
     const Fault fault_;
+    const uint32_t block_;
     std::atomic<uint32_t> last_round_{0};
     std::atomic<bool> handed_over_{false};
     mutable std::mutex lock_; // sent_, held_, and whatever fault_ keeps

@@ -28,6 +28,7 @@ struct texts {
     char *content;
     char *tracker;
     char *vcpu;
+    char *disk;
 };
 
 struct haul_move {
@@ -243,6 +244,7 @@ static void free_texts(struct texts *texts)
     free(texts->content);
     free(texts->tracker);
     free(texts->vcpu);
+    free(texts->disk);
     *texts = (struct texts){0};
 }
 
@@ -259,6 +261,7 @@ static int copy_order(struct texts *texts, const struct haul_move_order *order,
         .content = copy(guest->content, &failed),
         .tracker = copy(guest->tracker, &failed),
         .vcpu = copy(guest->vcpu, &failed),
+        .disk = copy(guest->disk, &failed),
     };
     if (failed) {
         free_texts(texts);
@@ -270,6 +273,7 @@ static int copy_order(struct texts *texts, const struct haul_move_order *order,
     spec->guest_options.content = texts->content;
     spec->guest_options.tracker = texts->tracker;
     spec->guest_options.vcpu = texts->vcpu;
+    spec->guest_options.disk = texts->disk;
     return 0;
 }
 

@@ -21,6 +21,13 @@ static const struct haul_qmp_argument destination_memory[] = {
     {NULL},
 };
 
+static const struct haul_qmp_argument guest_disk[] = {
+    {"path", HAUL_QMP_STRING},
+    {"size", HAUL_QMP_UNSIGNED, .optional = true},
+    {"rate", HAUL_QMP_UNSIGNED, .optional = true},
+    {NULL},
+};
+
 static const struct haul_qmp_argument guest[] = {
     {"memory", HAUL_QMP_UNSIGNED, .optional = true},
     {"dirty-rate", HAUL_QMP_UNSIGNED, .optional = true},
@@ -31,6 +38,7 @@ static const struct haul_qmp_argument guest[] = {
     {"tracker", HAUL_QMP_CHOICE, .optional = true, .choices = trackers},
     {"vcpu", HAUL_QMP_CHOICE, .optional = true, .choices = vcpus},
     {"seed", HAUL_QMP_UNSIGNED, .optional = true},
+    {"disk", HAUL_QMP_OBJECT, .optional = true, .members = guest_disk},
     {NULL},
 };
 
@@ -80,6 +88,10 @@ static void read_guest(const json_t *object, struct haul_guest_options *options)
     options->tracker = text(object, "tracker", options->tracker);
     options->vcpu = text(object, "vcpu", options->vcpu);
     options->seed = number(object, "seed", options->seed);
+    const json_t *disk = json_object_get(object, "disk");
+    options->disk = text(disk, "path", NULL);
+    options->disk_bytes = number(disk, "size", 0);
+    options->disk_bytes_per_s = number(disk, "rate", options->disk_bytes_per_s);
 }
 
 int haul_moves_order(const json_t *arguments, bool source, struct haul_move_order *order,

@@ -135,6 +135,12 @@ const struct cli_option cli_option_table[] = {
      .help = "What runs it: kvm, thread, or auto (default), which takes kvm where it works."},
     {"guest-seed", "N", SEND | SNAPSHOT, CLI_OPTION_SIZE, FIELD(guest_options.seed), .needs = "guest",
      .help = "Seed of its content (default 1)."},
+    {"disk", "PATH[,size=SIZE][,rate=RATE]", SEND | RECEIVE, CLI_OPTION_TEXT, FIELD(disk), .needs = "guest",
+     .help =
+         "A disk that moves along, by its image; both sides need one of the same size. haul send: with size= "
+         "the image is created, else it is there and of a reference guest; rate= says how much the guest "
+         "writes to it per second (default 10M). haul receive: with size= the image is created, else PATH is "
+         "overwritten; it is called PATH.incomplete until the guest runs here."},
     {"run-for", "S", SEND | RECEIVE | RESTORE | SNAPSHOT, CLI_OPTION_NUMBER, FIELD(run_for_s),
      .maximum = 3600, .needs = "guest",
      .help =

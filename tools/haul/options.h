@@ -43,6 +43,8 @@ struct cli_options {
     bool disks;            /* --disks */
     const char *memory;    /* --memory, or NULL */
     bool guest;            /* --guest */
+    const char *disk;      /* --disk as it was given, or NULL; guest_options has what it says */
+    char disk_path[4096];  /* guest_options.disk points here */
     uint32_t pid;          /* --pid, 0: none */
     uint64_t memory_size;  /* --memory-size, 0: the file exists */
     bool list;             /* resume, abandon: only show */

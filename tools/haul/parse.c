@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tools/haul/options.h"
 
+#include "tools/haul/disk_option.h"
 #include "tools/haul/number.h"
 #include "tools/haul/remote.h"
 
@@ -187,12 +188,18 @@ static int check_file(const struct cli_options *options, struct haul_error *erro
     return 0;
 }
 
-static int check_together(const struct cli_options *options, uint64_t given, struct haul_error *error)
+static int check_together(struct cli_options *options, uint64_t given, struct haul_error *error)
 {
     for (unsigned i = 0; i < cli_option_count; i++) {
         const struct cli_option *option = &cli_option_table[i];
         if ((given >> i & 1) && option->needs && !was_given(given, option->needs)) {
             return haul_error_set(error, EINVAL, "option --%s needs --%s", option->name, option->needs);
+        }
+    }
+    if (options->disk) {
+        int status = cli_disk_parse(options, error);
+        if (status < 0) {
+            return status;
         }
     }
     if (was_given(given, "placement")) {

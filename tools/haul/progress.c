@@ -80,18 +80,21 @@ void cli_progress_line(const struct haul_stats *stats, bool source, uint64_t rat
         snprintf(text, size, "receiving  %s  %s so far", rate, cli_format_bytes(left, stats->transferred));
         return;
     }
-    uint64_t done = stats->total > stats->remaining ? stats->total - stats->remaining : 0;
-    unsigned percent = stats->total ? (unsigned)((double)done * 100 / (double)stats->total) : 0;
+    uint64_t total = stats->total + stats->disk.total;
+    uint64_t remaining = stats->remaining + stats->disk.remaining;
+    uint64_t done = total > remaining ? total - remaining : 0;
+    unsigned percent = total ? (unsigned)((double)done * 100 / (double)total) : 0;
     if (stats->mode == HAUL_MODE_BACKGROUND_SNAPSHOT) {
         snprintf(text, size, "%3u%%  %s  left %s  writes held %" PRIu64, percent, rate,
                  cli_format_bytes(left, stats->remaining), stats->write_faults);
         return;
     }
     const char *stage = stats->state == HAUL_STATE_ACTIVE ? "" : " (switchover)";
-    snprintf(text, size, "%3u%%  %s  left %s  dirty %s  round %" PRIu64 "  downtime %s%s", percent, rate,
-             cli_format_bytes(left, stats->remaining),
-             cli_format_rate(dirty, stats->dirty_pages_rate * stats->page_size), stats->dirty_sync_count,
-             cli_format_duration(downtime, stats->expected.total_ns), stage);
+    snprintf(
+        text, size, "%3u%%  %s  left %s  dirty %s  round %" PRIu64 "  downtime %s%s", percent, rate,
+        cli_format_bytes(left, remaining),
+        cli_format_rate(dirty, (stats->dirty_pages_rate + stats->disk.dirty_pages_rate) * stats->page_size),
+        stats->dirty_sync_count, cli_format_duration(downtime, stats->expected.total_ns), stage);
 }
 
 static int terminal_columns(FILE *out)

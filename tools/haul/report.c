@@ -108,6 +108,12 @@ static void print_volume(const struct haul_outcome *outcome, FILE *out)
         fprintf(out, LABEL "%.2f for compressed pages (--compress %s)\n", "Ratio", stats->compression_ratio,
                 outcome->compress ? outcome->compress : "none");
     }
+    if (stats->disk.count) {
+        fprintf(out, LABEL "%" PRIu32 " disk%s of %s, %s %s, flushed in %s\n", "Disks", stats->disk.count,
+                stats->disk.count == 1 ? "" : "s", cli_format_bytes(total, stats->disk.total),
+                cli_format_bytes(sent, stats->disk.transferred), outcome->source ? "sent" : "received",
+                cli_format_duration(rate, stats->disk.flush_ns));
+    }
     if (stats->tracker[0]) {
         fprintf(out, LABEL "%s\n", "Tracker", stats->tracker);
     }

@@ -97,10 +97,17 @@ struct haul_guest_options {
     const char *tracker;        /* "auto" (default), "kvm-log", "kvm-ring", "uffd", "bitmap", "soft-dirty" */
     const char *vcpu;           /* "auto" (default), "kvm" or "thread" */
     uint64_t seed;              /* default 1 */
+    /*
+     * A disk, or NULL (default). Source: with disk_bytes its image is created at the path `disk`, else it is
+     * there, of such a guest. Destination: as haul_disk_file_receive (engine/disk_file.h).
+     */
+    const char *disk;
+    uint64_t disk_bytes;       /* a multiple of 4096, 64 KiB or more */
+    uint64_t disk_bytes_per_s; /* that it writes, default 10 MB/s; source only */
 };
 void haul_guest_options_default(struct haul_guest_options *options);
 /* Source: starts running at once. Destination: memory allocated, waits for state. `options` of the
- * destination: memory_bytes, tracker, vcpu only. */
+ * destination: memory_bytes, tracker, vcpu, disk and disk_bytes only. */
 int haul_guest_source_new(const struct haul_guest_options *options, struct haul_machine **machine,
                           struct haul_error *error);
 int haul_guest_destination_new(const struct haul_guest_options *options, struct haul_machine **machine,

@@ -26,15 +26,29 @@ static json_t *fine_ms(uint64_t nanoseconds)
 
 static json_t *ram_json(const struct haul_stats *stats)
 {
+    /* What disks were given may not have left this host yet. */
+    uint64_t disk = stats->disk.transferred;
+    uint64_t own = stats->transferred > disk ? stats->transferred - disk : 0;
     return json_pack("{s:o s:o s:o s:o s:o s:o s:o s:o s:f s:o s:o s:i s:o s:o s:i s:i}", "transferred",
-                     integer(stats->transferred), "remaining", integer(stats->remaining), "total",
-                     integer(stats->total), "duplicate", integer(stats->duplicate), "normal",
-                     integer(stats->normal), "normal-bytes", integer(stats->normal * stats->page_size),
-                     "holes", integer(stats->holes), "dirty-pages-rate", integer(stats->dirty_pages_rate),
-                     "mbps", (double)stats->bandwidth_bytes_per_s * 8 / 1e6, "pages-per-second",
+                     integer(own), "remaining", integer(stats->remaining), "total", integer(stats->total),
+                     "duplicate", integer(stats->duplicate), "normal", integer(stats->normal), "normal-bytes",
+                     integer(stats->normal * stats->page_size), "holes", integer(stats->holes),
+                     "dirty-pages-rate", integer(stats->dirty_pages_rate), "mbps",
+                     (double)stats->bandwidth_bytes_per_s * 8 / 1e6, "pages-per-second",
                      integer(stats->pages_per_second), "dirty-sync-count", integer(stats->dirty_sync_count),
                      "page-size", (int)stats->page_size, "threshold-size", integer(stats->threshold_size),
                      "multifd-bytes", integer(stats->transferred), "skipped", 0, "postcopy-requests", 0);
+}
+
+static json_t *disk_json(const struct haul_stats *stats)
+{
+    const struct haul_disk_stats *disk = &stats->disk;
+    return json_pack("{s:o s:o s:o s:o s:o s:o s:o s:o s:o}", "transferred", integer(disk->transferred),
+                     "remaining", integer(disk->remaining), "total", integer(disk->total), "duplicate",
+                     integer(disk->duplicate), "normal", integer(disk->normal), "normal-bytes",
+                     integer(disk->normal * stats->page_size), "dirty-pages-rate",
+                     integer(disk->dirty_pages_rate), "flush-time", fine_ms(disk->flush_ns), "disks",
+                     integer(disk->count));
 }
 
 static json_t *parts_json(const struct haul_downtime *part)
@@ -118,6 +132,9 @@ json_t *haul_outcome_json(const struct haul_outcome *outcome)
                         json_pack("{s:o s:o}", "predicted", parts_json(&stats->expected), "actual",
                                   parts_json(&stats->actual)));
     json_object_set_new(json, "ram", ram_json(stats));
+    if (stats->disk.count) {
+        json_object_set_new(json, "disk", disk_json(stats));
+    }
     json_object_set_new(json, "channels", channels_json(outcome));
     json_object_set_new(json, "mode", json_string(outcome->mode ? outcome->mode : "normal"));
     json_object_set_new(json, "tracker", json_string(stats->tracker));

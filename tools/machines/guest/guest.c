@@ -60,6 +60,7 @@ void haul_guest_options_default(struct haul_guest_options *options)
         .tracker = "auto",
         .vcpu = "auto",
         .seed = 1,
+        .disk_bytes_per_s = 10000000,
     };
 }
 

@@ -2,6 +2,7 @@
 
 /* The reference guest as a machine: the engine's view of a struct haul_guest. */
 
+#include "tools/machines/guest/disk.h"
 #include "tools/machines/guest/guest.h"
 
 #include <errno.h>
@@ -13,6 +14,7 @@ struct guest_machine {
     struct haul_machine base;
     enum haul_guest_side side;
     struct haul_guest *guest;
+    struct haul_guest_disk *disk; /* or NULL */
     struct haul_tracker *tracker; /* of the last attach */
     const char *tracker_name;
     struct haul_write_guard *guard; /* of the last attach */
@@ -25,16 +27,37 @@ struct guest_machine {
 
 /* ---- hooks of the engine ------------------------------------------------------------------------------ */
 
+static int run(struct guest_machine *self, struct haul_error *error)
+{
+    int result = haul_guest_resume(self->guest, error);
+    if (!result && self->disk) {
+        haul_guest_disk_resume(self->disk);
+    }
+    return result;
+}
+
+static void retire(struct guest_machine *self)
+{
+    haul_guest_retire(self->guest);
+    if (self->disk) {
+        haul_guest_disk_retire(self->disk);
+    }
+}
+
 static int stop_hook(void *opaque, uint64_t *stopped_ns, struct haul_error *error)
 {
     struct guest_machine *self = opaque;
-    return haul_guest_stop(self->guest, stopped_ns, error);
+    int result = haul_guest_stop(self->guest, stopped_ns, error);
+    if (!result && self->disk) {
+        result = haul_guest_disk_pause(self->disk, error);
+    }
+    return result;
 }
 
 static int resume_hook(void *opaque, struct haul_error *error)
 {
     struct guest_machine *self = opaque;
-    return haul_guest_resume(self->guest, error);
+    return run(self, error);
 }
 
 static int throttle_hook(void *opaque, unsigned percent, struct haul_error *error)
@@ -42,6 +65,9 @@ static int throttle_hook(void *opaque, unsigned percent, struct haul_error *erro
     (void)error;
     struct guest_machine *self = opaque;
     haul_guest_throttle(self->guest, percent);
+    if (self->disk) {
+        haul_guest_disk_throttle(self->disk, percent);
+    }
     return 0;
 }
 
@@ -56,8 +82,7 @@ static void estimate_hook(void *opaque, struct haul_guest_costs *costs)
 
 static void handed_over_hook(void *opaque)
 {
-    struct guest_machine *self = opaque;
-    haul_guest_retire(self->guest);
+    retire(opaque);
 }
 
 static const struct haul_guest_ops source_hooks = {
@@ -138,6 +163,10 @@ static int attach(struct haul_machine *machine, struct haul_migration *migration
         result = haul_set_tracker(migration, haul_tracker_get_ops(self->tracker),
                                   haul_tracker_get_opaque(self->tracker), error);
     }
+    if (!result && self->disk) {
+        struct haul_disk disk = haul_guest_disk_describe(self->disk);
+        result = haul_add_disk(migration, &disk, error);
+    }
     if (!result) {
         result = haul_devices_attach(haul_guest_devices(self->guest), migration, error);
     }
@@ -152,7 +181,17 @@ static int self_check(struct haul_machine *machine, unsigned seconds, char *repo
                       struct haul_error *error)
 {
     struct guest_machine *self = (struct guest_machine *)machine;
-    return haul_guest_check(self->guest, seconds, report, size, error);
+    char disk[128];
+    int result = haul_guest_check(self->guest, seconds, report, size, error);
+    if (result || !self->disk) {
+        return result;
+    }
+    result = haul_guest_disk_check(self->disk, disk, sizeof disk, error);
+    if (!result) {
+        size_t length = strlen(report);
+        snprintf(report + length, size - length, ", %s", disk);
+    }
+    return result;
 }
 
 static void summary(struct haul_machine *machine, char *text, size_t size)
@@ -173,15 +212,13 @@ static const char *locator(struct haul_machine *machine)
 
 static int resume(struct haul_machine *machine, struct haul_error *error)
 {
-    struct guest_machine *self = (struct guest_machine *)machine;
-    return haul_guest_resume(self->guest, error);
+    return run((struct guest_machine *)machine, error);
 }
 
 static int abandon(struct haul_machine *machine, struct haul_error *error)
 {
     (void)error;
-    struct guest_machine *self = (struct guest_machine *)machine;
-    haul_guest_retire(self->guest);
+    retire((struct guest_machine *)machine);
     return 0;
 }
 
@@ -193,6 +230,7 @@ static void free_machine(struct haul_machine *machine)
         haul_write_guard_free(self->guard);
     }
     haul_guest_free(self->guest);
+    haul_guest_disk_free(self->disk);
     free(self);
 }
 
@@ -216,6 +254,12 @@ static int machine_new(const struct haul_guest_options *options, enum haul_guest
     }
     self->side = side;
     int result = haul_guest_new(options, side, &self->guest, error);
+    if (!result && options->disk) {
+        result = haul_guest_disk_new(options, side, &self->disk, error);
+    }
+    if (!result && self->disk) {
+        result = haul_guest_disk_add_device(self->disk, haul_guest_devices(self->guest), error);
+    }
     return haul_machine_finish(&self->base, result, machine);
 }
 
