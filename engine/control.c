@@ -30,7 +30,9 @@ struct haul_control {
     char peer[128];
     pthread_t reader;
 
-    pthread_mutex_t send_lock; /* one frame at a time on the socket */
+    pthread_mutex_t send_lock; /* one frame at a time on the socket, and: */
+    uint64_t steps;            /* of work for the peer */
+    uint64_t reported_ns;      /* when WORKING was sent, or the first step done */
 
     pthread_mutex_t lock; /* everything below */
     pthread_cond_t changed;
@@ -47,10 +49,6 @@ struct haul_control {
     bool declined;            /* it was a NOT_STARTED, and no RUNNING came before */
     bool confirmed;           /* RUNNING came */
     uint64_t worked;          /* what the peer's last WORKING said */
-
-    /* Private to the thread that works for the peer. */
-    uint64_t steps;
-    uint64_t reported_ns; /* when WORKING was sent, or the first step done */
 
     /* Written by the reader, read by anybody; a statistic, so relaxed. */
     _Atomic uint64_t round_trip_ns;
@@ -148,19 +146,20 @@ static void take_pong(struct haul_control *control, const unsigned char *payload
 void haul_control_progress(struct haul_control *control)
 {
     uint64_t now = haul_now_ns();
+    pthread_mutex_lock(&control->send_lock);
     if (control->steps++ == 0) {
         control->reported_ns = now;
     }
-    if (now - control->reported_ns < (uint64_t)ping_interval_ms(control) * 1000000) {
-        return;
+    if (now - control->reported_ns >= (uint64_t)ping_interval_ms(control) * 1000000) {
+        unsigned char payload[8];
+        struct haul_writer writer;
+        haul_writer_init(&writer, payload, sizeof payload);
+        haul_writer_u64(&writer, control->steps);
+        control->reported_ns = now;
+        haul_frame_send(control->options.fd, HAUL_FRAME_WORKING, payload, sizeof payload,
+                        NULL); /* the reader sees why not */
     }
-    unsigned char payload[8];
-    struct haul_writer writer;
-    haul_writer_init(&writer, payload, sizeof payload);
-    haul_writer_u64(&writer, control->steps);
-    control->reported_ns = now;
-    haul_control_send(control, HAUL_FRAME_WORKING, payload, sizeof payload,
-                      NULL); /* the reader sees why not */
+    pthread_mutex_unlock(&control->send_lock);
 }
 
 /* The peer got further: whoever waits for it has patience again. */
@@ -180,6 +179,14 @@ static int take_working(struct haul_control *control, const unsigned char *paylo
     return further ? 0
                    : haul_error_set(error, EPROTO, "control connection to %s: a WORKING that got no further",
                                     control->peer);
+}
+
+uint64_t haul_control_worked(struct haul_control *control)
+{
+    pthread_mutex_lock(&control->lock);
+    uint64_t worked = control->worked;
+    pthread_mutex_unlock(&control->lock);
+    return worked;
 }
 
 /*

@@ -66,9 +66,12 @@ void haul_control_fail_fd(int fd, const struct haul_error *error);
 
 /*
  * haul_control_progress is to be called for each step of work that an answer to the peer waits for, so that
- * the peer does not take it for silence: it sends WORKING every now and then. Own thread: one at a time.
+ * the peer does not take it for silence: it sends WORKING every now and then. Any thread.
  */
 void haul_control_progress(struct haul_control *control);
+
+/* haul_control_worked returns how far the peer's work for us has come, as WORKING said. Any thread. */
+uint64_t haul_control_worked(struct haul_control *control);
 
 /* One frame off the queue; the owner frees it with free(). */
 struct haul_frame {

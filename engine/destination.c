@@ -234,11 +234,12 @@ static int take_over(struct haul_migration *migration, struct haul_error *error)
     if (rc < 0) {
         return rc;
     }
-    migration->destination->handed_over = true;
     rc = haul_disks_complete(migration, error);
-    if (rc == 0 && migration->guest.start) {
-        rc = migration->guest.start(migration->guest_opaque, error);
+    if (rc < 0) {
+        return rc; /* nothing ran yet: the source has its guest back */
     }
+    migration->destination->handed_over = true;
+    rc = migration->guest.start ? migration->guest.start(migration->guest_opaque, error) : 0;
     if (rc < 0) {
         return haul_error_prefix(error, "starting the guest: ");
     }
@@ -323,8 +324,8 @@ static int load(struct haul_migration *migration, struct haul_error *error)
 
 /*
  * A failed move whose guest certainly never ran here and never will: tells the source, which may have sent
- * HANDOVER, that the guest is its own. What the step event wrote before has to be withdrawn first, and memory
- * that both sides share is never given back once the start hook may have written it.
+ * HANDOVER, that the guest is its own. What the step event wrote before has to be withdrawn first, and disks
+ * that look whole; memory that both sides share is never given back once the start hook may have written it.
  */
 static bool decline(struct haul_migration *migration)
 {
@@ -339,6 +340,7 @@ static bool decline(struct haul_migration *migration)
     if (!never_ran || haul_migration_step(migration, HAUL_STEP_NOT_STARTED, &error) < 0) {
         return false;
     }
+    haul_disks_discard(migration);
     haul_control_decline(migration->control, &migration->error);
     haul_migration_say(migration, "the guest never ran here and never will; should the source not have heard "
                                   "that and keep its guest paused, resume it there");
@@ -354,8 +356,8 @@ static void *loader_thread(void *argument)
     struct haul_thread_entry entry;
     haul_thread_enter(&migration->threads, &entry, "loader", HAUL_THREAD_ALONE);
     int rc = load(migration, &migration->error);
-    if (rc == -ECANCELED && destination->handed_over) {
-        rc = -EIO; /* whatever the start hook says, after HANDOVER nothing is cancelled any more */
+    if (rc == -ECANCELED && destination->took) {
+        rc = -EIO; /* whatever a hook says, after HANDOVER nothing is cancelled any more */
         migration->error.code = EIO;
     }
     migration->result = rc;
@@ -368,7 +370,9 @@ static void *loader_thread(void *argument)
     }
     stop_receivers(migration);
     haul_streams_stop(migration->streams);
-    haul_disks_discard(migration);
+    if (rc < 0 && !destination->took) {
+        haul_disks_discard(migration);
+    }
     haul_populate_stop(destination->populate);
     destination->populate = NULL;
     pthread_mutex_lock(&migration->lock);

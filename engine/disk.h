@@ -10,8 +10,8 @@
  * engine/disk_file.h; docs/disks.md tells the whole story.
  *
  * A source needs: read, start, fetch, and whatever else has something to do. A destination: read (to verify),
- * write, zero, flush. All callbacks return 0 or a negative errno with a message; the engine puts the disk's
- * name in front of it.
+ * write, zero, flush. Callbacks return 0 or a negative errno with a message, in front of which the engine
+ * puts the disk's name.
  */
 
 #include "engine/haul.h"
@@ -44,7 +44,9 @@ struct haul_disk_ops {
      * Source, migration_thread, before each fetch; may be NULL: makes what the guest was told is written
      * visible to `read`. Destination, a channel's or the loader thread, while nothing is written: on return
      * all writes so far survive a crash of the host. Called at the end of each round that wrote the disk,
-     * before the source hears of that round, so that nothing is left to do before HANDOVER.
+     * before the source hears of that round, so that nothing is left to do before HANDOVER. One that may
+     * take long returns 1 every now and then, to be called again at once: the source, which waits no longer
+     * than its silence timeout, hears that it goes on.
      */
     int (*flush)(void *opaque, struct haul_error *error);
 
@@ -73,12 +75,16 @@ struct haul_disk_ops {
     int (*zero)(void *opaque, uint64_t offset, uint64_t length, struct haul_error *error);
     /*
      * Loader thread, once, after HANDOVER and before the guest's `start` hook; may be NULL: the image is
-     * whole. Everything was written and flushed. An error leaves the guest stopped, and its ownership
-     * uncertain.
+     * whole. Everything was written and flushed. An error gives the guest back to the source; all disks are
+     * discarded before it hears that.
      */
     int (*complete)(void *opaque, struct haul_error *error);
-    /* Loader thread, instead of complete, when the move ends otherwise after `open` was called (also in
-     * vain); may be NULL: what is there is worth nothing. */
+    /*
+     * Loader thread, once, when the move failed after `open` was called (also in vain), and also after
+     * `complete` when it is certain that the guest ran nothing here: the source goes on with its own disk,
+     * and what is here is worth nothing and must not look whole. May be NULL. Where that is not certain
+     * after HANDOVER, it is not called: this image may be the guest's only one.
+     */
     void (*discard)(void *opaque);
 };
 

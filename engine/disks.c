@@ -268,6 +268,20 @@ int haul_disks_open(struct haul_migration *migration, struct haul_error *error)
     return 0;
 }
 
+/* However long it takes, the source hears that it goes on, and a cancel ends it. */
+static int flush_one(struct haul_migration *migration, const struct haul_own_disk *disk,
+                     struct haul_error *error)
+{
+    int rc;
+    while ((rc = disk->ops->flush(disk->opaque, error)) > 0) {
+        if (haul_migration_cancelled(migration)) {
+            return haul_error_set(error, ECANCELED, "cancelled");
+        }
+        haul_control_progress(migration->control);
+    }
+    return rc;
+}
+
 int haul_disks_flush(struct haul_migration *migration, uint64_t *took_ns, struct haul_error *error)
 {
     *took_ns = 0;
@@ -277,7 +291,7 @@ int haul_disks_flush(struct haul_migration *migration, uint64_t *took_ns, struct
             continue;
         }
         uint64_t begun = haul_now_ns();
-        int rc = disk->ops->flush(disk->opaque, error);
+        int rc = flush_one(migration, disk, error);
         if (rc < 0) {
             return haul_error_prefix(error, "disk %s: making it durable: ", disk->name);
         }
@@ -288,23 +302,24 @@ int haul_disks_flush(struct haul_migration *migration, uint64_t *took_ns, struct
 
 int haul_disks_complete(struct haul_migration *migration, struct haul_error *error)
 {
+    int result = 0;
     for (uint32_t i = 0; i < haul_disks_count(migration); i++) {
         const struct haul_own_disk *disk = &migration->disks->disk[i];
-        migration->disks->ended = true;
-        int rc = disk->ops->complete ? disk->ops->complete(disk->opaque, error) : 0;
-        if (rc < 0) {
-            return haul_error_prefix(error, "disk %s: ", disk->name);
+        struct haul_error why;
+        int rc = disk->ops->complete ? disk->ops->complete(disk->opaque, &why) : 0;
+        if (rc < 0 && result == 0) {
+            result = haul_error_set(error, -rc, "disk %s: %s", disk->name, why.message);
         }
     }
-    return 0;
+    return result;
 }
 
 void haul_disks_discard(struct haul_migration *migration)
 {
-    if (!migration->disks || !migration->disks->opened || migration->disks->ended) {
+    if (!migration->disks || !migration->disks->opened || migration->disks->discarded) {
         return;
     }
-    migration->disks->ended = true;
+    migration->disks->discarded = true;
     for (uint32_t i = 0; i < migration->disks->count; i++) {
         const struct haul_own_disk *disk = &migration->disks->disk[i];
         if (disk->ops->discard) {

@@ -31,7 +31,7 @@ struct haul_disks {
     uint32_t count;
     /* The loader's own: how far a destination's disks came. */
     bool opened;
-    bool ended;       /* completed or discarded */
+    bool discarded;
     uint32_t started; /* source, the migration_thread's: disks whose start was called */
     struct haul_own_disk disk[HAUL_DISKS_MAX];
 };
@@ -95,8 +95,9 @@ int haul_disks_open(struct haul_migration *migration, struct haul_error *error);
  * nothing. While no channel writes. */
 int haul_disks_flush(struct haul_migration *migration, uint64_t *took_ns, struct haul_error *error);
 
-/* haul_disks_complete: HANDOVER came. haul_disks_discard: it never will; does nothing where there is nothing
- * to discard. Loader, once the receivers are stopped. */
+/* haul_disks_complete: HANDOVER came; every disk hears it, whatever another one says. haul_disks_discard: it
+ * never will, or the guest certainly never ran after it; does nothing where there is nothing to discard.
+ * Loader, once the receivers are stopped. */
 int haul_disks_complete(struct haul_migration *migration, struct haul_error *error);
 void haul_disks_discard(struct haul_migration *migration);
 

@@ -12,7 +12,6 @@
 #include <string.h>
 
 #define LONGEST_SLEEP_NS 100000000u
-#define FLUSH_PATIENCE 10 /* a destination that flushes a disk may take so many times longer to confirm */
 
 /* ---- failures ---- */
 
@@ -113,11 +112,11 @@ static uint64_t delivered_bytes(const struct haul_source *source)
 int haul_source_wait_round(struct haul_migration *migration, uint32_t round, struct haul_error *error)
 {
     struct haul_source *source = migration->source;
-    uint64_t patience_ns = (uint64_t)migration->limits.silence_timeout_ms * 1000000 *
-                           (haul_disks_count(migration) ? FLUSH_PATIENCE : 1);
+    uint64_t patience_ns = (uint64_t)migration->limits.silence_timeout_ms * 1000000;
     uint64_t moved_ns = haul_now_ns();
     uint64_t moved_bytes = 0;
     uint32_t moved_round = 0;
+    uint64_t worked = 0;
     for (;;) {
         uint32_t ticket = haul_doorbell_ticket(&source->bell);
         int rc = haul_source_check(migration, error);
@@ -126,15 +125,17 @@ int haul_source_wait_round(struct haul_migration *migration, uint32_t round, str
         }
         uint64_t now = haul_now_ns();
         uint64_t bytes = delivered_bytes(source);
-        if (bytes != moved_bytes || source->rounds_done != moved_round) {
+        uint64_t works = migration->control ? haul_control_worked(migration->control) : 0;
+        if (bytes != moved_bytes || source->rounds_done != moved_round || works != worked) {
             moved_ns = now;
             moved_bytes = bytes;
+            worked = works;
             moved_round = source->rounds_done;
         } else if (now - moved_ns > patience_ns && !source->file) { /* a disk may take its time */
             return haul_error_set(error, ETIMEDOUT,
                                   "round %u: the destination answers but has not confirmed the round, and no "
                                   "channel has moved a byte for %u s; is a data connection stalled?",
-                                  round, (unsigned)(patience_ns / 1000000000u));
+                                  round, migration->limits.silence_timeout_ms / 1000);
         }
         haul_source_measure(migration, false);
         haul_doorbell_wait(&source->bell, ticket, LONGEST_SLEEP_NS);

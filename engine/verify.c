@@ -119,7 +119,7 @@ static int hash_all(struct haul_migration *migration, struct job *job, pthread_t
     while (started + 1 < threads && pthread_create(&helpers[started], NULL, helper_main, job) == 0) {
         started++; /* fewer helpers than wanted only take longer: this thread hashes too */
     }
-    int rc = 0;
+    int rc = check(migration, error); /* the helpers may leave this thread nothing to do */
     while (rc == 0 && hash_next(job)) {
         rc = check(migration, error);
     }

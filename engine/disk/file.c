@@ -14,13 +14,19 @@
 
 #define GRANULE 4096u
 #define SUFFIX ".incomplete"
+#define FLUSH_PIECE ((uint64_t)16 << 20) /* bytes written that one step of a flush is to wait for */
 
 struct haul_disk_file {
     int fd;
     uint64_t size;
     char *path;
-    char *incomplete;        /* the other name; destination only */
-    bool created;            /* by us, for this move; not complete yet */
+    char *incomplete; /* the other name; destination only */
+    bool created;     /* by us, for this move */
+    bool named;       /* `complete` gave it its name */
+    bool kept;        /* HANDOVER came: the guest's only copy, unless it is discarded after all */
+    _Atomic uint64_t
+        unsynced;            /* bytes written since the last flush; relaxed, nothing is written during one */
+    uint64_t synced_to;      /* how far the flush under way has come */
     uint64_t words;          /* of `dirty` */
     _Atomic uint64_t *dirty; /* one bit per granule; set on any thread, taken by fetch */
 };
@@ -147,6 +153,21 @@ static int sync_directory(const struct haul_disk_file *file)
     return rc;
 }
 
+/* Renames to a name that nothing has. Where the file system cannot ensure that, it is looked at before. */
+static int rename_to_new(const char *from, const char *to)
+{
+    if (renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_NOREPLACE) == 0) {
+        return 0;
+    }
+    if (errno != EINVAL && errno != ENOSYS) {
+        return -errno;
+    }
+    if (access(to, F_OK) == 0) {
+        return -EEXIST;
+    }
+    return rename(from, to) == 0 ? 0 : -errno;
+}
+
 /* An image that was there before loses its name; a created one never had it. */
 static int file_open(void *opaque, struct haul_error *error)
 {
@@ -154,17 +175,15 @@ static int file_open(void *opaque, struct haul_error *error)
     if (file->created) {
         return 0;
     }
-    if (renameat2(AT_FDCWD, file->path, AT_FDCWD, file->incomplete, RENAME_NOREPLACE) != 0) {
-        return fail(file, "taking its name away while it is incomplete", errno, error);
-    }
-    int rc = sync_directory(file);
+    int rc = rename_to_new(file->path, file->incomplete);
+    rc = rc < 0 ? rc : sync_directory(file);
     return rc < 0 ? fail(file, "taking its name away while it is incomplete", -rc, error) : 0;
 }
 
 static int file_write(void *opaque, uint64_t offset, const void *bytes, size_t length,
                       struct haul_error *error)
 {
-    const struct haul_disk_file *file = opaque;
+    struct haul_disk_file *file = opaque;
     const unsigned char *from = bytes;
     uint64_t begin = offset;
     size_t whole = length;
@@ -180,6 +199,7 @@ static int file_write(void *opaque, uint64_t offset, const void *bytes, size_t l
         offset += (uint64_t)put;
         length -= (size_t)put;
     }
+    atomic_fetch_add_explicit(&file->unsynced, whole, memory_order_relaxed);
     /* The round's flush is short when most is on its way by then. A failure shows in the flush. */
     sync_file_range(file->fd, (off_t)begin, (off_t)whole, SYNC_FILE_RANGE_WRITE);
     return 0;
@@ -204,32 +224,58 @@ static int file_zero(void *opaque, uint64_t offset, uint64_t length, struct haul
     return rc;
 }
 
+/* After a bulk round there may be gigabytes to wait for: piece after piece, so that the source hears of it.
+ */
 static int file_flush(void *opaque, struct haul_error *error)
 {
-    const struct haul_disk_file *file = opaque;
+    struct haul_disk_file *file = opaque;
+    uint64_t pieces = atomic_load_explicit(&file->unsynced, memory_order_relaxed) / FLUSH_PIECE;
+    if (pieces > 1 && file->synced_to < file->size) {
+        uint64_t piece = (file->size / pieces / GRANULE + 1) * GRANULE;
+        /* Its errors are not told a second time. */
+        if (sync_file_range(file->fd, (off_t)file->synced_to, (off_t)piece,
+                            SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE |
+                                SYNC_FILE_RANGE_WAIT_AFTER) != 0) {
+            return fail(file, "flushing", errno, error);
+        }
+        file->synced_to += piece;
+        return 1;
+    }
+    file->synced_to = 0;
+    atomic_store_explicit(&file->unsynced, 0, memory_order_relaxed);
     return fdatasync(file->fd) == 0 ? 0 : fail(file, "flushing", errno, error);
 }
 
 static int file_complete(void *opaque, struct haul_error *error)
 {
     struct haul_disk_file *file = opaque;
-    file->created = false; /* whatever happens now, the guest's only copy must stay */
-    if (renameat2(AT_FDCWD, file->incomplete, AT_FDCWD, file->path, RENAME_NOREPLACE) != 0) {
-        int code = errno;
-        return haul_error_set(error, code, "%s is whole, but cannot be called %s: %s", file->incomplete,
-                              file->path, strerror(code));
+    file->kept = true;
+    int rc = rename_to_new(file->incomplete, file->path);
+    if (rc < 0) {
+        return haul_error_set(error, -rc, "%s is whole, but cannot be called %s: %s", file->incomplete,
+                              file->path, strerror(-rc));
     }
-    int rc = sync_directory(file);
+    file->named = true;
+    rc = sync_directory(file);
     return rc < 0 ? fail(file, "giving it its name", -rc, error) : 0;
 }
 
 static void file_discard(void *opaque)
 {
     struct haul_disk_file *file = opaque;
-    if (file->created && file->incomplete) {
-        unlink(file->incomplete);
-        file->created = false;
+    if (!file->incomplete) {
+        return;
     }
+    if (file->named && rename_to_new(file->path, file->incomplete) == 0) {
+        file->named = false;
+    }
+    if (file->created) {
+        unlink(file->named ? file->path : file->incomplete);
+    }
+    if (file->kept) {
+        sync_directory(file); /* before the source goes on; should that fail, it is not looked for here */
+    }
+    file->created = file->kept = file->named = false;
 }
 
 static const struct haul_disk_ops destination_ops = {
@@ -382,7 +428,9 @@ void haul_disk_file_free(struct haul_disk_file *file)
     if (!file) {
         return;
     }
-    file_discard(file);
+    if (!file->kept) {
+        file_discard(file);
+    }
     if (file->fd >= 0) {
         close(file->fd);
     }

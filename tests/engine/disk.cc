@@ -156,6 +156,10 @@ static int Flush(void *opaque, haul_error *error)
 {
     auto *disk = static_cast<Disk *>(opaque);
     int rc = Note(disk, Disk::kFlush, error);
+    if (disk->flush_pieces > 0) {
+        disk->flush_pieces--;
+        return 1;
+    }
     disk->unflushed = rc != 0;
     return rc || !Inner(disk).flush ? rc : Inner(disk).flush(disk->inner.opaque, error);
 }
@@ -357,7 +361,6 @@ void DiskMachines::ExpectStayed(Move &move, int code, const std::string &text)
     EXPECT_TRUE(from.running());
     EXPECT_TRUE(disk->running()) << "the guest goes on writing its disk";
     EXPECT_EQ(disk->calls[Disk::kStop], disk->calls[Disk::kStart]);
-    EXPECT_EQ(copy->calls[Disk::kComplete], 0u);
     EXPECT_EQ(copy->calls[Disk::kDiscard], copy->calls[Disk::kOpen]);
     if (copy->calls[Disk::kOpen] == 0) {
         copy.reset(); // it was ready for whoever comes next

@@ -50,6 +50,9 @@ static int stop_hook(void *opaque, uint64_t *stopped_ns, struct haul_error *erro
     int result = haul_guest_stop(self->guest, stopped_ns, error);
     if (!result && self->disk) {
         result = haul_guest_disk_pause(self->disk, error);
+        if (result) {
+            haul_guest_resume(self->guest, NULL);
+        }
     }
     return result;
 }
@@ -110,8 +113,7 @@ static void disown_hook(void *opaque)
 /* A start that fails does so before the vCPU is let go; from here it has none. */
 static bool never_ran_hook(void *opaque)
 {
-    struct guest_machine *self = opaque;
-    haul_guest_retire(self->guest);
+    retire(opaque);
     return true;
 }
 

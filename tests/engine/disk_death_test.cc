@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: Apache-2.0
+// One end of a move with a disk is a process of its own, and is killed: in each state, and within each call
+// of its disk. What is left at the destination never looks like a whole image before HANDOVER, and the
+// source's image is its guest's own.
+#include "tests/engine/disk.h"
+
+#include <gtest/gtest.h>
+
+#include <cerrno>
+#include <csignal>
+#include <sys/wait.h>
+#include <unistd.h>
+
+using namespace haul_test;
+
+namespace
+{
+
+constexpr uint64_t kMiB = 1 << 20;
+using Names = std::vector<std::string>;
+
+// When the killed end dies: in a state or step of the engine, or in a call of its disk.
+struct Moment {
+    const char *name;
+    int state = -1, step = -1, call = -1;
+    bool starting = false;
+};
+
+std::string NameOf(const testing::TestParamInfo<Moment> &info)
+{
+    return info.param.name;
+}
+
+void Die()
+{
+    raise(SIGKILL);
+}
+
+// Arms a guest and its disk, in the process that is to die.
+void Arm(const Moment &moment, Guest &guest, Disk &disk)
+{
+    guest.on_state = [moment](haul_state state) {
+        if (static_cast<int>(state) == moment.state) {
+            Die();
+        }
+    };
+    guest.on_step = [moment](haul_step step) {
+        if (static_cast<int>(step) == moment.step) {
+            Die();
+        }
+    };
+    guest.on_start = [moment] {
+        if (moment.starting) {
+            Die();
+        }
+    };
+    disk.on_call = [moment](Disk::Call call) {
+        if (static_cast<int>(call) == moment.call) {
+            Die();
+        }
+    };
+}
+
+int RunEnd(Guest &guest, bool source, const std::string &uri, haul_stats *stats, haul_error *error)
+{
+    haul_options options = Options();
+    haul_migration *migration = nullptr;
+    int rc = source ? haul_source_new(&options, &migration, error)
+                    : haul_destination_new(&options, &migration, error);
+    if (rc == 0) {
+        guest.Attach(migration, source);
+        rc = haul_start(migration, uri.c_str(), error);
+        rc = rc == 0 ? haul_wait(migration, error) : rc;
+        haul_get_stats(migration, stats);
+        haul_free(migration);
+    }
+    return rc;
+}
+
+void WaitForListener(const std::string &uri)
+{
+    for (int i = 0; i < 6000 && access(uri.substr(strlen("unix:")).c_str(), F_OK) != 0; i++) {
+        usleep(5000);
+    }
+}
+
+class DiskDeath : public testing::TestWithParam<Moment>
+{
+  protected:
+    DiskDeath()
+    {
+        MakeImage(directory / "from", 4 * kMiB, [](uint64_t) { return true; });
+    }
+    ~DiskDeath() override
+    {
+        unlink(uri.substr(strlen("unix:")).c_str());
+    }
+    // This process has no threads yet.
+    template <class Body> void Fork(Body body)
+    {
+        child = fork();
+        if (child == 0) {
+            body();
+            _exit(0);
+        }
+    }
+    void ExpectKilled()
+    {
+        int status = 0;
+        EXPECT_EQ(waitpid(child, &status, 0), child);
+        EXPECT_TRUE(WIFSIGNALED(status)) << "it never came to that moment";
+    }
+    Directory directory;
+    std::string uri = UnixUri();
+    pid_t child = -1;
+    haul_stats stats{};
+    haul_error error{};
+};
+
+// ---- the destination is killed ----
+
+class Destination : public DiskDeath
+{
+  protected:
+    void Run()
+    {
+        Fork([this] {
+            Guest to({2 * kMiB}, false);
+            Disk copy(directory / "to", false, 4 * kMiB);
+            copy.Plug(to);
+            Arm(GetParam(), to, copy);
+            RunEnd(to, false, uri, &stats, &error);
+        });
+        WaitForListener(uri);
+        disk.Plug(from);
+        from.Run(5, 1000);
+        disk.Run(5, 1000);
+        EXPECT_LT(RunEnd(from, true, uri, &stats, &error), 0);
+        ExpectKilled();
+    }
+    Guest from{{2 * kMiB}, true};
+    Disk disk{directory / "from", true};
+};
+
+class DestinationDies : public Destination
+{
+};
+
+TEST_P(DestinationDies, TheGuestGoesOnAndWhatIsLeftDoesNotLookWhole)
+{
+    Run();
+    EXPECT_EQ(stats.ownership, HAUL_OWNER_SOURCE) << error.message;
+    EXPECT_TRUE(from.running()) << error.message;
+    EXPECT_TRUE(disk.running()) << error.message;
+    EXPECT_EQ(directory.Names(), (Names{"from", "to.incomplete"}));
+    // The next attempt says what is in its way.
+    haul_disk_file *file = nullptr;
+    EXPECT_EQ(haul_disk_file_receive((directory / "to").c_str(), 4 * kMiB, &file, &error), -EEXIST);
+    EXPECT_NE(std::string(error.message).find("left of a move that did not end: remove it"),
+              std::string::npos)
+        << error.message;
+}
+
+INSTANTIATE_TEST_SUITE_P(BeforeHandover, DestinationDies,
+                         testing::Values(Moment{.name = "Setup", .state = HAUL_STATE_SETUP},
+                                         Moment{.name = "Open", .call = Disk::kOpen},
+                                         Moment{.name = "Active", .state = HAUL_STATE_ACTIVE},
+                                         Moment{.name = "Write", .call = Disk::kWrite},
+                                         Moment{.name = "Flush", .call = Disk::kFlush},
+                                         Moment{.name = "Device", .state = HAUL_STATE_DEVICE}),
+                         NameOf);
+
+class DestinationDiesTooLate : public Destination
+{
+};
+
+// The record says that HANDOVER came, or nothing: the operator decides, and finds both images whole.
+TEST_P(DestinationDiesTooLate, TheSourceStaysPausedAndBothImagesAreWhole)
+{
+    Run();
+    EXPECT_EQ(stats.ownership, HAUL_OWNER_UNCERTAIN) << error.message;
+    EXPECT_FALSE(from.running());
+    EXPECT_FALSE(disk.running());
+    const char *name = GetParam().starting ? "to" : "to.incomplete";
+    ASSERT_EQ(directory.Names(), (Names{"from", name}));
+    EXPECT_TRUE(disk.Content() == ReadImage(directory / name));
+}
+
+INSTANTIATE_TEST_SUITE_P(AfterHandover, DestinationDiesTooLate,
+                         testing::Values(Moment{.name = "Handover", .step = HAUL_STEP_HANDOVER_RECEIVED},
+                                         Moment{.name = "Complete", .call = Disk::kComplete},
+                                         Moment{.name = "Starting", .starting = true}),
+                         NameOf);
+
+// ---- the source is killed ----
+
+class SourceDies : public DiskDeath
+{
+  protected:
+    int Run()
+    {
+        Fork([this] {
+            WaitForListener(uri);
+            Guest from({2 * kMiB}, true);
+            Disk disk(directory / "from", true);
+            disk.Plug(from);
+            Arm(GetParam(), from, disk);
+            from.Run(5, 1000);
+            disk.Run(5, 1000);
+            RunEnd(from, true, uri, &stats, &error);
+        });
+        copy.Plug(to);
+        int rc = RunEnd(to, false, uri, &stats, &error);
+        ExpectKilled();
+        return rc;
+    }
+    Guest to{{2 * kMiB}, false};
+    Disk copy{directory / "to", false, 4 * kMiB};
+};
+
+TEST_P(SourceDies, NoImageIsLeft)
+{
+    EXPECT_LT(Run(), 0);
+    EXPECT_EQ(to.starts, 0u);
+    EXPECT_EQ(stats.ownership, HAUL_OWNER_SOURCE);
+    EXPECT_EQ(copy.calls[Disk::kDiscard], 1u);
+    EXPECT_EQ(directory.Names(), Names{"from"});
+    EXPECT_EQ(ReadImage(directory / "from").size(), 4 * kMiB);
+}
+
+INSTANTIATE_TEST_SUITE_P(BeforeHandover, SourceDies,
+                         testing::Values(Moment{.name = "Start", .call = Disk::kStart},
+                                         Moment{.name = "Active", .state = HAUL_STATE_ACTIVE},
+                                         Moment{.name = "Read", .call = Disk::kRead},
+                                         Moment{.name = "Fetch", .call = Disk::kFetch},
+                                         Moment{.name = "PreSwitchover", .state = HAUL_STATE_PRE_SWITCHOVER},
+                                         Moment{.name = "Device", .state = HAUL_STATE_DEVICE},
+                                         Moment{.name = "Handover", .step = HAUL_STEP_HANDOVER_SENDING}),
+                         NameOf);
+
+// In setup nobody has met anybody: whoever comes next is served.
+TEST(SourceDiesEarly, TheNextOneIsServed)
+{
+    Directory directory;
+    std::string uri = UnixUri();
+    MakeImage(directory / "from", 4 * kMiB, [](uint64_t) { return true; });
+    pid_t child = fork();
+    if (child == 0) {
+        haul_stats stats{};
+        haul_error error{};
+        WaitForListener(uri);
+        Guest from({2 * kMiB}, true);
+        Disk disk(directory / "from", true);
+        disk.Plug(from);
+        Arm({.name = "", .state = HAUL_STATE_SETUP}, from, disk);
+        RunEnd(from, true, uri, &stats, &error);
+        _exit(0);
+    }
+    haul_options options = Options();
+    haul_migration *destination = nullptr;
+    haul_error error{};
+    Guest to({2 * kMiB}, false);
+    Disk copy(directory / "to", false, 4 * kMiB);
+    copy.Plug(to);
+    ASSERT_EQ(haul_destination_new(&options, &destination, &error), 0);
+    to.Attach(destination, false);
+    ASSERT_EQ(haul_start(destination, uri.c_str(), &error), 0) << error.message;
+    EXPECT_EQ(waitpid(child, nullptr, 0), child);
+    Guest from({2 * kMiB}, true);
+    Disk disk(directory / "from", true);
+    disk.Plug(from);
+    haul_stats stats{};
+    EXPECT_EQ(RunEnd(from, true, uri, &stats, &error), 0) << error.message;
+    EXPECT_EQ(haul_wait(destination, &error), 0) << error.message;
+    haul_free(destination);
+    EXPECT_TRUE(disk.Content() == ReadImage(directory / "to"));
+}
+
+} // namespace
