@@ -263,7 +263,7 @@ static int file_complete(void *opaque, struct haul_error *error)
 static void file_discard(void *opaque)
 {
     struct haul_disk_file *file = opaque;
-    if (!file->incomplete) {
+    if (!file->incomplete || !file->path) {
         return;
     }
     if (file->named && rename_to_new(file->path, file->incomplete) == 0) {

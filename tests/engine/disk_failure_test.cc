@@ -32,6 +32,27 @@ class DiskCallFails : public testing::TestWithParam<CallCase>
 {
 };
 
+// The same when the guest is stopped already, and is let run again.
+class DiskCallFailsLate : public testing::TestWithParam<CallCase>
+{
+};
+
+TEST_P(DiskCallFailsLate, AndTheGuestGoesOn)
+{
+    const CallCase &one = GetParam();
+    DiskMachines machines(4 * kMiB);
+    machines.from.Run(5, 1000);
+    machines.disk->Run(5, 1000);
+    machines.from.on_stop = [&, before = machines.from.on_stop] {
+        before();
+        machines.disk->Write(7, 0x77); // there is something to do
+        (one.source ? machines.disk : machines.copy)->fail[one.call] = one.code;
+    };
+    Move move(machines.from, machines.to, Options());
+    machines.ExpectStayed(move, one.code, one.text);
+    EXPECT_GE(machines.from.stops, 1u);
+}
+
 TEST_P(DiskCallFails, AndTheGuestGoesOn)
 {
     const CallCase &one = GetParam();
@@ -60,6 +81,29 @@ INSTANTIATE_TEST_SUITE_P(
                     CallCase{Disk::kWrite, false, ENOSPC, "disk vda: writing at byte "},
                     CallCase{Disk::kFlush, false, EIO, "disk vda: making it durable: told to fail"}),
     NameOfCall);
+
+INSTANTIATE_TEST_SUITE_P(
+    All, DiskCallFailsLate,
+    testing::Values(CallCase{Disk::kRead, true, EIO, "disk vda: reading at byte "},
+                    CallCase{Disk::kFetch, true, EIO, "disk vda: asking what was written: told to fail"},
+                    CallCase{Disk::kWrite, false, ENOSPC, "disk vda: writing at byte "},
+                    CallCase{Disk::kFlush, false, EIO, "disk vda: making it durable: told to fail"}),
+    NameOfCall);
+
+TEST(DiskFailure, ImageOfTheSourceHasBecomeShorter)
+{
+    DiskMachines machines(4 * kMiB);
+    machines.from.Run(5, 1000);
+    machines.disk->Run(5, 1000);
+    machines.from.on_stop = [&, before = machines.from.on_stop] {
+        before();
+        machines.disk->Write(1023, 0x77);
+        EXPECT_EQ(truncate((machines.directory / "from").c_str(), kMiB), 0);
+    };
+    Move move(machines.from, machines.to, Options());
+    machines.ExpectStayed(move, EIO, "from has become shorter");
+    EXPECT_GE(machines.from.stops, 1u);
+}
 
 TEST(DiskFailure, ZeroingFails)
 {
