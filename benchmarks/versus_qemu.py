@@ -3,7 +3,9 @@
 """Moves the same QEMU machine at rest with haul and with QEMU's own multifd, side by side.
 
 Each case is repeated; haul, QEMU and the plain-socket limit take turns, so that a machine whose speed
-drifts slows all of them alike. Prints medians, and ratios of the medians, one row per case.
+drifts slows all of them alike. Prints medians, and ratios of the medians, one row per case. The limit is
+measured twice: with memory that the sender has mapped, as QEMU has its own, and with memory that it maps
+on the way (`unmapped`), as a program beside QEMU must.
 
   present   destination memory exists before the move (prealloc=on)
   waiting   fresh memory; the destination was started earlier (haul populates it meanwhile, QEMU cannot)
@@ -209,8 +211,9 @@ def one_move(options, work, by, case, channels):
             os.unlink(source_memory)
 
 
-def limit(options, case, channels):
-    output = subprocess.run([options.limit, str(channels), str(options.size), "fresh" if case == "together" else "present"],
+def limit(options, case, channels, *how):
+    output = subprocess.run([options.limit, str(channels), str(options.size),
+                             "fresh" if case == "together" else "present", *how],
                             check=True, capture_output=True, text=True).stdout
     return {"seconds": json.loads(output)["seconds"]}
 
@@ -220,12 +223,13 @@ def median(runs, key):
 
 
 def measure(options, work, case, channels):
-    runs = {"haul": [], "qemu": [], "limit": []}
+    runs = {"haul": [], "qemu": [], "limit": [], "unmapped": []}
     for _ in range(options.repeat):
         runs["haul"].append(one_move(options, work, "haul", case, channels))
         runs["qemu"].append(one_move(options, work, "qemu", case, channels))
         if case != "untouched":
             runs["limit"].append(limit(options, case, channels))
+            runs["unmapped"].append(limit(options, case, channels, "unmapped"))
     row = {"case": case, "channels": channels, "repeat": options.repeat}
     for by, results in runs.items():
         if results:
@@ -242,12 +246,18 @@ def speed(options, row, by):
     return f"{seconds:7.3f} s {options.size * 1.048576e-3 / seconds:6.2f} GB/s" if seconds else " " * 21
 
 
+HEADING = (f"{'case':<10}{'ch':>3}  {'haul':<21}  {'qemu multifd':<21}  {'plain sockets':<21}"
+           f"{'qemu/haul':>11}{'plain/haul':>12}{'unmapped/haul':>15}{'MiB':>8}{'coord%':>8}")
+
+
+def ratio(row, by):
+    return f"{row[by + '-seconds'] / row['haul-seconds']:.2f}" if by + "-seconds" in row else ""
+
+
 def print_row(options, row):
-    ratio = row["qemu-seconds"] / row["haul-seconds"]
-    of_limit = f"{row['limit-seconds'] / row['haul-seconds']:5.2f}" if "limit-seconds" in row else "     "
     print(f"{row['case']:<10}{row['channels']:>3}  {speed(options, row, 'haul')}  {speed(options, row, 'qemu')}  "
-          f"{speed(options, row, 'limit')}  {ratio:7.2f}  {of_limit}  {row['haul-memory-mib']:6.1f}  "
-          f"{row['haul-coordinator-share'] * 100:5.1f}", flush=True)
+          f"{speed(options, row, 'limit')}{ratio(row, 'qemu'):>11}{ratio(row, 'limit'):>12}{ratio(row, 'unmapped'):>15}"
+          f"{row['haul-memory-mib']:>8.1f}{row['haul-coordinator-share'] * 100:>8.1f}", flush=True)
 
 
 def build():
@@ -286,7 +296,7 @@ def main():
         sys.exit(f"versus_qemu: --cases takes {', '.join(CASES)}")
     version = prepare(options, "versus_qemu")
     print(f"{version}; {options.size} MiB; medians of {options.repeat}; {os.cpu_count()} CPUs")
-    print("case      ch   haul                   qemu multifd           plain sockets          qemu/haul limit/haul MiB  coord%")
+    print(HEADING)
     rows = []
     work = tempfile.mkdtemp(prefix="haul-bench-")
     try:

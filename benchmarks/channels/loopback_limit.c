@@ -2,7 +2,8 @@
 /*
  * The limit that the data path is compared with: the same bytes between two processes over tcp loopback, by
  * plain send() and recv() on N sockets with one thread each, no packets, no engine. Prints one line of JSON:
- * seconds and bytes per second, from the first byte to the last.
+ * seconds and bytes per second, from the first byte to the last. "unmapped" drops the sender's page table
+ * first: whoever moves another process's memory has to map it on the way, the process itself does not.
  */
 #include <arpa/inet.h>
 #include <err.h>
@@ -117,8 +118,9 @@ static bool parse_number(const char *text, size_t most, size_t *value)
 
 int main(int argc, char **argv)
 {
-    if (argc != 4 || (strcmp(argv[3], "present") != 0 && strcmp(argv[3], "fresh") != 0)) {
-        errx(2, "usage: loopback_limit CHANNELS MIB present|fresh");
+    bool unmapped = argc == 5 && strcmp(argv[4], "unmapped") == 0;
+    if ((argc != 4 && !unmapped) || (strcmp(argv[3], "present") != 0 && strcmp(argv[3], "fresh") != 0)) {
+        errx(2, "usage: loopback_limit CHANNELS MIB present|fresh [unmapped]");
     }
     size_t channel_count, mib;
     if (!parse_number(argv[1], CHANNELS_MAX, &channel_count) ||
@@ -144,6 +146,9 @@ int main(int argc, char **argv)
     char *memory = map_memory(size);
     for (size_t i = 0; i < size; i += sizeof(uint64_t)) {
         *(uint64_t *)(void *)(memory + i) = i * UINT64_C(0x9E3779B97F4A7C15);
+    }
+    if (unmapped && madvise(memory, size, MADV_DONTNEED) < 0) { /* the content of a shared mapping stays */
+        err(1, "madvise");
     }
     for (unsigned i = 0; i < channels; i++) {
         int one = 1;
