@@ -22,6 +22,11 @@ struct haul_carrier;
 
 struct haul_carrier_ops {
     /*
+     * Sender's thread, once, before the first send: what takes a while and channels can do side by side. As
+     * send. NULL: nothing.
+     */
+    int (*prepare)(struct haul_carrier *carrier, struct haul_error *error);
+    /*
      * Sender's thread, one call at a time, never again after one failed. Carries pack->packet: its type
      * (pages or the round mark), its zero runs, its data runs, whose content is pack->parts[1..] (guest
      * memory itself when the codec is raw, scratch of the pack otherwise), ready for a stream with the
@@ -39,6 +44,11 @@ struct haul_carrier_ops {
      */
     int (*send)(struct haul_carrier *carrier, struct haul_pack *pack, const struct haul_block_view *block,
                 uint64_t *written, struct haul_error *error);
+    /*
+     * Sender's thread, whenever it has nothing to send: brings to its end what send left under way. As send;
+     * `pack` is free for use. NULL: nothing.
+     */
+    int (*rest)(struct haul_carrier *carrier, struct haul_pack *pack, struct haul_error *error);
     /*
      * Any thread, at any time until close: of all bytes that send reported as written, those that did not
      * leave this host yet (not acknowledged; rule R7). NULL: none.
@@ -61,8 +71,9 @@ int haul_carrier_stream_new(int fd, struct haul_carrier **carrier, struct haul_e
 
 /*
  * haul_carrier_rma_new makes the carrier of channel `index` of rdma: raw pages go into the memory that `rma`
- * knows, the rest through the connected socket, which is the carrier's from now on. It waits `timeout_ms` for
- * the destination's RDMA_PORT. On failure `fd` is closed. `rma` outlives the carrier.
+ * knows, the rest through the connected socket, which is the carrier's from now on. Its `prepare` opens the
+ * endpoint and waits `timeout_ms` for the destination's RDMA_PORT. On failure `fd` is closed. `rma` outlives
+ * the carrier.
  */
 struct haul_rma;
 int haul_carrier_rma_new(int fd, struct haul_rma *rma, unsigned index, int timeout_ms,

@@ -137,6 +137,9 @@ static void serve(struct haul_receiver *receiver)
         result = receive_packet(receiver, &error);
     }
     haul_account_turn(&receiver->account, false, haul_io_now_ns());
+    if (receiver->server) {
+        haul_rma_server_failure(receiver->server, &error); /* which closed the socket: that is the reason */
+    }
     /* Nobody reads any more: a peer that is blocked in a send must learn it now, not by its silence limit. */
     shutdown(options->fd, SHUT_RDWR);
     /* Acquire, pairs with the release in haul_receiver_abort. */

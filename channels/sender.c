@@ -157,13 +157,42 @@ static void handle_batch(struct haul_sender *sender, struct haul_batch *batch)
     }
 }
 
+/* No batch is there: brings what the carrier has under way to its end. */
+static void rest(struct haul_sender *sender)
+{
+    struct haul_carrier *carrier = sender->options.carrier;
+    struct haul_error error = {.code = ECANCELED};
+    /* Relaxed: only this thread sets it. */
+    if (!carrier->ops->rest || atomic_load_explicit(&sender->failed, memory_order_relaxed) != 0) {
+        return;
+    }
+    haul_account_turn(&sender->account, true, haul_io_now_ns());
+    if (is_aborted(sender) || carrier->ops->rest(carrier, &sender->pack, &error) < 0) {
+        fail(sender, &error);
+    }
+    haul_account_turn(&sender->account, false, haul_io_now_ns());
+}
+
+/* What comes before the first batch. */
+static int prepare(struct haul_sender *sender, struct haul_error *error)
+{
+    struct haul_carrier *carrier = sender->options.carrier;
+    int result = 0;
+    if (sender->options.topology) {
+        result = haul_placement_apply(sender->options.topology, &sender->options.slot, error);
+    }
+    if (result == 0 && carrier->ops->prepare) {
+        result = carrier->ops->prepare(carrier, error);
+    }
+    return result;
+}
+
 /* Takes batches until it is told to end and none is left. */
 static void serve(struct haul_sender *sender)
 {
     struct haul_error error;
     haul_account_thread(&sender->account);
-    if (sender->options.topology &&
-        haul_placement_apply(sender->options.topology, &sender->options.slot, &error) < 0) {
+    if (prepare(sender, &error) < 0) {
         fail(sender, &error);
     }
     for (;;) {
@@ -177,6 +206,7 @@ static void serve(struct haul_sender *sender)
         } else if (stop) {
             return;
         } else {
+            rest(sender);
             haul_doorbell_wait(&sender->bell, ticket, UINT64_MAX);
         }
     }

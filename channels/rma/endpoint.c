@@ -38,6 +38,8 @@ struct haul_rma_endpoint {
     struct fi_context2 contexts[WINDOW];
     unsigned idle[WINDOW]; /* indices of the contexts that no operation uses */
     unsigned idle_count;
+    unsigned ticket_of[WINDOW];               /* the ticket of each context that is used */
+    unsigned under_way[HAUL_RMA_TICKETS + 1]; /* operations of each ticket; the last is of what has none */
 };
 
 static int own_port(struct haul_rma_endpoint *made, struct haul_error *error)
@@ -192,7 +194,9 @@ static int collect(struct haul_rma_endpoint *endpoint, struct haul_error *error)
     }
     for (ssize_t i = 0; i < count; i++) {
         struct fi_context2 *context = entries[i].op_context;
-        endpoint->idle[endpoint->idle_count++] = (unsigned)(context - endpoint->contexts);
+        unsigned index = (unsigned)(context - endpoint->contexts);
+        endpoint->under_way[endpoint->ticket_of[index]]--;
+        endpoint->idle[endpoint->idle_count++] = index;
     }
     endpoint->connected = true;
     return (int)count;
@@ -240,6 +244,7 @@ struct operation {
     size_t length;
     const struct haul_rma_region *region;
     uint64_t offset; /* within the region */
+    unsigned ticket;
 };
 
 /*
@@ -273,7 +278,9 @@ static int start_operation(struct haul_rma_endpoint *endpoint, const struct oper
         ssize_t rc = operation->start(endpoint->endpoint, &message, FI_DELIVERY_COMPLETE | FI_COMPLETION);
         HAUL_LIVE_READ_END();
         if (rc == 0) {
-            endpoint->idle_count--;
+            unsigned index = endpoint->idle[--endpoint->idle_count];
+            endpoint->ticket_of[index] = operation->ticket;
+            endpoint->under_way[operation->ticket]++;
             return 0;
         }
         if (rc != -FI_EAGAIN) {
@@ -296,8 +303,8 @@ static int start_operation(struct haul_rma_endpoint *endpoint, const struct oper
     }
 }
 
-int haul_rma_write(struct haul_rma_endpoint *endpoint, uint32_t block, uint64_t first, uint64_t pages,
-                   struct haul_error *error)
+int haul_rma_write(struct haul_rma_endpoint *endpoint, unsigned ticket, uint32_t block, uint64_t first,
+                   uint64_t pages, struct haul_error *error)
 {
     const struct haul_rma *rma = endpoint->rma;
     uint64_t region_bytes = (uint64_t)1 << rma->region_shift;
@@ -314,6 +321,7 @@ int haul_rma_write(struct haul_rma_endpoint *endpoint, uint32_t block, uint64_t 
             .length = length,
             .region = &rma->regions[rma->first[block] + (offset >> rma->region_shift)],
             .offset = within,
+            .ticket = ticket,
         };
         int rc = start_operation(endpoint, &operation, error);
         if (rc < 0) {
@@ -323,6 +331,26 @@ int haul_rma_write(struct haul_rma_endpoint *endpoint, uint32_t block, uint64_t 
         left -= length;
     }
     return 0;
+}
+
+int haul_rma_progress(struct haul_rma_endpoint *endpoint, struct haul_error *error)
+{
+    int count = collect(endpoint, error);
+    return count < 0 ? count : 0;
+}
+
+bool haul_rma_delivered(const struct haul_rma_endpoint *endpoint, unsigned ticket)
+{
+    return endpoint->under_way[ticket] == 0;
+}
+
+int haul_rma_await(struct haul_rma_endpoint *endpoint, unsigned ticket, struct haul_error *error)
+{
+    int rc = 0;
+    while (rc == 0 && !haul_rma_delivered(endpoint, ticket)) {
+        rc = await_progress(endpoint, error);
+    }
+    return rc;
 }
 
 int haul_rma_complete(struct haul_rma_endpoint *endpoint, struct haul_error *error)
@@ -346,6 +374,7 @@ int haul_rma_flush(struct haul_rma_endpoint *endpoint, struct haul_error *error)
         .bytes = rma->flush_page + endpoint->index * HAUL_RMA_FLUSH_SLOT,
         .length = HAUL_RMA_FLUSH_SLOT,
         .region = &rma->flush,
+        .ticket = HAUL_RMA_TICKETS,
     };
     rc = start_operation(endpoint, &operation, error);
     return rc < 0 ? rc : haul_rma_complete(endpoint, error);

@@ -91,14 +91,20 @@ int haul_rma_endpoint_reach(struct haul_rma_endpoint *endpoint, int fd, uint16_t
 
 /*
  * haul_rma_write starts to write `pages` pages from `first` of `block`, and waits only for room in the queue.
- * The pages must not be written by another thread's haul_rma_write at the same time. haul_rma_complete waits
- * until all that was started was delivered. haul_rma_flush does too, and then reads back from the target,
- * which pushes ahead of it what a card has acknowledged but not yet placed: after it, everything is in the
- * target's memory. All three: -ECANCELED after haul_rma_endpoint_abort, -ETIMEDOUT, or what the provider
- * said. After a failure the endpoint can only be closed. The channel's thread.
+ * The pages must not be written by another thread's haul_rma_write at the same time. `ticket`, below
+ * HAUL_RMA_TICKETS, is for asking about the writes that have it: haul_rma_delivered tells whether all that
+ * were started were delivered, as far as haul_rma_progress, which never waits, or another call noticed.
+ * haul_rma_await waits for those of a ticket, haul_rma_complete for all. haul_rma_flush does too, and then
+ * reads back from the target, which pushes ahead of it what a card has acknowledged but not yet placed: after
+ * it, everything is in the target's memory. All: -ECANCELED after haul_rma_endpoint_abort, -ETIMEDOUT, or
+ * what the provider said. After a failure the endpoint can only be closed. The channel's thread.
  */
-int haul_rma_write(struct haul_rma_endpoint *endpoint, uint32_t block, uint64_t first, uint64_t pages,
-                   struct haul_error *error);
+#define HAUL_RMA_TICKETS 8
+int haul_rma_write(struct haul_rma_endpoint *endpoint, unsigned ticket, uint32_t block, uint64_t first,
+                   uint64_t pages, struct haul_error *error);
+int haul_rma_progress(struct haul_rma_endpoint *endpoint, struct haul_error *error);
+bool haul_rma_delivered(const struct haul_rma_endpoint *endpoint, unsigned ticket);
+int haul_rma_await(struct haul_rma_endpoint *endpoint, unsigned ticket, struct haul_error *error);
 int haul_rma_complete(struct haul_rma_endpoint *endpoint, struct haul_error *error);
 int haul_rma_flush(struct haul_rma_endpoint *endpoint, struct haul_error *error);
 

@@ -10,13 +10,16 @@ struct haul_rma_server; /* opaque */
 struct haul_thread_list;
 
 /*
- * haul_rma_server_new opens the endpoint of channel `index`, starts the thread (named "multifdrma_N") and
- * tells its port to the source over `fd`, which it shuts down should the provider fail. The thread enters
- * itself in `threads`, unless NULL. Errors as
- * haul_rma_endpoint_open, -EAGAIN, and what the socket said.
+ * haul_rma_server_new starts the thread (named "multifdrma_N"). The thread opens the endpoint of channel
+ * `index`, tells its port to the source over `fd`, and serves it; should it fail, it keeps the reason and
+ * shuts `fd` down. It enters itself in `threads`, unless NULL. -ENOMEM, -EAGAIN.
  */
 int haul_rma_server_new(struct haul_rma *rma, unsigned index, int fd, struct haul_thread_list *threads,
                         struct haul_rma_server **server, struct haul_error *error);
+
+/* haul_rma_server_failure returns 0, or the negative errno that ended the server, with its message. Any
+ * thread. */
+int haul_rma_server_failure(struct haul_rma_server *server, struct haul_error *error);
 
 /* haul_rma_server_abort asks for the end. Any thread, idempotent. */
 void haul_rma_server_abort(struct haul_rma_server *server);

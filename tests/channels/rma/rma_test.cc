@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "channels/receiver.h"
 #include "channels/rma/rma.h"
 
 #include "tests/channels/guarded_memory.h"
@@ -6,6 +7,7 @@
 
 #include <cerrno>
 #include <chrono>
+#include <future>
 #include <gtest/gtest.h>
 #include <memory>
 #include <string>
@@ -128,9 +130,9 @@ TEST_F(Rma, WritesRunsOverRegionsAndBlocks)
         source_b.fill_random(i, 2);
     ASSERT_NO_FATAL_FAILURE(open_all());
     EXPECT_STREQ(PROVIDER, haul_rma_provider(target));
-    ASSERT_EQ(0, haul_rma_write(from, 0, 500, 300, &error)) << error.message; // over the border at 512
-    ASSERT_EQ(0, haul_rma_write(from, 1, 4, 1, &error)) << error.message;
-    ASSERT_EQ(0, haul_rma_write(from, 0, PAGES - 1, 1, &error)) << error.message;
+    ASSERT_EQ(0, haul_rma_write(from, 0, 0, 500, 300, &error)) << error.message; // over the border at 512
+    ASSERT_EQ(0, haul_rma_write(from, 0, 1, 4, 1, &error)) << error.message;
+    ASSERT_EQ(0, haul_rma_write(from, 0, 0, PAGES - 1, 1, &error)) << error.message;
     ASSERT_EQ(0, haul_rma_flush(from, &error)) << error.message;
     EXPECT_TRUE(equal(source_a, target_a, 500, 300));
     EXPECT_TRUE(equal(source_b, target_b, 4, 1));
@@ -141,7 +143,7 @@ TEST_F(Rma, WritesRunsOverRegionsAndBlocks)
     EXPECT_EQ(0, target_b.page(3)[0]);
     // All of it, more operations than fit in flight.
     for (uint64_t i = 0; i < PAGES; i++)
-        ASSERT_EQ(0, haul_rma_write(from, 0, i, 1, &error)) << error.message;
+        ASSERT_EQ(0, haul_rma_write(from, 0, 0, i, 1, &error)) << error.message;
     ASSERT_EQ(0, haul_rma_complete(from, &error)) << error.message;
     ASSERT_EQ(0, haul_rma_flush(from, &error)) << error.message;
     EXPECT_TRUE(equal(source_a, target_a, 0, PAGES));
@@ -172,9 +174,72 @@ TEST_F(Rma, WorksOverIpv6)
     ASSERT_EQ(0, haul_rma_endpoint_reach(from, v6.client, haul_rma_endpoint_port(to), &error));
     serve();
     source_b.fill(0, 7);
-    ASSERT_EQ(0, haul_rma_write(from, 1, 0, 1, &error)) << error.message;
+    ASSERT_EQ(0, haul_rma_write(from, 0, 1, 0, 1, &error)) << error.message;
     ASSERT_EQ(0, haul_rma_flush(from, &error)) << error.message;
     EXPECT_TRUE(equal(source_b, target_b, 0, 1));
+}
+
+TEST_F(Rma, TicketsAreDeliveredEachForItself)
+{
+    for (uint64_t i = 0; i < PAGES; i++)
+        source_a.fill_random(i, 3);
+    ASSERT_NO_FATAL_FAILURE(open_all());
+    constexpr uint64_t SHARE = PAGES / HAUL_RMA_TICKETS;
+    for (unsigned ticket = 0; ticket < HAUL_RMA_TICKETS; ticket++)
+        ASSERT_EQ(0, haul_rma_write(from, ticket, 0, ticket * SHARE, SHARE, &error)) << error.message;
+    for (unsigned ticket = HAUL_RMA_TICKETS; ticket-- > 0;) {
+        ASSERT_EQ(0, haul_rma_await(from, ticket, &error)) << error.message;
+        EXPECT_TRUE(haul_rma_delivered(from, ticket));
+        EXPECT_TRUE(equal(source_a, target_a, ticket * SHARE, SHARE)) << ticket;
+    }
+    // Used again.
+    source_b.fill(0, 5);
+    ASSERT_EQ(0, haul_rma_write(from, 3, 1, 0, 1, &error)) << error.message;
+    ASSERT_EQ(0, haul_rma_await(from, 3, &error)) << error.message;
+    EXPECT_TRUE(equal(source_b, target_b, 0, 1));
+}
+
+TEST_F(Rma, WhatTheTargetDidNotTakeIsNotDelivered)
+{
+    silence_ms = 700;
+    ASSERT_NO_FATAL_FAILURE(open_all());
+    ASSERT_EQ(0, haul_rma_write(from, 0, 0, 0, 1, &error)) << error.message;
+    ASSERT_EQ(0, haul_rma_await(from, 0, &error)) << error.message;
+    haul_rma_endpoint_abort(to);
+    server.join();
+    ASSERT_EQ(0, haul_rma_write(from, 5, 0, 0, 100, &error)) << error.message;
+    ASSERT_EQ(0, haul_rma_progress(from, &error)) << error.message;
+    EXPECT_FALSE(haul_rma_delivered(from, 5));
+    EXPECT_TRUE(haul_rma_delivered(from, 0));
+    EXPECT_EQ(-ETIMEDOUT, haul_rma_await(from, 5, &error));
+}
+
+// The receiver's thread only sees that its socket was closed: what it reports is what the server met.
+TEST_F(Rma, ReceiverReportsWhatItsServerFailedOf)
+{
+    ASSERT_NO_FATAL_FAILURE(open_target());
+    shutdown(pair.server, SHUT_WR); // the port cannot be told
+    std::promise<haul_error> failed;
+    haul_receiver_options made = {};
+    made.fd = dup(pair.server);
+    made.slot.cpu = -1;
+    made.slot.node = HAUL_NODE_UNKNOWN;
+    made.blocks = target_views.data();
+    made.block_count = static_cast<uint32_t>(target_views.size());
+    made.rma = target;
+    made.opaque = &failed;
+    made.round = [](void *, unsigned, uint32_t, haul_error *) { return 0; };
+    made.failed = [](void *opaque, unsigned, const haul_error *why) {
+        static_cast<std::promise<haul_error> *>(opaque)->set_value(*why);
+    };
+    haul_receiver *receiver = nullptr;
+    ASSERT_EQ(0, haul_receiver_new(&made, &receiver, &error)) << error.message;
+    auto result = failed.get_future();
+    EXPECT_EQ(std::future_status::ready, result.wait_for(std::chrono::seconds(60)));
+    haul_error why = result.get();
+    EXPECT_EQ(EPIPE, why.code);
+    EXPECT_PRED_FORMAT2(testing::IsSubstring, "sending RDMA_PORT: Broken pipe", why.message);
+    haul_receiver_free(receiver);
 }
 
 TEST_F(Rma, FlushWithoutAnyWriteConnectsToNobody)
@@ -296,7 +361,7 @@ TEST_F(Rma, WrongKeyWritesNothing)
     ASSERT_NO_FATAL_FAILURE(open_endpoints());
     serve();
     source_b.fill(0, 9);
-    int rc = haul_rma_write(from, 1, 0, 1, &error);
+    int rc = haul_rma_write(from, 0, 1, 0, 1, &error);
     rc = rc < 0 ? rc : haul_rma_flush(from, &error);
     EXPECT_LT(rc, 0);
     EXPECT_PRED_FORMAT2(testing::IsSubstring, "rdma: ", error.message);
@@ -310,7 +375,7 @@ TEST_F(Rma, WrongKeyWritesNothing)
     ASSERT_EQ(0, open_initiator()) << error.message;
     ASSERT_EQ(0, haul_rma_endpoint_open(initiator, 1, &from, &error));
     ASSERT_EQ(0, haul_rma_endpoint_reach(from, pair.client, haul_rma_endpoint_port(to), &error));
-    ASSERT_EQ(0, haul_rma_write(from, 1, 0, 1, &error)) << error.message;
+    ASSERT_EQ(0, haul_rma_write(from, 0, 1, 0, 1, &error)) << error.message;
     ASSERT_EQ(0, haul_rma_flush(from, &error)) << error.message;
     EXPECT_EQ(9, target_b.page(0)[0]);
 }
@@ -325,7 +390,7 @@ TEST_F(Rma, AddressOutsideOfTheRegionWritesNothing)
     ASSERT_NO_FATAL_FAILURE(open_endpoints());
     serve();
     source_b.fill(0, 9);
-    int rc = haul_rma_write(from, 1, 0, 1, &error);
+    int rc = haul_rma_write(from, 0, 1, 0, 1, &error);
     rc = rc < 0 ? rc : haul_rma_flush(from, &error);
     EXPECT_LT(rc, 0);
     EXPECT_EQ(0, target_b.page(0)[0]);
@@ -340,7 +405,7 @@ TEST_F(Rma, NobodyAtThePortEndsInTime)
     haul_rma_endpoint_close(to);
     to = nullptr;
     auto begun = Clock::now();
-    int rc = haul_rma_write(from, 0, 0, 1, &error);
+    int rc = haul_rma_write(from, 0, 0, 0, 1, &error);
     rc = rc < 0 ? rc : haul_rma_complete(from, &error);
     EXPECT_LT(rc, 0);
     EXPECT_PRED_FORMAT2(testing::IsSubstring, "rdma: ", error.message);
@@ -351,14 +416,14 @@ TEST_F(Rma, ATargetThatDoesNotAnswerIsSilence)
 {
     silence_ms = 700;
     ASSERT_NO_FATAL_FAILURE(open_all());
-    ASSERT_EQ(0, haul_rma_write(from, 0, 0, 1, &error)) << error.message;
+    ASSERT_EQ(0, haul_rma_write(from, 0, 0, 0, 1, &error)) << error.message;
     ASSERT_EQ(0, haul_rma_complete(from, &error)) << error.message;
     haul_rma_endpoint_abort(to);
     server.join();
     auto begun = Clock::now();
     int rc = 0;
     for (uint64_t i = 0; rc == 0 && i < 4; i++)
-        rc = haul_rma_write(from, 0, 0, PAGES, &error);
+        rc = haul_rma_write(from, 0, 0, 0, PAGES, &error);
     rc = rc < 0 ? rc : haul_rma_complete(from, &error);
     EXPECT_EQ(-ETIMEDOUT, rc);
     EXPECT_PRED_FORMAT2(testing::IsSubstring, "700 ms", error.message);
@@ -377,7 +442,7 @@ TEST_F(Rma, AbortEndsAWaitAtOnce)
     auto begun = Clock::now();
     int rc = 0;
     for (uint64_t i = 0; rc == 0 && i < 4; i++)
-        rc = haul_rma_write(from, 0, 0, PAGES, &error);
+        rc = haul_rma_write(from, 0, 0, 0, PAGES, &error);
     rc = rc < 0 ? rc : haul_rma_complete(from, &error);
     other.join();
     EXPECT_EQ(-ECANCELED, rc);
@@ -390,11 +455,11 @@ TEST_F(Rma, NothingIsWrittenAfterTheTargetClosedItsEndpoint)
     silence_ms = 1500;
     ASSERT_NO_FATAL_FAILURE(open_all());
     source_b.fill(0, 1);
-    ASSERT_EQ(0, haul_rma_write(from, 1, 0, 1, &error)) << error.message;
+    ASSERT_EQ(0, haul_rma_write(from, 0, 1, 0, 1, &error)) << error.message;
     ASSERT_EQ(0, haul_rma_flush(from, &error)) << error.message;
     stop_serving(); // the memory is still registered
     source_b.fill(0, 2);
-    int rc = haul_rma_write(from, 1, 0, 1, &error);
+    int rc = haul_rma_write(from, 0, 1, 0, 1, &error);
     rc = rc < 0 ? rc : haul_rma_complete(from, &error);
     EXPECT_LT(rc, 0);
     EXPECT_EQ(1, target_b.page(0)[0]);
