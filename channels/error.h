@@ -2,6 +2,8 @@
 #ifndef HAUL_CHANNELS_ERROR_H
 #define HAUL_CHANNELS_ERROR_H
 
+#include <stddef.h>
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -17,9 +19,19 @@ struct haul_error {
 };
 
 /*
+ * haul_text_escape copies `text` so that it can be shown: what is not printable (control characters, which a
+ * terminal would obey, and what is not UTF-8, which JSON cannot hold) becomes \xNN for each of its bytes.
+ * Names and texts that came from a file or a peer go through here before they reach a person; messages of
+ * struct haul_error do already. `to` has `size` bytes, 1 at least; what does not fit is left out, never a
+ * part of a character. Returns the length.
+ */
+size_t haul_text_escape(char *to, size_t size, const char *text);
+
+/*
  * haul_error_set stores `code` (a positive errno) and the formatted message, replacing what was there, and
  * returns -code, so that a failing function can `return haul_error_set(error, EINVAL, "...")`.
- * A message that does not fit is cut. May be called from any thread that owns `error`; `error` may be NULL.
+ * Names in it may be anybody's: the message is escaped. One that does not fit is cut. May be called from any
+ * thread that owns `error`; `error` may be NULL.
  */
 int haul_error_set(struct haul_error *error, int code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));

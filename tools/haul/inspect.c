@@ -44,16 +44,6 @@ static void format_time(char text[32], uint64_t seconds)
     }
 }
 
-/* Names are the file's: what is in them must not reach a terminal as an order, nor JSON as broken UTF-8. */
-static void make_printable(char *name)
-{
-    for (; *name; name++) {
-        if (*name < ' ' || *name > '~') {
-            *name = '?';
-        }
-    }
-}
-
 static int look_at_states(struct inspection *inspection, struct haul_error *error)
 {
     int more = 1;
@@ -64,7 +54,9 @@ static int look_at_states(struct inspection *inspection, struct haul_error *erro
     }
     int code = more < 0 ? more : 0;
     for (unsigned i = 0; code == 0 && i < inspection->state_count; i++) {
-        make_printable(inspection->states[i].name);
+        char name[sizeof inspection->states[i].name];
+        haul_text_escape(name, sizeof name, inspection->states[i].name);
+        memcpy(inspection->states[i].name, name, sizeof name);
         code = cli_describe_state(inspection->snapshot, &inspection->states[i], inspection->options->json,
                                   &inspection->described[i], error);
     }
@@ -104,8 +96,7 @@ static bool get_block(const struct inspection *inspection, uint32_t index, char 
     if (haul_snapshot_get_block(inspection->snapshot, index, block) < 0) {
         return false;
     }
-    snprintf(name, 256, "%s", block->name);
-    make_printable(name);
+    haul_text_escape(name, 256, block->name); /* the file's: anything may be in it */
     block->name = name;
     return true;
 }

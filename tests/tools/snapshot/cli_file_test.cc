@@ -4,11 +4,13 @@
 #include "tests/tools/snapshot/cli_file.h"
 
 #include <csignal>
+#include <cstring>
 #include <fcntl.h>
 #include <fstream>
 #include <sched.h>
 #include <sys/mount.h>
 #include <unistd.h>
+#include <xxhash.h>
 
 namespace
 {
@@ -169,6 +171,46 @@ TEST_F(SnapshotFile, DamageIsNamedByBlockAndOffset)
     Json json = InspectJson(1);
     EXPECT_TRUE(json_is_false(json_object_get(json.get(), "sound")));
     EXPECT_STREQ(json_string_value(json_object_get(json_object_get(json.get(), "error"), "code")), "EPROTO");
+}
+
+/* A name that would clear the screen, in a file whose checksums are all right. */
+TEST_F(SnapshotFile, NamesInItGiveNoOrdersToTheTerminal)
+{
+    Save({});
+    std::string bytes = Contents(Path());
+    const std::string name = "\x1b[2J\xff\x07ram"; /* as long as guest.ram */
+    bytes.replace(bytes.find("guest.ram", 4096), name.size(), name);
+    auto seal = [&](size_t at, size_t from, size_t length) {
+        uint64_t sum = XXH3_64bits(bytes.data() + from, length);
+        memcpy(&bytes[at], &sum, sizeof sum);
+    };
+    uint64_t table_length;
+    memcpy(&table_length, &bytes[40], sizeof table_length);
+    seal(48, 4096, table_length);
+    seal(4088, 0, 4088);
+    std::ofstream(Path(), std::ios::binary) << bytes;
+    const std::string shown = "\\x1b[2J\\xff\\x07ram";
+    Json sound = InspectJson(0);
+    const json_t *block = json_array_get(json_object_get(sound.get(), "blocks"), 0);
+    EXPECT_EQ(json_string_value(json_object_get(block, "name")), shown);
+    Program inspect(source_, {"inspect", Uri()});
+    EXPECT_EQ(inspect.Wait(), 0) << inspect.Err();
+    EXPECT_TRUE(Has(inspect.Out(), "  " + shown + "\n")) << inspect.Out();
+    auto restore = Restore({});
+    EXPECT_EQ(restore->Wait(), 1);
+    EXPECT_TRUE(Has(restore->Err(), shown)) << restore->Err();
+
+    bytes[kMemoryAt + 3 * 4096] ^= 1;
+    std::ofstream(Path(), std::ios::binary) << bytes;
+    Json damaged = InspectJson(1);
+    std::string why = json_string_value(json_object_get(json_object_get(damaged.get(), "error"), "desc"));
+    EXPECT_TRUE(Has(why, "RAM block " + shown + ", page at 0x3000: ")) << why;
+    Program again(source_, {"inspect", Uri()});
+    EXPECT_EQ(again.Wait(), 1);
+    for (const std::string &text :
+         {inspect.Out(), again.Out(), again.Err(), restore->Out(), restore->Err()}) {
+        EXPECT_EQ(text.find_first_of("\x1b\xff\x07"), std::string::npos) << text;
+    }
 }
 
 /* The state of a vCPU of another kind or size is early state: refused, and no guest runs. */
