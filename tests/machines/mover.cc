@@ -5,7 +5,7 @@
 //        mover relay URI
 // MACHINE is a QMP socket, or "guest" for a small reference guest of threads.
 //   channels=N compress=C downtime=MS verify=1 timeout=S mode=M pause=1 bandwidth=BYTES_PER_S ssh=COMMAND
-//   remote=PROGRAM there=OPTIONS     as in haul_options
+//   remote=PROGRAM there=OPTIONS provider=NAME     as in haul_options
 //   die=STATE     SIGKILL itself on entering the state; see also below
 //   hold=STATE    stand still on entering the state until told to go on
 //   wait=STATE    stand still for a second on entering it
@@ -207,6 +207,7 @@ haul_options options_of_settings()
     text("ssh", options.ssh);
     text("remote", options.remote_haul);
     text("there", options.remote_options);
+    text("provider", options.rdma_provider);
     options.verify = settings["verify"] == "1";
     options.pause_before_switchover = settings["pause"] == "1";
     return options;

@@ -54,11 +54,12 @@ class QemuTransport : public ::testing::TestWithParam<const char *>
     {
         return GetParam();
     }
-    void receive(const std::string &uri, const std::vector<int> &keep = {})
+    void receive(const std::string &uri, const std::vector<int> &keep = {}, const Words &more = {})
     {
         destination_.keep = keep;
-        receive_ = std::make_unique<Program>(
-            destination_, Words{"receive", "--listen", uri, "--qemu", to_->qmp(), "--timeout", "20"});
+        Words words = {"receive", "--listen", uri, "--qemu", to_->qmp(), "--timeout", "20"};
+        words.insert(words.end(), more.begin(), more.end());
+        receive_ = std::make_unique<Program>(destination_, words);
         ASSERT_NE(receive_->Address(), "") << receive_->Err();
     }
     void send(const std::string &uri, const Words &more, const std::vector<int> &keep = {})
@@ -80,6 +81,11 @@ class QemuTransport : public ::testing::TestWithParam<const char *>
         if (transport() == "Unix") {
             receive("unix:" + path);
             send("unix:" + path, more);
+        } else if (transport() == "Rdma") {
+            Words provider = {"--rdma-provider", "tcp;ofi_rxm"};
+            receive("rdma:127.0.0.1:0", {}, provider);
+            more.insert(more.end(), provider.begin(), provider.end());
+            send(receive_->Address(), more);
         } else if (transport() == "Exec") {
             receive("unix:" + path);
             send("exec:" + Runfile("tools/haul/haul") + " relay unix:" + path, more);
@@ -154,7 +160,8 @@ TEST_P(QemuTransport, AfterACancelAndADeathTheMachineMoves)
     expect_moved();
 }
 
-INSTANTIATE_TEST_SUITE_P(Over, QemuTransport, ::testing::Values("Unix", "Exec", "Sockets", "Pipes", "Ssh"),
+INSTANTIATE_TEST_SUITE_P(Over, QemuTransport,
+                         ::testing::Values("Unix", "Exec", "Sockets", "Pipes", "Ssh", "Rdma"),
                          [](const auto &info) { return std::string(info.param); });
 
 } // namespace

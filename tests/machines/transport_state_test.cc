@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The reference guest over each transport whose connections are made of processes or descriptors. In each
-// state up to HANDOVER: the move is cancelled, the source's haul dies, the destination's does, or all
-// connections break. At no time may both sides run the guest (rule R1), and nothing may be left behind.
-// (tests/engine has the same for the transports that are sockets of the kernel.)
+// The reference guest over each transport whose connections are made of processes or descriptors, and over
+// rdma. In each state up to HANDOVER: the move is cancelled, the source's haul dies, the destination's does,
+// or all connections break. At no time may both sides run the guest (rule R1), and nothing may be left
+// behind. (tests/engine has the same for the transports that are sockets of the kernel.)
 #include "tests/machines/folder.h"
 #include "tests/machines/mover_process.h"
 #include "tests/tools/descriptors.h"
@@ -11,15 +11,38 @@
 #include <gtest/gtest.h>
 
 #include <csignal>
+#include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 namespace
 {
 
 using namespace haul_test;
+
+// Ends every connection by TCP that a child process of this one has; how many.
+int shut_tcp_sockets(pid_t child)
+{
+    int pidfd = (int)syscall(SYS_pidfd_open, child, 0);
+    int count = 0;
+    for (const auto &entry : std::filesystem::directory_iterator("/proc/" + std::to_string(child) + "/fd")) {
+        int copy = (int)syscall(SYS_pidfd_getfd, pidfd, atoi(entry.path().filename().c_str()), 0);
+        int domain = 0;
+        socklen_t length = sizeof domain;
+        // Fails for what listens, or is no socket.
+        if (getsockopt(copy, SOL_SOCKET, SO_DOMAIN, &domain, &length) == 0 && domain == AF_INET) {
+            count += shutdown(copy, SHUT_RDWR) == 0;
+        }
+        close(copy);
+    }
+    close(pidfd);
+    return count;
+}
 
 // A destination that waits, and how a source gets there.
 class Transport
@@ -47,11 +70,15 @@ class Transport
     std::unique_ptr<Mover> source, destination;
 
   protected:
-    void receive(const std::string &uri, const std::vector<int> &keep = {})
+    // Where it listens.
+    std::string receive(const std::string &uri, const std::vector<int> &keep = {},
+                        std::vector<std::string> settings = {})
     {
-        destination =
-            std::make_unique<Mover>(std::vector<std::string>{"receive", "guest", uri, "timeout=5"}, keep);
-        EXPECT_NE(destination->expect("LISTEN "), "") << destination->output();
+        settings.insert(settings.begin(), {"receive", "guest", uri, "timeout=5"});
+        destination = std::make_unique<Mover>(settings, keep);
+        std::string where = destination->expect("LISTEN ");
+        EXPECT_NE(where, "") << destination->output();
+        return where;
     }
     void send(const std::string &uri, std::vector<std::string> settings, const std::vector<int> &keep = {})
     {
@@ -169,6 +196,23 @@ class Ssh : public Transport
     SshServer *server_ = nullptr;
 };
 
+// Sockets of TCP on both sides: those of haul, and with this provider libfabric's too.
+class Rdma : public Transport
+{
+  public:
+    std::string start(std::vector<std::string> settings) override
+    {
+        const std::string provider = "provider=tcp;ofi_rxm";
+        settings.push_back(provider);
+        send(receive("rdma:127.0.0.1:0", {}, {provider}), std::move(settings));
+        return "";
+    }
+    void cut() override
+    {
+        EXPECT_GT(shut_tcp_sockets(source->pid()), 0);
+    }
+};
+
 struct Way {
     const char *name;
     std::unique_ptr<Transport> (*make)();
@@ -184,6 +228,7 @@ constexpr Way kWays[] = {
     {"Sockets", make<Inherited<Descriptors::kSockets>>},
     {"Pipes", make<Inherited<Descriptors::kRelayedPipes>>},
     {"Ssh", make<Ssh>},
+    {"Rdma", make<Rdma>},
 };
 
 // Where it happens, what brings the source there, and whether the source stands still in it.
