@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What may be set while a migration runs, from the caller's threads to the migration_thread. */
-#include "engine/source.h"
+#include "engine/source/source.h"
 
 #include <errno.h>
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "engine/streams.h"
 
-#include "engine/destination.h"
-#include "engine/source.h"
+#include "engine/destination/destination.h"
+#include "engine/source/source.h"
 
 #include <errno.h>
 #include <poll.h>

@@ -9,7 +9,7 @@
 
 #include "channels/transport/pump.h"
 #include "engine/migration.h"
-#include "engine/rate_limit.h"
+#include "engine/source/rate_limit.h"
 
 #include <pthread.h>
 

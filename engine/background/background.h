@@ -16,9 +16,9 @@
 #include "channels/account.h"
 #include "channels/doorbell.h"
 #include "channels/snapshot/writer.h"
+#include "engine/background/wait_histogram.h"
 #include "engine/migration.h"
-#include "engine/source.h"
-#include "engine/wait_histogram.h"
+#include "engine/source/source.h"
 
 #ifdef __cplusplus
 extern "C" {

@@ -3,7 +3,7 @@
 
 #include "channels/snapshot/reader.h"
 #include "engine/block_table.h"
-#include "engine/destination.h"
+#include "engine/destination/destination.h"
 #include "engine/state_stream.h"
 
 #include <errno.h>

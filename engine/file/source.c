@@ -4,7 +4,7 @@
 #include "channels/snapshot/carrier_file.h"
 #include "engine/block_table.h"
 #include "engine/clock.h"
-#include "engine/source.h"
+#include "engine/source/source.h"
 #include "engine/state_stream.h"
 
 #include <errno.h>

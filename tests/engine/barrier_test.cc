@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Rule R2's barrier: nobody enters round n + 1 before everybody finished round n.
-#include "engine/barrier.h"
+#include "engine/destination/barrier.h"
 
 #include <gtest/gtest.h>
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Bandwidth, threshold and predicted downtime, by hand-computed numbers.
-#include "engine/estimate.h"
+#include "engine/source/estimate.h"
 
 #include <gtest/gtest.h>
 

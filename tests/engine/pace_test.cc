@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "engine/pace.h"
+#include "engine/source/pace.h"
 
 #include <gtest/gtest.h>
 

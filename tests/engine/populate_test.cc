@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Populating destination memory: what becomes present, what is left alone, what is kept.
-#include "engine/populate.h"
+#include "engine/destination/populate.h"
 #include "fake_migration.h"
 #include "move.h"
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "engine/wait_histogram.h"
+#include "engine/background/wait_histogram.h"
 
 #include <gtest/gtest.h>
 

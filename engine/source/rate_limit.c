@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "engine/rate_limit.h"
+#include "engine/source/rate_limit.h"
 
 #include "engine/clock.h"
 

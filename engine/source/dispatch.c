@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "engine/source.h"
+#include "engine/source/source.h"
 
 #include "engine/bitmap.h"
 #include "engine/clock.h"

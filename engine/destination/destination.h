@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#ifndef HAUL_ENGINE_DESTINATION_H
-#define HAUL_ENGINE_DESTINATION_H
+#ifndef HAUL_ENGINE_DESTINATION_DESTINATION_H
+#define HAUL_ENGINE_DESTINATION_DESTINATION_H
 
 /* The destination's end. accept.c lets the source in, destination.c is the loader thread. */
 
 #include "channels/receiver.h"
-#include "engine/barrier.h"
+#include "engine/destination/barrier.h"
+#include "engine/destination/populate.h"
 #include "engine/disk.h"
 #include "engine/migration.h"
-#include "engine/populate.h"
 
 struct haul_destination {
     /* ---- written before the receivers start ---- */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#ifndef HAUL_ENGINE_BARRIER_H
-#define HAUL_ENGINE_BARRIER_H
+#ifndef HAUL_ENGINE_DESTINATION_BARRIER_H
+#define HAUL_ENGINE_DESTINATION_BARRIER_H
 
 /* The barrier of rule R2: no channel reads packets of round n + 1 before every channel has read round n's
  * mark. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Slowing the guest down: as the caller says, or step by step when a move does not converge. */
-#include "engine/source.h"
+#include "engine/source/source.h"
 
 #include <errno.h>
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "engine/greeter.h"
+#include "engine/destination/greeter.h"
 
 #include "engine/clock.h"
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "engine/populate.h"
+#include "engine/destination/populate.h"
 
 #include <errno.h>
 #include <sched.h>

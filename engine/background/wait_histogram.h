@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#ifndef HAUL_ENGINE_WAIT_HISTOGRAM_H
-#define HAUL_ENGINE_WAIT_HISTOGRAM_H
+#ifndef HAUL_ENGINE_BACKGROUND_WAIT_HISTOGRAM_H
+#define HAUL_ENGINE_BACKGROUND_WAIT_HISTOGRAM_H
 
 /* How long each of very many waits took: written by one thread, read by any. Relaxed throughout: each bucket
  * stands for itself. */

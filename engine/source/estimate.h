@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#ifndef HAUL_ENGINE_ESTIMATE_H
-#define HAUL_ENGINE_ESTIMATE_H
+#ifndef HAUL_ENGINE_SOURCE_ESTIMATE_H
+#define HAUL_ENGINE_SOURCE_ESTIMATE_H
 
 /*
  * Bandwidth, threshold and predicted downtime (design 7), as plain arithmetic without threads or clocks.

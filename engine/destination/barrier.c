@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "engine/barrier.h"
+#include "engine/destination/barrier.h"
 
 #include "engine/clock.h"
 

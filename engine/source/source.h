@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#ifndef HAUL_ENGINE_SOURCE_H
-#define HAUL_ENGINE_SOURCE_H
+#ifndef HAUL_ENGINE_SOURCE_SOURCE_H
+#define HAUL_ENGINE_SOURCE_SOURCE_H
 
 /*
  * The source's end. source.c sets up and tears down, migration_thread.c runs the rounds, dispatch.c hands
@@ -8,10 +8,10 @@
  */
 
 #include "channels/sender.h"
-#include "engine/estimate.h"
 #include "engine/migration.h"
-#include "engine/pace.h"
-#include "engine/rate_limit.h"
+#include "engine/source/estimate.h"
+#include "engine/source/pace.h"
+#include "engine/source/rate_limit.h"
 
 struct haul_source {
     /* ---- under migration->lock, for statistics of other threads ---- */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The connections of a source: the control connection, what is agreed on it, and the channels. */
-#include "engine/source.h"
+#include "engine/source/source.h"
 
 #include "engine/block_table.h"
 #include "engine/clock.h"

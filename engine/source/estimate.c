@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "engine/estimate.h"
+#include "engine/source/estimate.h"
 
 #include "channels/batch.h"
 

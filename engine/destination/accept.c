@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "engine/destination.h"
+#include "engine/destination/destination.h"
 
 #include "engine/block_table.h"
 #include "engine/clock.h"
 #include "engine/cpr.h"
+#include "engine/destination/greeter.h"
 #include "engine/disks.h"
-#include "engine/greeter.h"
 #include "engine/rdma.h"
 #include "engine/streams.h"
 

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "engine/source.h"
+#include "engine/source/source.h"
 
 #include "engine/background/background.h"
 #include "engine/bitmap.h"
 #include "engine/clock.h"
 #include "engine/cpr.h"
+#include "engine/destination/populate.h"
 #include "engine/disks.h"
 #include "engine/file/source.h"
 #include "engine/holes.h"
-#include "engine/populate.h"
 #include "engine/rdma.h"
 #include "engine/streams.h"
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "engine/pace.h"
+#include "engine/source/pace.h"
 
 #define WEIGHT 0.25             /* of the latest measurement */
 #define WORTH_MEASURING 5000000 /* nanoseconds of work that say something */

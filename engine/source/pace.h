@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#ifndef HAUL_ENGINE_PACE_H
-#define HAUL_ENGINE_PACE_H
+#ifndef HAUL_ENGINE_SOURCE_PACE_H
+#define HAUL_ENGINE_SOURCE_PACE_H
 
 /*
  * How fast each channel is, so that all come to the end of their queues at the same time: a channel over a

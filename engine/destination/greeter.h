@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#ifndef HAUL_ENGINE_GREETER_H
-#define HAUL_ENGINE_GREETER_H
+#ifndef HAUL_ENGINE_DESTINATION_GREETER_H
+#define HAUL_ENGINE_DESTINATION_GREETER_H
 
 /*
  * Who connects to a destination, up to a valid HELLO. Many are listened to at the same time, so that one that

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#ifndef HAUL_ENGINE_POPULATE_H
-#define HAUL_ENGINE_POPULATE_H
+#ifndef HAUL_ENGINE_DESTINATION_POPULATE_H
+#define HAUL_ENGINE_DESTINATION_POPULATE_H
 
 /*
  * Populates destination memory ahead of the data. Page faults on fresh memory cost more than the network, so

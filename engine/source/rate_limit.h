@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#ifndef HAUL_ENGINE_RATE_LIMIT_H
-#define HAUL_ENGINE_RATE_LIMIT_H
+#ifndef HAUL_ENGINE_SOURCE_RATE_LIMIT_H
+#define HAUL_ENGINE_SOURCE_RATE_LIMIT_H
 
 #include <stdint.h>
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "engine/destination.h"
+#include "engine/destination/destination.h"
 
 #include "engine/bitmap.h"
 #include "engine/clock.h"
