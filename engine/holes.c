@@ -7,17 +7,11 @@
 
 uint64_t haul_holes_present(const struct haul_block *block, uint64_t *bitmap)
 {
-    return haul_holes_present_in(block, 0, block->length / HAUL_PAGE_SIZE, bitmap);
-}
-
-uint64_t haul_holes_present_in(const struct haul_block *block, uint64_t begin, uint64_t count,
-                               uint64_t *bitmap)
-{
+    uint64_t count = block->length / HAUL_PAGE_SIZE;
     off_t origin = (off_t)block->fd_offset;
-    off_t start = origin + (off_t)(begin * HAUL_PAGE_SIZE);
-    off_t end = start + (off_t)(count * HAUL_PAGE_SIZE);
+    off_t end = origin + (off_t)(count * HAUL_PAGE_SIZE);
     uint64_t present = 0;
-    off_t at = start;
+    off_t at = origin;
     while (block->fd >= 0 && at < end) {
         off_t data = lseek(block->fd, at, SEEK_DATA);
         if (data < 0 || data >= end) {
@@ -42,6 +36,6 @@ uint64_t haul_holes_present_in(const struct haul_block *block, uint64_t begin, u
     if (block->fd >= 0 && at >= end) {
         return present;
     }
-    haul_bitmap_set(bitmap, begin, count);
+    haul_bitmap_set(bitmap, 0, count);
     return count;
 }

@@ -19,10 +19,6 @@ extern "C" {
  */
 uint64_t haul_holes_present(const struct haul_block *block, uint64_t *bitmap);
 
-/* haul_holes_present_in does the same for pages [first, first + count) alone. */
-uint64_t haul_holes_present_in(const struct haul_block *block, uint64_t first, uint64_t count,
-                               uint64_t *bitmap);
-
 #ifdef __cplusplus
 }
 #endif

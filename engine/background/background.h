@@ -5,7 +5,7 @@
 /*
  * Background snapshot (mode background-snapshot): what its files share. bg_migration_thread.c coordinates,
  * pages.c knows which page is saved, faults.c is the thread that serves waiting writers, writer.c
- * the threads that read memory in order and write the file.
+ * the threads that read memory in order and write the file, priority.c says who runs first.
  *
  * The rule that everything rests on: each thread copies a page, then takes it (sets its bit in `taken`), then
  * releases it. Whoever sets the bit keeps its copy; whoever finds it set throws its own away. So a page that
@@ -26,7 +26,6 @@ extern "C" {
 
 #define HAUL_BG_CLUSTER_PAGES 16u /* saved and released at once for a write, at least */
 #define HAUL_BG_CHUNK_PAGES 256u  /* read and released at once by a writer, at least */
-#define HAUL_BG_UNIT_PAGES 512u   /* protected anew at once, when it was written before the moment */
 #define HAUL_BG_HUGE_PAGES 512u   /* the largest page that can be saved at once: 2 MiB */
 #define HAUL_BG_POOL_BYTES ((size_t)64 << 20)
 
@@ -37,18 +36,17 @@ enum haul_bg_phase {
     HAUL_BG_ENDING  /* the snapshot failed: released */
 };
 
-/* One RAM block. Sizes are in pages of 4096 bytes; cluster, chunk and unit are whole pages of its backing. */
+/* One RAM block. Sizes are in pages of 4096 bytes; cluster and chunk are whole pages of its backing. */
 struct haul_bg_block {
     const struct haul_block *ram;
     const unsigned char *host;
     uint64_t pages;
     uint32_t cluster;
     uint32_t chunk;
-    uint32_t unit;
     uint64_t first_chunk; /* of the chunks of all blocks */
     HAUL_ATOMIC(uint64_t) * taken;
-    uint64_t *present; /* may hold content at the moment; written before it, then read by all */
-    bool *armed;       /* per unit; under the pages' lock */
+    uint64_t *present;         /* may hold content at the moment; written before it, then read by all */
+    HAUL_ATOMIC(bool) * armed; /* per cluster, up to the moment: protected, and not let go since */
 };
 
 struct haul_bg_pages {
@@ -58,8 +56,8 @@ struct haul_bg_pages {
     uint32_t block_count;
     uint64_t chunks;
     uint64_t total;
-    pthread_mutex_t lock;              /* orders the moment and the writes before it */
-    HAUL_ATOMIC(int) phase;            /* enum haul_bg_phase; ARMING is left under the lock */
+    pthread_mutex_t lock;   /* orders the moment and the writes before it; the fault thread waits */
+    HAUL_ATOMIC(int) phase; /* enum haul_bg_phase; ARMING is left under the lock */
     HAUL_ATOMIC(uint64_t) taken_pages; /* relaxed: for progress */
 };
 
@@ -73,18 +71,20 @@ struct haul_bg_slot {
     uint64_t won[HAUL_BG_HUGE_PAGES / 64]; /* bit i: page first + i is to be stored from here */
 };
 
+typedef HAUL_ATOMIC(struct haul_bg_slot *) haul_bg_stack;
+
 /* Slots, free or full. The fault thread takes free ones and puts full ones, writers the other way round. */
 struct haul_bg_pool {
-    pthread_mutex_t lock;
-    pthread_cond_t freed;
-    struct haul_bg_slot *free;
-    struct haul_bg_slot *first; /* full, in order */
-    struct haul_bg_slot *last;
-    bool closed;                /* nobody waits for a free slot any more */
+    struct haul_doorbell freed; /* the fault thread sleeps at it, where no slot is free */
+    haul_bg_stack free;
+    haul_bg_stack full;
+    pthread_mutex_t lock;         /* one writer takes at a time */
+    HAUL_ATOMIC(bool) closed;     /* nobody waits for a free slot any more */
+    HAUL_ATOMIC(uint32_t) filled; /* how many are full; relaxed, a hint that spares the lock */
+    uint32_t count;
     struct haul_bg_slot *slots; /* all of them */
     unsigned char *bytes;
     size_t size;
-    HAUL_ATOMIC(uint32_t) full; /* how many; relaxed, a hint that spares the lock */
 };
 
 struct haul_background;
@@ -102,11 +102,22 @@ struct haul_bg_writer {
     struct haul_account account;
 };
 
+/* See priority.c. */
+struct haul_bg_priority {
+    bool changeable;          /* this process may change its threads' priority; written once */
+    pthread_mutex_t lock;     /* of who changes it, and `over` */
+    bool over;                /* writers are about to be joined */
+    HAUL_ATOMIC(bool) modest; /* relaxed, a hint that spares the lock */
+    uint64_t looked_ns;       /* the coordinator's, as is the next */
+    uint64_t used_ns[HAUL_CHANNELS_MAX];
+};
+
 struct haul_background {
     struct haul_migration *migration;
     struct haul_snapshot_writer *file; /* of source->file */
     struct haul_bg_pages pages;
     struct haul_bg_pool pool;
+    struct haul_bg_priority priority;
     struct haul_wait_histogram waits; /* written by the fault thread */
 
     pthread_t fault_thread;
@@ -136,13 +147,14 @@ int haul_bg_pages_init(struct haul_bg_pages *pages, struct haul_migration *migra
                        struct haul_error *error);
 void haul_bg_pages_cleanup(struct haul_bg_pages *pages);
 
-/* haul_bg_pages_arm protects everything and finds what may hold content; the guest runs. */
-int haul_bg_pages_arm(struct haul_bg_pages *pages, struct haul_migration *migration,
-                      struct haul_error *error);
+/*
+ * haul_bg_pages_arm protects everything and finds what may hold content, and goes over what was written
+ * meanwhile until little is left or it gets no less; the guest runs.
+ */
+int haul_bg_pages_arm(struct haul_bg_pages *pages, struct haul_error *error);
 
 /* haul_bg_pages_moment protects again what was written since, and begins to save; the guest stands still. */
-int haul_bg_pages_moment(struct haul_bg_pages *pages, struct haul_migration *migration,
-                         struct haul_error *error);
+int haul_bg_pages_moment(struct haul_bg_pages *pages, struct haul_error *error);
 
 /* haul_bg_pages_give_up lets every write go on unsaved. */
 void haul_bg_pages_give_up(struct haul_bg_pages *pages);
@@ -158,7 +170,7 @@ bool haul_bg_pages_find(const struct haul_bg_block *block, uint64_t first, uint3
 /*
  * haul_bg_pages_check makes sure that pages still have the content that they had at the moment: -ENODATA when
  * one of `wanted` became a hole (balloon, discard: trap T8). Before they are copied, which fills holes. For
- * writers only: it waits for locks of the file, which a thread that was preempted may hold.
+ * writers only: it may wait for locks of the file, which a thread that was preempted may hold.
  */
 int haul_bg_pages_check(const struct haul_bg_block *block, uint64_t first, uint32_t count,
                         const uint64_t *wanted, struct haul_error *error);
@@ -188,12 +200,32 @@ void haul_bg_copy(unsigned char *to, const unsigned char *page);
 /* -ENOMEM. */
 int haul_bg_pool_init(struct haul_bg_pool *pool, size_t bytes, size_t slot_bytes, struct haul_error *error);
 void haul_bg_pool_cleanup(struct haul_bg_pool *pool);
-/* haul_bg_pool_get waits for a free slot; NULL once the pool is closed. */
+/* Fault thread only: haul_bg_pool_get waits for a free slot; NULL once the pool is closed. */
 struct haul_bg_slot *haul_bg_pool_get(struct haul_bg_pool *pool);
 void haul_bg_pool_put_full(struct haul_bg_pool *pool, struct haul_bg_slot *slot);
 struct haul_bg_slot *haul_bg_pool_take_full(struct haul_bg_pool *pool); /* NULL: there is none */
+/* haul_bg_pool_filled tells about how many slots are full. */
+uint32_t haul_bg_pool_filled(struct haul_bg_pool *pool);
 void haul_bg_pool_put_free(struct haul_bg_pool *pool, struct haul_bg_slot *slot);
 void haul_bg_pool_close(struct haul_bg_pool *pool);
+
+/* ---- priority.c ---- */
+
+/* haul_bg_priority_init notes what this process may do; before the threads start. */
+void haul_bg_priority_init(struct haul_bg_priority *priority);
+
+/* haul_bg_priority_faults puts the calling thread before everybody, as far as it may. */
+void haul_bg_priority_faults(void);
+
+/* The coordinator calls haul_bg_priority_begin when the writers begin, which makes them modest;
+ * haul_bg_priority_look now and then, which looks at what that does to them; and haul_bg_priority_end before
+ * it joins them. */
+void haul_bg_priority_begin(struct haul_background *background);
+void haul_bg_priority_look(struct haul_background *background);
+void haul_bg_priority_end(struct haul_background *background);
+
+/* haul_bg_priority_hurry makes writers modest no longer when slots get short. Fault thread. */
+void haul_bg_priority_hurry(struct haul_background *background);
 
 /* ---- threads ---- */
 

@@ -121,11 +121,14 @@ static size_t pool_bytes(const struct haul_bg_pages *pages)
 
 static int make(struct haul_migration *migration, struct haul_background **made, struct haul_error *error)
 {
-    struct haul_background *background = calloc(1, sizeof *background);
+    /* It holds doorbells, see make_writers. */
+    struct haul_background *background = aligned_alloc(alignof(struct haul_background), sizeof *background);
     if (!background) {
         return haul_error_set(error, ENOMEM, "no memory for a snapshot");
     }
+    memset(background, 0, sizeof *background);
     *made = background;
+    haul_bg_priority_init(&background->priority);
     background->migration = migration;
     background->file = haul_file_source_writer(migration->source->file);
     pthread_mutex_init(&background->lock, NULL);
@@ -156,6 +159,7 @@ void haul_background_free(struct haul_background *background)
     if (background->fault_stop_fd >= 0) {
         close(background->fault_stop_fd);
     }
+    pthread_mutex_destroy(&background->priority.lock);
     pthread_mutex_destroy(&background->lock);
     free(background);
 }
@@ -196,7 +200,7 @@ static int setup(struct haul_migration *migration, struct haul_error *error)
         rc = start_threads(background, error);
     }
     if (rc == 0) {
-        rc = haul_bg_pages_arm(&background->pages, migration, error);
+        rc = haul_bg_pages_arm(&background->pages, error);
     }
     return rc == 0 ? check(background, error) : rc;
 }
@@ -219,7 +223,7 @@ static int take_the_moment(struct haul_migration *migration, struct haul_error *
         rc = check(background, error);
     }
     if (rc == 0) { /* after the state: saving it may write memory (trap T9) */
-        rc = haul_bg_pages_moment(&background->pages, migration, error);
+        rc = haul_bg_pages_moment(&background->pages, error);
     }
     uint64_t protected = haul_now_ns();
     if (rc == 0) {
@@ -262,11 +266,13 @@ static int stream(struct haul_migration *migration, struct haul_error *error)
     background->moment_ns = haul_now_ns();
     /* Release, pairs with the acquire in the writers: they see the pages of the moment. */
     atomic_store_explicit(&background->begun, true, memory_order_release);
+    haul_bg_priority_begin(background);
     haul_bg_writers_ring(background);
     for (;;) {
         uint32_t ticket = haul_doorbell_ticket(bell);
         int rc = check(background, error);
         publish_progress(background);
+        haul_bg_priority_look(background);
         /* Acquire, pairs with the decrement by the last writer. */
         if (rc < 0 || atomic_load_explicit(&background->streaming, memory_order_acquire) == 0) {
             return rc;
@@ -292,6 +298,7 @@ static void end_writers(struct haul_background *background)
 {
     /* Release, pairs with the acquire in the writers. */
     atomic_store_explicit(&background->draining, true, memory_order_release);
+    haul_bg_priority_end(background);
     haul_bg_writers_ring(background);
     for (unsigned i = 0; i < background->writer_count; i++) {
         if (background->writers[i].started) {

@@ -9,12 +9,8 @@
 
 #include <errno.h>
 #include <string.h>
-#include <sys/resource.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #define WRITES 32 /* taken at once */
-#define NICE (-20)
 
 static void copy_wanted(const struct haul_bg_block *block, struct haul_bg_slot *slot)
 {
@@ -63,6 +59,7 @@ static int save(struct haul_background *background, const struct haul_waiting_wr
     if (any(slot)) {
         *spare = NULL;
         haul_bg_pool_put_full(&background->pool, slot);
+        haul_bg_priority_hurry(background);
         haul_bg_writers_ring(background);
     }
     return rc;
@@ -86,8 +83,7 @@ static void *fault_main(void *argument)
     const struct haul_bg_pages *pages = &background->pages;
     struct haul_thread_entry entry;
     haul_thread_enter(&background->migration->threads, &entry, "bg-faults", HAUL_THREAD_ALONE);
-    /* Where it may, it runs before everybody: the guest waits for it. */
-    setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), NICE);
+    haul_bg_priority_faults();
     struct haul_bg_slot *spare = NULL;
     struct haul_error error;
     for (;;) {

@@ -8,12 +8,15 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #define WORD_BITS 64u
+#define FEW_CLUSTERS 64 /* protected within a millisecond */
 
-static uint64_t units(const struct haul_bg_block *block)
+static uint64_t clusters(const struct haul_bg_block *block)
 {
-    return (block->pages + block->unit - 1) / block->unit;
+    return (block->pages + block->cluster - 1) / block->cluster;
 }
 
 static uint64_t chunks(const struct haul_bg_block *block)
@@ -49,10 +52,9 @@ static int block_init(struct haul_bg_block *own, const struct haul_block *block,
     own->pages = block->length / HAUL_PAGE_SIZE;
     own->cluster = at_least(HAUL_BG_CLUSTER_PAGES, huge);
     own->chunk = at_least(HAUL_BG_CHUNK_PAGES, huge);
-    own->unit = at_least(HAUL_BG_UNIT_PAGES, huge);
     own->taken = calloc(haul_bitmap_words(own->pages), sizeof *own->taken);
     own->present = calloc(haul_bitmap_words(own->pages), sizeof *own->present);
-    own->armed = calloc(units(own), sizeof *own->armed);
+    own->armed = calloc(clusters(own), sizeof *own->armed);
     return own->taken && own->present && own->armed
                ? 0
                : haul_error_set(error, ENOMEM, "no memory for the bitmaps of a snapshot");
@@ -86,7 +88,7 @@ void haul_bg_pages_cleanup(struct haul_bg_pages *pages)
     for (uint32_t i = 0; i < pages->block_count; i++) {
         free((void *)pages->blocks[i].taken);
         free(pages->blocks[i].present);
-        free(pages->blocks[i].armed);
+        free((void *)pages->blocks[i].armed);
     }
     free(pages->blocks);
     pthread_mutex_destroy(&pages->lock);
@@ -94,62 +96,116 @@ void haul_bg_pages_cleanup(struct haul_bg_pages *pages)
 
 /* ---- up to the moment ---- */
 
-int haul_bg_pages_arm(struct haul_bg_pages *pages, struct haul_migration *migration, struct haul_error *error)
+/* Acquire, pairs with the release in let_go: who protects a cluster again does so after it was released. */
+static bool is_armed(const struct haul_bg_block *block, uint64_t cluster)
 {
-    int rc = 0;
-    for (uint32_t i = 0; rc == 0 && i < pages->block_count; i++) {
-        struct haul_bg_block *block = &pages->blocks[i];
-        /* Before the protection: a write that hits it takes its unit out again. */
-        pthread_mutex_lock(&pages->lock);
-        memset(block->armed, true, units(block) * sizeof *block->armed);
-        pthread_mutex_unlock(&pages->lock);
-        rc = pages->guard->protect(pages->guard_opaque, i, 0, block->pages, error);
-    }
-    /* What gets content from now on is written, and so in a unit that haul_bg_pages_moment looks at. */
-    for (uint32_t i = 0; rc == 0 && i < pages->block_count; i++) {
-        haul_holes_present(&migration->blocks[i], pages->blocks[i].present);
-    }
-    return rc;
+    return atomic_load_explicit(&block->armed[cluster], memory_order_acquire);
 }
 
-/* Protects the units of one block that were written since it was armed, neighbours in one call. */
-static int arm_again(struct haul_bg_pages *pages, uint32_t index, const struct haul_block *ram,
-                     struct haul_error *error)
+static void set_armed(struct haul_bg_block *block, uint64_t cluster)
+{
+    atomic_store_explicit(&block->armed[cluster], true, memory_order_relaxed);
+}
+
+/*
+ * The first page from `page` on that has content, or where the block ends. It passes over holes only: to look
+ * for the end of content (SEEK_HOLE), the kernel would visit each page of it, however far it goes.
+ */
+static uint64_t next_content(const struct haul_bg_block *block, uint64_t page)
+{
+    off_t at = (off_t)(block->ram->fd_offset + page * HAUL_PAGE_SIZE);
+    off_t data = lseek(block->ram->fd, at, SEEK_DATA);
+    if (data < 0) { /* anything but ENXIO: this file does not tell */
+        return errno == ENXIO ? block->pages : page;
+    }
+    return page + (uint64_t)(data - at) / HAUL_PAGE_SIZE;
+}
+
+/* Adds to `present` what has content by now. */
+static void find_content(struct haul_bg_block *block, uint64_t first, uint64_t count)
+{
+    uint64_t page = first;
+    uint64_t length;
+    if (count == block->pages) {
+        haul_holes_present(block->ram, block->present);
+        return;
+    }
+    while (haul_bitmap_next_gap(block->present, first + count, page, &page, &length)) {
+        uint64_t content = next_content(block, page);
+        if (content < page + length) {
+            haul_bitmap_set(block->present, content, 1);
+        }
+        page = content < page + length ? content + 1 : page + length;
+    }
+}
+
+/*
+ * Protects the clusters of one block that were let go since they were protected, neighbours in one call.
+ * Returns how many, or a negative errno. What was written may have filled holes.
+ */
+static int64_t arm_again(struct haul_bg_pages *pages, uint32_t index, struct haul_error *error)
 {
     struct haul_bg_block *block = &pages->blocks[index];
     uint64_t end = 0;
-    for (uint64_t unit = 0; unit < units(block); unit = end + 1) {
-        for (end = unit; end < units(block) && !block->armed[end]; end++) {
+    uint64_t armed = 0;
+    for (uint64_t cluster = 0; cluster < clusters(block); cluster = end + 1) {
+        /* Before the protection: a write that hits it says again that it is not armed. */
+        for (end = cluster; end < clusters(block) && !is_armed(block, end); end++) {
+            set_armed(block, end);
         }
-        if (end == unit) {
+        if (end == cluster) {
             continue;
         }
-        uint64_t first = unit * block->unit;
-        uint64_t past = end * block->unit < block->pages ? end * block->unit : block->pages;
+        uint64_t first = cluster * block->cluster;
+        uint64_t past = end * block->cluster < block->pages ? end * block->cluster : block->pages;
         int rc = pages->guard->protect(pages->guard_opaque, index, first, past - first, error);
         if (rc < 0) {
             return rc;
         }
-        haul_bitmap_clear(block->present, first, past - first);
-        haul_holes_present_in(ram, first, past - first, block->present);
+        find_content(block, first, past - first);
+        armed += end - cluster;
     }
-    return 0;
+    return (int64_t)armed;
 }
 
-int haul_bg_pages_moment(struct haul_bg_pages *pages, struct haul_migration *migration,
-                         struct haul_error *error)
+static int64_t arm_all_again(struct haul_bg_pages *pages, struct haul_error *error)
 {
-    int rc = 0;
+    int64_t sum = 0;
+    for (uint32_t i = 0; i < pages->block_count; i++) {
+        int64_t armed = arm_again(pages, i, error);
+        if (armed < 0) {
+            return armed;
+        }
+        sum += armed;
+    }
+    return sum;
+}
+
+int haul_bg_pages_arm(struct haul_bg_pages *pages, struct haul_error *error)
+{
+    int64_t before = INT64_MAX;
+    for (;;) { /* the first time, all is to be armed */
+        int64_t armed = arm_all_again(pages, error);
+        if (armed < 0) {
+            return (int)armed;
+        }
+        if (armed < FEW_CLUSTERS || armed > before / 2) {
+            return 0;
+        }
+        before = armed;
+    }
+}
+
+int haul_bg_pages_moment(struct haul_bg_pages *pages, struct haul_error *error)
+{
     /* Whoever writes meanwhile (there should be nobody) waits for the lock, and then for being saved. */
     pthread_mutex_lock(&pages->lock);
-    for (uint32_t i = 0; rc == 0 && i < pages->block_count; i++) {
-        rc = arm_again(pages, i, &migration->blocks[i], error);
-    }
-    if (rc == 0) {
+    int64_t armed = arm_all_again(pages, error);
+    if (armed >= 0) {
         atomic_store_explicit(&pages->phase, HAUL_BG_SAVING, memory_order_release);
     }
     pthread_mutex_unlock(&pages->lock);
-    return rc;
+    return armed < 0 ? (int)armed : 0;
 }
 
 void haul_bg_pages_give_up(struct haul_bg_pages *pages)
@@ -159,16 +215,17 @@ void haul_bg_pages_give_up(struct haul_bg_pages *pages)
     pthread_mutex_unlock(&pages->lock);
 }
 
-/* Releases the whole unit: its other pages are likely to be written, too. */
+/* Lets a whole cluster go: its other pages are likely to be written, too. */
 static int let_go(struct haul_bg_pages *pages, const struct haul_waiting_write *write,
                   struct haul_error *error)
 {
     struct haul_bg_block *block = &pages->blocks[write->block];
-    uint64_t unit = write->page / block->unit;
-    uint64_t first = unit * block->unit;
-    uint64_t count = block->pages - first < block->unit ? block->pages - first : block->unit;
-    block->armed[unit] = false;
-    return pages->guard->release(pages->guard_opaque, write->block, first, count, error);
+    uint64_t first = write->page - write->page % block->cluster;
+    uint64_t count = block->pages - first < block->cluster ? block->pages - first : block->cluster;
+    int rc = pages->guard->release(pages->guard_opaque, write->block, first, count, error);
+    /* Release, pairs with the acquire in is_armed. */
+    atomic_store_explicit(&block->armed[first / block->cluster], false, memory_order_release);
+    return rc;
 }
 
 bool haul_bg_pages_let_go(struct haul_bg_pages *pages, const struct haul_waiting_write *write, int *result,
@@ -221,13 +278,17 @@ bool haul_bg_pages_find(const struct haul_bg_block *block, uint64_t first, uint3
 int haul_bg_pages_check(const struct haul_bg_block *block, uint64_t first, uint32_t count,
                         const uint64_t *wanted, struct haul_error *error)
 {
-    const struct haul_block piece = {.length = count * HAUL_PAGE_SIZE,
-                                     .fd = block->ram->fd,
-                                     .fd_offset = block->ram->fd_offset + first * HAUL_PAGE_SIZE};
-    uint64_t now[HAUL_BG_HUGE_PAGES / WORD_BITS] = {0};
-    haul_holes_present(&piece, now);
+    unsigned char resident[HAUL_BG_HUGE_PAGES] = {0};
+    if (block->ram->fd < 0) {
+        return 0;
+    }
+    /* This says of most pages that they are there, without the file's lock. */
+    if (mincore((void *)(uintptr_t)(block->host + first * HAUL_PAGE_SIZE), count * HAUL_PAGE_SIZE, resident) <
+        0) {
+        memset(resident, 0, sizeof resident);
+    }
     for (uint32_t i = 0; i < count; i++) {
-        if (haul_bg_bit(wanted, i) && !haul_bg_bit(now, i)) {
+        if (haul_bg_bit(wanted, i) && !(resident[i] & 1) && next_content(block, first + i) != first + i) {
             return haul_error_set(error, ENODATA,
                                   "RAM block %s lost the content of page %llu before it was saved: leave the "
                                   "balloon alone during a snapshot, and QEMU's free-page-reporting off",

@@ -105,15 +105,15 @@ static int guard_wait(void *opaque, int interrupt_fd, struct haul_waiting_write 
 {
     struct haul_write_guard *guard = opaque;
     for (;;) {
-        struct pollfd fds[] = {{.fd = guard->uffd, .events = POLLIN}, {.fd = interrupt_fd, .events = POLLIN}};
-        if (poll(fds, 2, -1) < 0 && errno != EINTR) {
-            return haul_error_set(error, errno, "waiting for the userfaultfd: %s", strerror(errno));
-        }
         int count = take_writes(guard, writes, capacity, error);
         if (count != 0) {
             return count;
         }
-        if (fds[1].revents) {
+        struct pollfd fds[] = {{.fd = guard->uffd, .events = POLLIN}, {.fd = interrupt_fd, .events = POLLIN}};
+        if (poll(fds, 2, -1) < 0 && errno != EINTR) {
+            return haul_error_set(error, errno, "waiting for the userfaultfd: %s", strerror(errno));
+        }
+        if (fds[1].revents && !fds[0].revents) {
             return 0;
         }
     }
