@@ -33,6 +33,8 @@ struct haul_guest_kvm_state {
     struct kvm_msr_entry msrs[MSRS_MAX];
     uint32_t known_count; /* the model-specific registers that KVM gives and takes here */
     uint32_t known[MSRS_MAX];
+    struct kvm_vcpu_events events;
+    bool events_came; /* while loading */
     uint64_t clock_ns;
 };
 
@@ -135,6 +137,47 @@ static const struct haul_device_field vcpu_fields[] = {
     HAUL_DEVICE_END,
 };
 
+#define EVENT(of, member) HAUL_DEVICE_VALUE(__typeof__(((struct kvm_vcpu_events *)0)->of), member, U8, 0)
+static const struct haul_device_field exception_fields[] = {
+    EVENT(exception, injected),
+    EVENT(exception, nr),
+    EVENT(exception, has_error_code),
+    HAUL_DEVICE_VALUE(__typeof__(((struct kvm_vcpu_events *)0)->exception), error_code, U32, 0),
+    HAUL_DEVICE_END,
+};
+
+static const struct haul_device_field interrupt_fields[] = {
+    EVENT(interrupt, injected), EVENT(interrupt, nr), EVENT(interrupt, soft),
+    EVENT(interrupt, shadow),   HAUL_DEVICE_END,
+};
+
+static const struct haul_device_field nmi_fields[] = {
+    EVENT(nmi, injected),
+    EVENT(nmi, pending),
+    EVENT(nmi, masked),
+    HAUL_DEVICE_END,
+};
+
+static const struct haul_device_field smi_fields[] = {
+    EVENT(smi, smm),          EVENT(smi, pending), EVENT(smi, smm_inside_nmi),
+    EVENT(smi, latched_init), HAUL_DEVICE_END,
+};
+
+#define EVENTS(member, list) HAUL_DEVICE_NESTED(struct kvm_vcpu_events, member, list, 0)
+static const struct haul_device_field pending_fields[] = {
+    EVENTS(exception, exception_fields),
+    EVENTS(interrupt, interrupt_fields),
+    EVENTS(nmi, nmi_fields),
+    EVENTS(smi, smi_fields),
+    HAUL_DEVICE_VALUE(struct kvm_vcpu_events, flags, U32, 0),
+    HAUL_DEVICE_END,
+};
+
+static const struct haul_device_field events_fields[] = {
+    HAUL_DEVICE_NESTED(struct haul_guest_kvm_state, events, pending_fields, 0),
+    HAUL_DEVICE_END,
+};
+
 static const struct haul_device_field clock_fields[] = {
     HAUL_DEVICE_VALUE(struct haul_guest_kvm_state, clock_ns, U64, 0),
     HAUL_DEVICE_END,
@@ -203,7 +246,8 @@ static int get_vcpu(void *object, struct haul_error *error)
         ioctl(self->vcpu_fd, get_xsave, self->xsave.region) ||
         ioctl(self->vcpu_fd, KVM_GET_XCRS, &self->xcrs) ||
         ioctl(self->vcpu_fd, KVM_GET_DEBUGREGS, &self->debug) ||
-        ioctl(self->vcpu_fd, KVM_GET_MP_STATE, &mp)) {
+        ioctl(self->vcpu_fd, KVM_GET_MP_STATE, &mp) ||
+        ioctl(self->vcpu_fd, KVM_GET_VCPU_EVENTS, &self->events)) {
         return haul_error_set(error, errno, "cannot read the vCPU's registers: %s", strerror(errno));
     }
     self->xsave.length = self->xsave_length;
@@ -223,6 +267,8 @@ static int set_vcpu(void *object, uint32_t version, struct haul_error *error)
     (void)version;
     struct haul_guest_kvm_state *self = object;
     struct kvm_mp_state mp = {.mp_state = self->mp_state};
+    bool events_came = self->events_came;
+    self->events_came = false;
     uint32_t length = self->xsave.length;
     if (length < XSAVE_LEAST || length > self->xsave_length) {
         return haul_error_set(error, EINVAL,
@@ -244,6 +290,7 @@ static int set_vcpu(void *object, uint32_t version, struct haul_error *error)
         {"xsave", KVM_SET_XSAVE, self->xsave.region, true},
         {"debug", KVM_SET_DEBUGREGS, &self->debug, true},
         {"mp_state", KVM_SET_MP_STATE, &mp, true},
+        {"events", KVM_SET_VCPU_EVENTS, &self->events, events_came},
     };
     for (unsigned i = 0; i < sizeof steps / sizeof *steps; i++) {
         if (steps[i].wanted && ioctl(self->vcpu_fd, steps[i].request, steps[i].argument)) {
@@ -258,6 +305,40 @@ static int set_vcpu(void *object, uint32_t version, struct haul_error *error)
                                   (uint32_t)self->msrs[i].index, (uint64_t)self->msrs[i].data);
         }
     }
+    return 0;
+}
+
+/*
+ * What is under way to the vCPU: an exception, an interrupt, a non-maskable or system management one. There
+ * is hardly ever any when it stands still between two instructions, so they are a subsection.
+ */
+static bool has_events(const void *object)
+{
+    const struct kvm_vcpu_events *events = &((const struct haul_guest_kvm_state *)object)->events;
+    const uint8_t states[] = {events->exception.injected,
+                              events->interrupt.injected,
+                              events->interrupt.shadow,
+                              events->nmi.injected,
+                              events->nmi.pending,
+                              events->nmi.masked,
+                              events->smi.smm,
+                              events->smi.pending,
+                              events->smi.smm_inside_nmi,
+                              events->smi.latched_init};
+    uint8_t any = 0;
+    for (unsigned i = 0; i < sizeof states; i++) {
+        any |= states[i];
+    }
+    return any != 0;
+}
+
+/* They are given to KVM with the other registers, which must come first. */
+static int note_events(void *object, uint32_t version, struct haul_error *error)
+{
+    struct haul_guest_kvm_state *self = object;
+    (void)version;
+    (void)error;
+    self->events_came = true;
     return 0;
 }
 
@@ -286,10 +367,21 @@ static int set_clock(void *object, uint32_t version, struct haul_error *error)
 
 /* ---- the devices -------------------------------------------------------------------------------------- */
 
+static const struct haul_device_description events_description = {
+    .name = "events",
+    .version = HAUL_DEVICE_VERSION(1, 0),
+    .fields = events_fields,
+    .needed = has_events,
+    .post_load = note_events,
+};
+
+static const struct haul_device_description *const vcpu_subsections[] = {&events_description, NULL};
+
 static const struct haul_device_description vcpu_description = {
     .name = "vcpu",
     .version = HAUL_DEVICE_VERSION(1, 0),
     .fields = vcpu_fields,
+    .subsections = vcpu_subsections,
     .pre_save = get_vcpu,
     .post_load = set_vcpu,
 };
