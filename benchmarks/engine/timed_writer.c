@@ -1,18 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Writes pages of a shared memory object in random order at a given rate, and times every write: what a
- * background snapshot costs its guest, as the guest feels it.
- * usage: timed_writer PATH MIB MB_PER_S
- * Prints "ready" when all memory has content. SIGUSR1: forget what was measured so far. SIGTERM: print one
- * line of the longest writes (ns, ascending, at most KEPT), then "writes N seconds S", and end.
+ * Writes to pages in random order at a given rate, and times every write: what a background snapshot costs
+ * its guest, as the guest feels it. A process, which shares its memory as an object: timed_writer PATH MIB
+ * MB_PER_S or /init of a Linux guest, whose kernel command line has writer.mib=MIB and writer.rate=MB_PER_S,
+ * and who talks by its first serial port. Says "ready" when all memory has content. Takes lines: forget what
+ * was measured so far report COUNT LEAST say "report waits N p50 NS p99 NS longest NS total NS written BYTES
+ * seconds S" of the COUNT longest writes (0: all) that took LEAST nanoseconds or more, and of all writes
  */
 #include <fcntl.h>
-#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <termios.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -21,28 +24,22 @@
 #define LEAST_NS 1500u /* shorter ones have not waited for anybody */
 #define BURST 64u
 
-static volatile sig_atomic_t forget, end;
-
-static void on_signal(int number)
-{
-    if (number == SIGUSR1) {
-        forget = 1;
-    } else {
-        end = 1;
-    }
-}
+struct writer {
+    unsigned char *memory;
+    double pages_per_ns;
+    uint64_t *kept; /* the longer writes */
+    size_t count;
+    uint64_t writes;
+    uint64_t begun_ns;
+    char line[64]; /* what was read of a command */
+    size_t length;
+};
 
 static uint64_t now_ns(void)
 {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
-static int compare(const void *a, const void *b)
-{
-    uint64_t left = *(const uint64_t *)a, right = *(const uint64_t *)b;
-    return left < right ? -1 : left > right;
 }
 
 static uint64_t next(uint64_t *state)
@@ -53,6 +50,78 @@ static uint64_t next(uint64_t *state)
     return *state;
 }
 
+/* ---- commands ---- */
+
+static int compare(const void *a, const void *b)
+{
+    uint64_t left = *(const uint64_t *)a, right = *(const uint64_t *)b;
+    return left < right ? -1 : left > right;
+}
+
+static void forget(struct writer *writer)
+{
+    writer->count = 0;
+    writer->writes = 0;
+    writer->begun_ns = now_ns();
+}
+
+static void report(const struct writer *writer, size_t count, uint64_t least)
+{
+    double seconds = (double)(now_ns() - writer->begun_ns) / 1e9;
+    qsort(writer->kept, writer->count, sizeof *writer->kept, compare);
+    size_t first = 0;
+    while (first < writer->count && writer->kept[first] < least) {
+        first++;
+    }
+    if (count > 0 && writer->count - first > count) {
+        first = writer->count - count;
+    }
+    size_t left = writer->count - first;
+    const uint64_t *waits = writer->kept + first;
+    uint64_t total = 0;
+    for (size_t i = 0; i < left; i++) {
+        total += waits[i];
+    }
+    printf("report waits %zu p50 %llu p99 %llu longest %llu total %llu written %llu seconds %.6f\n", left,
+           left ? (unsigned long long)waits[left / 2] : 0,
+           left ? (unsigned long long)waits[left * 99 / 100] : 0,
+           left ? (unsigned long long)waits[left - 1] : 0, (unsigned long long)total,
+           (unsigned long long)writer->writes * PAGE, seconds);
+    fflush(stdout);
+}
+
+static void obey(struct writer *writer)
+{
+    static const char asking[] = "report ";
+    if (strcmp(writer->line, "forget") == 0) {
+        forget(writer);
+    } else if (strncmp(writer->line, asking, sizeof asking - 1) == 0) {
+        char *least;
+        uint64_t count = strtoull(writer->line + sizeof asking - 1, &least, 10);
+        report(writer, count, strtoull(least, NULL, 10));
+    }
+}
+
+/* Never waits. False: whoever commands is gone. */
+static int take_commands(struct writer *writer)
+{
+    char byte;
+    ssize_t got;
+    while ((got = read(STDIN_FILENO, &byte, 1)) == 1) {
+        if (byte == '\n' || byte == '\r') {
+            writer->line[writer->length] = '\0';
+            writer->length = 0;
+            obey(writer);
+        } else if (writer->length + 1 < sizeof writer->line) {
+            writer->line[writer->length++] = byte;
+        }
+    }
+    return got != 0;
+}
+
+/* ---- writing ---- */
+
+/* Content that does not compress. */
 static void fill(unsigned char *memory, size_t bytes, uint64_t *state)
 {
     for (size_t at = 0; at < bytes; at += sizeof(uint64_t)) {
@@ -61,34 +130,25 @@ static void fill(unsigned char *memory, size_t bytes, uint64_t *state)
     }
 }
 
-/* Writes until told to end; returns how many writes took long, and their times in `kept`. */
-static size_t run(unsigned char *memory, size_t pages, double pages_per_ns, uint64_t *kept, uint64_t *writes,
-                  uint64_t *begun)
+static void run(struct writer *writer, size_t pages)
 {
     unsigned char content[PAGE];
     uint64_t state = 99;
-    size_t count = 0;
-    uint64_t paced = 0;
     fill(content, PAGE, &state);
-    *begun = now_ns();
-    uint64_t pace_begun = *begun;
-    while (!end) {
-        if (forget) {
-            forget = 0;
-            count = 0;
-            *writes = 0;
-            *begun = now_ns();
-        }
-        for (unsigned i = 0; i < BURST; i++, paced++, (*writes)++) {
-            unsigned char *page = memory + next(&state) % pages * PAGE;
+    uint64_t paced = 0;
+    uint64_t pace_begun = now_ns();
+    forget(writer);
+    while (take_commands(writer)) {
+        for (unsigned i = 0; i < BURST; i++, paced++, writer->writes++) {
+            unsigned char *page = writer->memory + next(&state) % pages * PAGE;
             uint64_t before = now_ns();
             memcpy(page, content, PAGE);
             uint64_t took = now_ns() - before;
-            if (took >= LEAST_NS && count < KEPT) {
-                kept[count++] = took;
+            if (took >= LEAST_NS && writer->count < KEPT) {
+                writer->kept[writer->count++] = took;
             }
         }
-        double ahead = (double)paced / pages_per_ns - (double)(now_ns() - pace_begun);
+        double ahead = (double)paced / writer->pages_per_ns - (double)(now_ns() - pace_begun);
         if (ahead > 0) {
             const struct timespec nap = {.tv_sec = (time_t)(ahead / 1e9),
                                          .tv_nsec = (long)ahead % 1000000000};
@@ -98,46 +158,80 @@ static size_t run(unsigned char *memory, size_t pages, double pages_per_ns, uint
             paced = 0;
         }
     }
-    return count;
+}
+
+/* ---- beginning ---- */
+
+static double number(const char *text, const char *name)
+{
+    const char *at = strstr(text, name);
+    return at ? strtod(at + strlen(name), NULL) : 0;
+}
+
+/* A guest's first process; 0 and the sizes. */
+static int begin_guest(double *mib, double *rate)
+{
+    char line[1024] = "";
+    mkdir("/proc", 0755);
+    mkdir("/dev", 0755);
+    mount("proc", "/proc", "proc", 0, "");
+    mount("dev", "/dev", "devtmpfs", 0, "");
+    int console = open("/dev/ttyS0", O_RDWR);
+    int command_line = open("/proc/cmdline", O_RDONLY);
+    if (console < 0 || command_line < 0 || read(command_line, line, sizeof line - 1) < 0) {
+        return -1;
+    }
+    close(command_line);
+    struct termios settings;
+    tcgetattr(console, &settings);
+    cfmakeraw(&settings);
+    tcsetattr(console, TCSANOW, &settings);
+    for (int fd = 0; fd < 3; fd++) {
+        dup2(console, fd);
+    }
+    *mib = number(line, "writer.mib=");
+    *rate = number(line, "writer.rate=");
+    return 0;
+}
+
+/* -1: private memory. */
+static int make_object(const char *path, size_t bytes)
+{
+    int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (fd < 0 || ftruncate(fd, (off_t)bytes) < 0) {
+        perror(path);
+        exit(1);
+    }
+    return fd;
 }
 
 int main(int argc, char **argv)
 {
-    if (argc != 4) {
+    double mib = argc == 4 ? strtod(argv[2], NULL) : 0;
+    double rate = argc == 4 ? strtod(argv[3], NULL) : 0;
+    if (getpid() == 1 && begin_guest(&mib, &rate) < 0) {
+        return 1;
+    }
+    size_t bytes = (size_t)mib << 20;
+    if (bytes == 0 || rate <= 0) {
         fprintf(stderr, "usage: timed_writer PATH MIB MB_PER_S\n");
         return 2;
     }
-    size_t bytes = strtoull(argv[2], NULL, 10) << 20;
-    double pages_per_ns = strtod(argv[3], NULL) * 1e6 / PAGE / 1e9;
-    if (bytes == 0 || pages_per_ns <= 0) {
-        fprintf(stderr, "timed_writer: MIB and MB_PER_S are numbers above 0\n");
-        return 2;
-    }
-    int fd = open(argv[1], O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    if (fd < 0 || ftruncate(fd, (off_t)bytes) < 0) {
-        perror(argv[1]);
-        return 1;
-    }
-    unsigned char *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    uint64_t *kept = malloc(KEPT * sizeof *kept);
-    if (memory == MAP_FAILED || !kept) {
+    int fd = getpid() == 1 ? -1 : make_object(argv[1], bytes);
+    int flags = fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED;
+    struct writer writer = {.pages_per_ns = rate * 1e6 / PAGE / 1e9};
+    writer.memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, flags, fd, 0);
+    writer.kept = mmap(NULL, KEPT * sizeof *writer.kept, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+    if (writer.memory == MAP_FAILED || writer.kept == MAP_FAILED) {
         perror("memory");
-        free(kept);
         return 1;
     }
-    memset(kept, 1, KEPT * sizeof *kept);
-    signal(SIGUSR1, on_signal);
-    signal(SIGTERM, on_signal);
-    uint64_t state = 1, writes = 0, begun;
-    fill(memory, bytes, &state);
+    uint64_t state = 1;
+    fill(writer.memory, bytes, &state);
+    fcntl(STDIN_FILENO, F_SETFL, fcntl(STDIN_FILENO, F_GETFL) | O_NONBLOCK);
     puts("ready");
     fflush(stdout);
-    size_t count = run(memory, bytes / PAGE, pages_per_ns, kept, &writes, &begun);
-    double seconds = (double)(now_ns() - begun) / 1e9;
-    qsort(kept, count, sizeof *kept, compare);
-    for (size_t i = 0; i < count; i++) {
-        printf("%llu ", (unsigned long long)kept[i]);
-    }
-    printf("\nwrites %llu seconds %.3f\n", (unsigned long long)writes, seconds);
+    run(&writer, bytes / PAGE);
     return 0;
 }
