@@ -361,6 +361,9 @@ static void *reader_main(void *argument)
         haul_error_set(&error, ENOMEM, "no memory for control frames");
     }
     set_failure(control, &error);
+    if (control->options.ended) {
+        control->options.ended(control->options.opaque);
+    }
     free(buffer);
     haul_thread_leave(control->options.threads, &entry);
     return NULL;

@@ -32,6 +32,9 @@ struct haul_control_options {
     bool takes_descriptors; /* MEMORY frames come, each with a descriptor beside it */
     /* Called on the reader thread after a frame was queued or the connection failed; must be cheap. */
     void (*notify)(void *opaque);
+    /* Called on the reader thread when the connection has ended, for whatever reason; must be cheap. NULL:
+     * nothing to do. */
+    void (*ended)(void *opaque);
     void *opaque;
 };
 

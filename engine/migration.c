@@ -300,6 +300,7 @@ int haul_cancel(struct haul_migration *migration)
     }
     pthread_mutex_unlock(&migration->lock);
     if (migration->source) {
+        haul_streams_abort(migration->streams); /* a hook of the guest's may wait for what they carry */
         haul_source_wake(migration);
     }
     if (migration->destination) {

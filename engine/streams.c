@@ -333,12 +333,19 @@ static void close_one(int *fd)
     *fd = -1;
 }
 
+void haul_streams_abort(const struct haul_streams *streams)
+{
+    if (streams) {
+        eventfd_write(streams->stop_fd, 1); /* never read: all threads see it */
+    }
+}
+
 void haul_streams_stop(struct haul_streams *streams)
 {
     if (haul_streams_count(streams) == 0) {
         return;
     }
-    eventfd_write(streams->stop_fd, 1);
+    haul_streams_abort(streams);
     for (unsigned i = 0; i < streams->count; i++) {
         struct haul_side_stream *stream = &streams->list[i];
         if (stream->started) {

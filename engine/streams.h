@@ -80,6 +80,9 @@ int haul_streams_begin(struct haul_migration *migration, unsigned channel, int f
 /* haul_streams_carried returns the bytes sent by all streams, those received too if `both`. Any thread. */
 uint64_t haul_streams_carried(const struct haul_streams *streams, bool both);
 
+/* haul_streams_abort ends what the streams carry, as if all connections had broken. Any thread. */
+void haul_streams_abort(const struct haul_streams *streams);
+
 /* haul_streams_stop ends the threads and closes everything; the counters stay. */
 void haul_streams_stop(struct haul_streams *streams);
 

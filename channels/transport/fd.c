@@ -161,8 +161,8 @@ static int too_few(const struct haul_endpoint *end, const struct fd_state *state
 {
     return haul_error_set(
         error, ENXIO,
-        "%.100s: channel %u has no descriptor: %u are given, and 1 + the number of channels "
-        "are needed",
+        "%.100s: channel %u has no descriptor: %u are given; needed are 1 + the number of channels, and one "
+        "for each drive that moves along",
         end->uri, channel, state->count);
 }
 

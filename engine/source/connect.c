@@ -113,6 +113,13 @@ static void notify(void *opaque)
     haul_doorbell_ring(&migration->source->bell);
 }
 
+/* A machine that waits for a peer that is gone, or silent, waits for nothing: its hooks must come back. */
+static void ended(void *opaque)
+{
+    struct haul_migration *migration = opaque;
+    haul_streams_abort(migration->streams);
+}
+
 static int connect_control(struct haul_migration *migration, struct haul_error *error)
 {
     int fd;
@@ -126,6 +133,7 @@ static int connect_control(struct haul_migration *migration, struct haul_error *
         .threads = &migration->threads,
         .silence_timeout_ms = migration->limits.silence_timeout_ms,
         .notify = notify,
+        .ended = ended,
         .opaque = migration,
     };
     struct haul_control *control;

@@ -266,6 +266,32 @@ TEST(Streams, EndWithTheMove)
     }
 }
 
+// A machine may wait for what a stream carries, within a hook that nobody else can end.
+TEST(Streams, ACancelEndsAHooksWait)
+{
+    Guest from({kMiB}, true), to({kMiB}, false);
+    Echo echo(to);
+    Pair pair;
+    from.side_streams = {{"disk0", pair.fds[0]}};
+    std::atomic<bool> asked{false};
+    from.on_ready = [&](haul_error *error) {
+        char byte;
+        asked = true;
+        EXPECT_LE(recv(pair.fds[1], &byte, 1, 0), 0); // nothing was sent, so nothing comes back
+        error->code = EIO;
+        return -EIO;
+    };
+    {
+        Move move(from, to, Options());
+        while (!asked) {
+            usleep(1000);
+        }
+        haul_cancel(move.source);
+        EXPECT_EQ(move.Wait(), -ECANCELED) << move.source_error.message;
+    }
+    close(pair.fds[1]);
+}
+
 TEST(Streams, WhatCannotBeIsRefusedAtOnce)
 {
     haul_error error{};

@@ -4,9 +4,9 @@
  * rewrites them, checks each before it rewrites it, and says on the console how it goes: "ok N" four times a
  * second, "sweep N ok" when all were checked in order, "BAD ..." for a lost, stale or torn page. With a disk
  * it also reads it by direct I/O into memory that it checks later, and writes and reads back files in its
- * file system. With haul.disk=2 it writes random blocks of both disks instead, reads others back, and says
- * "vda N" for every lap in which it checked all of the disk.
- * Kernel command line: haul.mib=N haul.rate=MIB_PER_S haul.disk=0|1|2.
+ * file system. With haul.disk=2 it writes random blocks of both disks instead, flushes, reads others back,
+ * and says "vda N" for every lap in which it checked all of the disk. Kernel command line: haul.mib=N
+ * haul.rate=MIB_PER_S haul.disk=0|1|2.
  */
 #include <fcntl.h>
 #include <pthread.h>
@@ -174,6 +174,7 @@ static void *use_files(void *opaque)
 
 #define EXTENT 16384u /* one direct write */
 #define LOAD_WRITES 3 /* to each extent that is checked in order */
+#define LOAD_FLUSH 64 /* extents that are checked between two flushes */
 
 static uint64_t extent_word(uint64_t extent, uint32_t version, unsigned i)
 {
@@ -217,6 +218,9 @@ static void *load_disk(void *opaque)
                 if (pwrite(fd, buffer, EXTENT, (off_t)(extent * EXTENT)) != EXTENT) {
                     say("BAD %s write\n", disk);
                 }
+            }
+            if (at % LOAD_FLUSH == 0 && fdatasync(fd) < 0) {
+                say("BAD %s flush\n", disk);
             }
         }
         say("%s %llu\n", disk, (unsigned long long)lap);

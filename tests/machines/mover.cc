@@ -13,10 +13,10 @@
 //   disks=1       with the machine's drives
 //   pid=FILE      write the process id there
 // States are haul's, and: "handshake" in setup, when the control connection stands (source of a guest);
-// "handover" before HANDOVER is sent; "handover-received"; "round1" after the first.
-// Standard input takes "go" and "cancel", a line each. Prints "LISTEN URI", "STATE NAME" for each state, and
-// at the end "CHECK REPORT" for a guest that runs here and "END RESULT OWNER MESSAGE". Exit: 0 moved, 1 not,
-// 3 uncertain.
+// "handover" before HANDOVER is sent; "handover-received"; "pass1" before the first pass over memory,
+// "round1" after it; "mirroring" and "mirrored" of drives. Standard input takes "go" and "cancel", a line
+// each. Prints "LISTEN URI", "STATE NAME" for each state, and at the end "CHECK REPORT" for a guest that runs
+// here and "END RESULT OWNER MESSAGE". Exit: 0 moved, 1 not, 3 uncertain.
 #include "tools/machines/machine.h"
 
 #include <condition_variable>
@@ -118,13 +118,23 @@ void on_round(void *, uint32_t round)
     reached("round" + std::to_string(round));
 }
 
+void on_pass(void *, uint32_t pass)
+{
+    reached("pass" + std::to_string(pass));
+}
+
 void on_message(void *, const char *text)
 {
     say(std::string("MESSAGE ") + text);
+    if (strstr(text, "ahead of the memory")) {
+        reached("mirroring");
+    } else if (strstr(text, "the memory follows")) {
+        reached("mirrored");
+    }
 }
 
 const haul_events events = {.state = on_state,
-                            .pass = nullptr,
+                            .pass = on_pass,
                             .round = on_round,
                             .guest = nullptr,
                             .step = on_step,

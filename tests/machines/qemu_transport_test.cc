@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The haul program moves a QEMU machine over each transport but tcp, after a cancel and after a death on the
-// other side. One machine is booted and goes from place to place.
-#include "tests/machines/qemu.h"
+// The haul program moves a QEMU machine over each transport, with its drives and without, after a cancel and
+// after a death on the other side. One machine is booted and goes from place to place.
+#include "tests/machines/disks.h"
 #include "tests/tools/descriptors.h"
 #include "tests/tools/program.h"
 #include "tests/tools/ssh_server.h"
@@ -18,27 +18,34 @@ using namespace haul_test;
 
 using Words = std::vector<std::string>;
 
-class QemuTransport : public ::testing::TestWithParam<const char *>
+constexpr unsigned kChannels = 2;
+constexpr unsigned kDrives = 2;
+
+class QemuTransport : public ::testing::TestWithParam<std::tuple<const char *, bool>>
 {
   protected:
     static void SetUpTestSuite()
     {
-        if (missing().empty()) {
-            folder = new Folder;
-            here = std::make_unique<Machine>(*folder, "first", MachineOptions());
-            here->wait_for("sweep 1 ok", kBootSeconds);
+        if (missing_for_disks().empty()) {
+            drives = new Drives;
+            here = drives->source();
+            images = new std::string("from");
         }
     }
     static void TearDownTestSuite()
     {
+        if (here) {
+            expect_healthy(*here); // after all its moves
+        }
         here.reset();
-        delete folder;
-        folder = nullptr;
+        delete images;
+        delete drives;
+        drives = nullptr;
     }
     void SetUp() override
     {
-        if (!missing().empty()) {
-            GTEST_SKIP() << missing();
+        if (!missing_for_disks().empty()) {
+            GTEST_SKIP() << missing_for_disks();
         }
         if (transport() == "Ssh") {
             server_ = std::make_unique<SshServer>();
@@ -52,19 +59,31 @@ class QemuTransport : public ::testing::TestWithParam<const char *>
     }
     static std::string transport()
     {
-        return GetParam();
+        return std::get<0>(GetParam());
+    }
+    // Else both machines use the same images.
+    static bool with_drives()
+    {
+        return std::get<1>(GetParam());
     }
     void receive(const std::string &uri, const std::vector<int> &keep = {}, const Words &more = {})
     {
         destination_.keep = keep;
         Words words = {"receive", "--listen", uri, "--qemu", to_->qmp(), "--timeout", "20"};
         words.insert(words.end(), more.begin(), more.end());
+        if (with_drives()) {
+            words.push_back("--disks");
+        }
         receive_ = std::make_unique<Program>(destination_, words);
         ASSERT_NE(receive_->Address(), "") << receive_->Err();
     }
     void send(const std::string &uri, const Words &more, const std::vector<int> &keep = {})
     {
-        Words words = {"send", uri, "--qemu", here->qmp(), "--timeout", "20"};
+        Words words = {"send",      uri,  "--qemu",     here->qmp(),
+                       "--timeout", "20", "--channels", std::to_string(kChannels)};
+        if (with_drives()) {
+            words.insert(words.end(), {"--disks", "--downtime-limit", "1000"});
+        }
         words.insert(words.end(), more.begin(), more.end());
         source_.keep = keep;
         send_ = std::make_unique<Program>(source_, words);
@@ -73,11 +92,16 @@ class QemuTransport : public ::testing::TestWithParam<const char *>
     void begin(Words more = {})
     {
         static int number;
-        MachineOptions options;
+        std::string name = "to" + std::to_string(number++);
+        if (with_drives()) {
+            drives->make_images(name);
+            new_images_ = name;
+        }
+        MachineOptions options = drives->options(with_drives() ? name : *images);
         options.incoming = true;
         options.paused = true;
-        to_ = std::make_unique<Machine>(*folder, "to" + std::to_string(number++), options);
-        std::string path = *folder / "s";
+        to_ = std::make_unique<Machine>(drives->folder, name, options);
+        std::string path = drives->folder / "s";
         if (transport() == "Unix") {
             receive("unix:" + path);
             send("unix:" + path, more);
@@ -94,18 +118,25 @@ class QemuTransport : public ::testing::TestWithParam<const char *>
                                      "env HAUL_STATE_DIR=" + destination_.state_directory + " " +
                                          Runfile("tools/haul/haul"),
                                      "--", "--qemu", to_->qmp()});
+            if (with_drives()) {
+                more.push_back("--disks");
+            }
             send(server_->Uri(), more);
+        } else if (transport() == "Tcp" || transport() == "Networks") {
+            receive(transport() == "Tcp" ? "tcp:[::1]:0" : "tcp:127.0.0.1:0,127.0.0.2:0");
+            send(receive_->Address(), more);
         } else {
-            Descriptors between(transport() == "Pipes" ? Descriptors::kPipes : Descriptors::kSockets, 3);
+            Descriptors between(transport() == "Pipes" ? Descriptors::kPipes : Descriptors::kSockets,
+                                1 + kChannels + (with_drives() ? kDrives : 0));
             receive(between.DestinationUri(), between.Destination());
             send(between.SourceUri(), more, between.Source());
         }
     }
-    // One that is in the middle of its first round for a long time.
+    // One that is in the middle of its drives, or else of its first round, for a long time.
     void begin_slowly()
     {
         begin({"--max-bandwidth", "1M"});
-        ASSERT_TRUE(send_->WaitFor("round 1")) << send_->Err();
+        ASSERT_TRUE(send_->WaitFor(with_drives() ? "copying 2 drives" : "round 1")) << send_->Err();
     }
     // The machine runs where it was, and nowhere else.
     void expect_back()
@@ -119,7 +150,9 @@ class QemuTransport : public ::testing::TestWithParam<const char *>
         EXPECT_TRUE(here->counts()) << here->console();
         EXPECT_FALSE(here->says_bad()) << here->console();
         EXPECT_NE("running", to_->status());
-        unlink((*folder / "s").c_str()); // of a receiver that was killed
+        expect_clean(*here);
+        expect_clean(*to_);
+        unlink((drives->folder / "s").c_str()); // of a receiver that was killed
     }
     void expect_moved()
     {
@@ -134,19 +167,27 @@ class QemuTransport : public ::testing::TestWithParam<const char *>
         EXPECT_GE(to_->last_ok(), before);
         EXPECT_TRUE(to_->wait_for("sweep", 60)) << to_->console();
         EXPECT_FALSE(to_->says_bad()) << to_->console();
-        EXPECT_LT(access((*folder / "s").c_str(), F_OK), 0) << "a socket is left";
+        EXPECT_LT(access((drives->folder / "s").c_str(), F_OK), 0) << "a socket is left";
+        expect_clean(*here);
+        expect_clean(*to_);
         here = std::move(to_);
+        if (with_drives()) {
+            *images = new_images_;
+        }
     }
-    static Folder *folder;
+    static Drives *drives;
     static std::unique_ptr<Machine> here; // where the guest runs
+    static std::string *images;           // that it runs on
+    std::string new_images_;
     std::unique_ptr<Machine> to_;
     std::unique_ptr<SshServer> server_;
     std::unique_ptr<Program> receive_, send_;
     Program::Options source_, destination_;
 };
 
-Folder *QemuTransport::folder;
+Drives *QemuTransport::drives;
 std::unique_ptr<Machine> QemuTransport::here;
+std::string *QemuTransport::images;
 
 TEST_P(QemuTransport, AfterACancelAndADeathTheMachineMoves)
 {
@@ -160,8 +201,19 @@ TEST_P(QemuTransport, AfterACancelAndADeathTheMachineMoves)
     expect_moved();
 }
 
+// The drives that stay where they are, on storage that both sides see, do without another connection.
 INSTANTIATE_TEST_SUITE_P(Over, QemuTransport,
-                         ::testing::Values("Unix", "Exec", "Sockets", "Pipes", "Ssh", "Rdma"),
-                         [](const auto &info) { return std::string(info.param); });
+                         ::testing::Combine(::testing::Values("Unix", "Exec", "Sockets", "Pipes", "Ssh",
+                                                              "Rdma"),
+                                            ::testing::Bool()),
+                         [](const auto &info) {
+                             return std::string(std::get<0>(info.param)) +
+                                    (std::get<1>(info.param) ? "WithDrives" : "");
+                         });
+INSTANTIATE_TEST_SUITE_P(OverTcp, QemuTransport,
+                         ::testing::Combine(::testing::Values("Tcp", "Networks"), ::testing::Values(true)),
+                         [](const auto &info) {
+                             return std::get<0>(info.param) + std::string("WithDrives");
+                         });
 
 } // namespace

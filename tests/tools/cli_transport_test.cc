@@ -169,8 +169,8 @@ TEST_F(TransportMove, TooFewDescriptorsSaySo)
     Descriptors between(Descriptors::kSockets, 2);
     std::unique_ptr<Program> send, receive;
     MoveThrough(between, &send, &receive);
-    ExpectFailed(*send,
-                 "channel 1 has no descriptor: 2 are given, and 1 + the number of channels are needed");
+    ExpectFailed(*send, "channel 1 has no descriptor: 2 are given; needed are 1 + the number of channels, "
+                        "and one for each drive");
     EXPECT_EQ(receive->Wait(), 1);
 }
 

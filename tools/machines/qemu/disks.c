@@ -116,8 +116,18 @@ int haul_qemu_disks_ready(struct haul_qemu_source *source, struct haul_error *er
     if (mirror->drives.count == 0) {
         return 1;
     }
+    bool was_ready = mirror->ready;
     int result = mirror->started ? 0 : start_mirror(source, error);
-    return result ? result : haul_qemu_mirror_poll(mirror, source->qmp, error);
+    result = result ? result : haul_qemu_mirror_poll(mirror, source->qmp, error);
+    if (result == 1 && !was_ready) {
+        char text[160];
+        snprintf(text, sizeof text,
+                 "drive%s copied in %.1f s; the memory follows, and the mirror%s carr%s on",
+                 mirror->drives.count == 1 ? "" : "s", (double)mirror->ready_ns / 1e9,
+                 mirror->drives.count == 1 ? "" : "s", mirror->drives.count == 1 ? "ies" : "y");
+        haul_say(source->migration, text);
+    }
+    return result;
 }
 
 void haul_qemu_disks_detach(struct haul_qemu_source *source)

@@ -94,6 +94,18 @@ static bool open_monitor(struct monitor *monitor, const struct sockaddr_un *addr
     return false;
 }
 
+/* Whether QEMU refused for what is about to end: a job that still winds down, a node that it uses. */
+static bool is_busy(const struct monitor *monitor)
+{
+    static const char *const signs[] = {" in state '", " is busy", " is in use"};
+    for (unsigned i = 0; i < sizeof signs / sizeof signs[0]; i++) {
+        if (memmem(monitor->line, monitor->used, signs[i], strlen(signs[i]))) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static void run_script(const struct sockaddr_un *address, const char *script, size_t length)
 {
     struct monitor monitor;
@@ -106,12 +118,18 @@ static void run_script(const struct sockaddr_un *address, const char *script, si
         size_t line_length = end ? (size_t)(end - line) : length - at;
         at += line_length + 1;
         bool once = line_length > 0 && line[0] == '?';
+        bool while_busy = line_length > 0 && line[0] == '+';
+        bool marked = once || while_busy;
+        int tries = once ? 1 : TRIES;
         int answer = 0;
-        for (int i = 0; i < (once ? 1 : TRIES) && answer == 0 && line_length > 0; i++) {
+        for (int i = 0; i < tries && answer == 0 && line_length > 1; i++) {
+            if (i > 0 && while_busy && !is_busy(&monitor)) {
+                break;
+            }
             if (i > 0) {
                 poll(NULL, 0, 100);
             }
-            answer = ask(&monitor, line + once, line_length - once);
+            answer = ask(&monitor, line + marked, line_length - marked);
         }
         if (answer < 0) {
             return;

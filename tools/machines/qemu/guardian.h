@@ -25,7 +25,8 @@ int haul_guardian_new(const char *qmp_path, struct haul_guardian **guardian, str
 /*
  * haul_guardian_arm replaces the script, atomically also if this process dies meanwhile: QMP commands, one
  * JSON object a line, sent in order. QEMU's refusal is answered by trying again for half a minute, or, on a
- * line that starts with '?', by going on.
+ * line that starts with '?', by going on; on one that starts with '+', by trying again only while QEMU says
+ * that what it names is still busy.
  * "" disarms. -E2BIG: over HAUL_GUARDIAN_SCRIPT_MAX - 1 bytes; -EPIPE: the guardian is gone.
  */
 int haul_guardian_arm(struct haul_guardian *guardian, const char *script, struct haul_error *error);

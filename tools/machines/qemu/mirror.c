@@ -347,7 +347,8 @@ void haul_qemu_mirror_script(const struct haul_qemu_mirror *mirror, char *first,
             i);
         last_used += (size_t)snprintf(
             last + last_used, size - last_used,
-            "?{\"execute\":\"blockdev-del\",\"arguments\":{\"node-name\":\"" HAUL_QEMU_NODE_PREFIX "%u\"}}\n",
-            i);
+            "+{\"execute\":\"job-dismiss\",\"arguments\":{\"id\":\"" HAUL_QEMU_JOB_PREFIX "%u\"}}\n"
+            "+{\"execute\":\"blockdev-del\",\"arguments\":{\"node-name\":\"" HAUL_QEMU_NODE_PREFIX "%u\"}}\n",
+            i, i);
     }
 }

@@ -51,7 +51,7 @@ int haul_qemu_mirror_remove(struct haul_qmp *qmp, struct haul_error *error);
 /* haul_qemu_mirror_script writes QMP lines for the guardian: `first` ends the jobs, `last` removes what they
  * leave, a moment later. */
 void haul_qemu_mirror_script(const struct haul_qemu_mirror *mirror, char *first, char *last, size_t size);
-#define HAUL_QEMU_MIRROR_SCRIPT_SIZE 4096
+#define HAUL_QEMU_MIRROR_SCRIPT_SIZE 6144
 
 void haul_qemu_mirror_cleanup(struct haul_qemu_mirror *mirror);
 

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+// Moves with drives that end early, in each state and by each cause: the machine goes on at the source with
+// its own drives, what was made for the move is gone from every QEMU that is left, and the machine can be
+// moved again. One machine is booted, and serves as the source of every case.
+#include "tests/machines/disks.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <tuple>
+#include <unistd.h>
+
+namespace
+{
+
+using namespace haul_test;
+
+enum Cause {
+    NOTHING, // after all the others: it moves, with what its drives have by then
+    CANCEL,
+    SOURCES_HAUL,
+    DESTINATIONS_HAUL,
+    DESTINATIONS_QEMU,
+    CONNECTION,
+    FREEZE, // the destination answers no more, and nothing closes
+};
+
+const char *const kCauses[] = {"Moves",
+                               "Cancelled",
+                               "SourcesHaulDies",
+                               "DestinationsHaulDies",
+                               "DestinationsQemuDies",
+                               "ConnectionBreaks",
+                               "DestinationFreezes"};
+
+// In the order in which a move comes to them.
+const char *const kStates[] = {"setup",  "active",         "mirroring", "mirrored", "pass1",
+                               "round1", "pre-switchover", "device",    "handover"};
+
+class QemuDisksFailure : public ::testing::Test
+{
+  protected:
+    static void SetUpTestSuite()
+    {
+        if (missing_for_disks().empty()) {
+            drives = new Drives;
+            from = drives->source().release();
+        }
+    }
+    static void TearDownTestSuite()
+    {
+        delete from;
+        delete drives;
+        from = nullptr;
+        drives = nullptr;
+    }
+    void SetUp() override
+    {
+        if (!missing_for_disks().empty()) {
+            GTEST_SKIP() << missing_for_disks();
+        }
+        ASSERT_EQ("running", from->status()) << from->console() << from->errors();
+    }
+    static std::unique_ptr<Machine> destination()
+    {
+        static int number;
+        return drives->destination("to" + std::to_string(number++));
+    }
+    static void expect_goes_on(const std::string &log)
+    {
+        size_t before = written(*from);
+        EXPECT_TRUE(from->counts(60)) << from->status() << log;
+        EXPECT_EQ("running", from->status()) << log;
+        for (int i = 0; i < 400 && written(*from) == before; i++) {
+            usleep(50000);
+        }
+        EXPECT_GT(written(*from), before) << log;
+        EXPECT_FALSE(from->says_bad()) << from->console();
+        expect_clean(*from);
+    }
+    static Drives *drives;
+    static Machine *from;
+};
+
+Drives *QemuDisksFailure::drives;
+Machine *QemuDisksFailure::from;
+
+// ---- each cause in each state ----
+
+using Case = std::tuple<Cause, const char *>;
+
+std::vector<Case> cases()
+{
+    std::vector<Case> list;
+    for (int cause = CANCEL; cause <= FREEZE; cause++) {
+        for (const char *state : kStates) {
+            // What goes out to one that is silent is not known to be lost: exit status 3.
+            if (cause != FREEZE || strcmp(state, "handover") != 0) {
+                list.push_back({static_cast<Cause>(cause), state});
+            }
+        }
+    }
+    list.push_back({NOTHING, "in_the_end"});
+    return list;
+}
+
+std::string as_name(const ::testing::TestParamInfo<Case> &info)
+{
+    std::string name = std::string(kCauses[std::get<0>(info.param)]) + "_" + std::get<1>(info.param);
+    std::replace(name.begin(), name.end(), '-', '_');
+    return name;
+}
+
+class InState : public QemuDisksFailure, public ::testing::WithParamInterface<Case>
+{
+  protected:
+    static std::vector<std::string> source_settings(Cause cause, const std::string &state)
+    {
+        const char *how = cause == CANCEL ? "cancel=" : cause == SOURCES_HAUL ? "die=" : "hold=";
+        std::vector<std::string> settings = {how + state, "downtime=1000", "channels=2"};
+        settings.push_back(cause == FREEZE ? "timeout=2" : "timeout=10");
+        if (state == "mirroring") {
+            settings.push_back("bandwidth=4000000"); // it takes its time
+        }
+        return with_disks(settings);
+    }
+    // The source stands still meanwhile, in that state.
+    static void strike(Cause cause, Move &move, Machine &to)
+    {
+        switch (cause) {
+        case DESTINATIONS_HAUL:
+            move.destination->kill(SIGKILL);
+            move.destination->wait();
+            break;
+        case DESTINATIONS_QEMU:
+            to.kill();
+            break;
+        case CONNECTION:
+            move.proxy->cut();
+            break;
+        case FREEZE:
+            move.destination->kill(SIGSTOP);
+            kill(to.pid(), SIGSTOP);
+            break;
+        default:
+            return;
+        }
+        move.source->tell("go");
+    }
+    static void expect_moves()
+    {
+        auto to = drives->destination("last");
+        Move move(*from, *to, {with_disks({"hold=handover", "downtime=1000"}), with_disks()});
+        move.source->expect("STATE handover");
+        EXPECT_TRUE(drives->same_images("from", "last")) << move.log();
+        move.source->tell("go");
+        ASSERT_EQ(0, move.source->wait()) << move.log() << to->errors();
+        ASSERT_EQ(0, move.destination->wait()) << move.log() << to->errors();
+        expect_clean(*from);
+        from->kill();
+        expect_healthy(*to);
+    }
+};
+
+TEST_P(InState, EndsEarly)
+{
+    auto [cause, state] = GetParam();
+    if (cause == NOTHING) {
+        expect_moves();
+        return;
+    }
+    auto to = destination();
+    MoveOptions options = {source_settings(cause, state), with_disks({"timeout=10"})};
+    options.proxy = cause == CONNECTION;
+    Move move(*from, *to, options);
+    if (cause >= DESTINATIONS_HAUL) {
+        move.source->expect(std::string("STATE ") + state);
+        strike(cause, move, *to);
+    }
+    auto begun = std::chrono::steady_clock::now();
+    EXPECT_EQ(cause == SOURCES_HAUL ? -SIGKILL : 1, move.source->wait()) << move.log();
+    EXPECT_LT(std::chrono::steady_clock::now() - begun, std::chrono::seconds(25)) << move.log();
+    expect_goes_on(move.log());
+    if (cause == FREEZE) {
+        kill(to->pid(), SIGCONT);
+        move.destination->kill(SIGCONT);
+    }
+    if (strcmp(state, "setup") == 0) {
+        move.destination->kill(SIGKILL); // one that no source reached waits on for the next
+    }
+    EXPECT_NE(0, move.destination->wait()) << move.log();
+    if (to->alive()) { // else it had the device state without its end
+        EXPECT_NE("running", to->status()) << move.log();
+        expect_clean(*to);
+    }
+}
+
+INSTANTIATE_TEST_SUITE_P(Disks, InState, ::testing::ValuesIn(cases()), as_name);
+
+} // namespace
