@@ -65,7 +65,9 @@ static struct fi_info *make_hints(const struct haul_rma *rma, int family, const 
     }
     hints->caps = FI_RMA | (rma->target ? FI_REMOTE_WRITE | FI_REMOTE_READ : FI_WRITE | FI_READ);
     hints->mode = FI_CONTEXT | FI_CONTEXT2; /* every operation has a struct fi_context2 */
-    hints->addr_format = family == AF_INET ? FI_SOCKADDR_IN : FI_SOCKADDR_IN6;
+    hints->addr_format = family == AF_INET    ? FI_SOCKADDR_IN
+                         : family == AF_INET6 ? FI_SOCKADDR_IN6
+                                              : FI_FORMAT_UNSPEC;
     hints->ep_attr->type = FI_EP_RDM;
     /* Everything but keys of more than 64 bits and regions that belong to one endpoint. */
     hints->domain_attr->mr_mode = FI_MR_LOCAL | FI_MR_VIRT_ADDR | FI_MR_ALLOCATED | FI_MR_PROV_KEY;
@@ -79,6 +81,36 @@ static struct fi_info *make_hints(const struct haul_rma *rma, int family, const 
         }
     }
     return hints;
+}
+
+int haul_rma_load(const char *provider, struct haul_error *error)
+{
+    struct haul_rma asking = {.target = true};
+    struct fi_info *found = NULL;
+    int rc = haul_rma_library_load(&asking.library, error);
+    if (rc < 0) {
+        return rc;
+    }
+    struct fi_info *hints = make_hints(&asking, AF_UNSPEC, provider);
+    if (!hints) {
+        rc = haul_error_set(error, ENOMEM, "rdma: no memory to look for a provider");
+        goto unload;
+    }
+    rc = asking.library.getinfo(API_VERSION, NULL, NULL, 0, hints, &found);
+    asking.library.freeinfo(hints);
+    if (rc == 0) {
+        asking.library.freeinfo(found);
+    } else if (provider && *provider) {
+        rc = haul_error_set(error, ENODEV,
+                            "rdma: libfabric has no provider \"%s\" that can write remote memory; "
+                            "`fi_info -t FI_EP_RDM -c FI_RMA` lists those that can",
+                            provider);
+    } else {
+        rc = 0; /* choosing one, at an address, has more to say */
+    }
+unload:
+    haul_rma_library_unload(&asking.library);
+    return rc;
 }
 
 static int choose_provider(struct haul_rma *rma, const char *provider, struct haul_error *error)

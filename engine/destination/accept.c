@@ -345,8 +345,11 @@ void haul_destination_stop_listening(struct haul_migration *migration)
 int haul_destination_accept(struct haul_migration *migration, struct haul_error *error)
 {
     struct haul_greeter *greeter = haul_greeter_new(migration);
-    int rc = greeter ? accept_control(migration, greeter, error)
+    int rc = greeter ? haul_rdma_prepare(migration, error)
                      : haul_error_set(error, ENOMEM, "no memory for those who connect");
+    if (rc == 0) {
+        rc = accept_control(migration, greeter, error);
+    }
     if (rc == 0) {
         rc = agree_on_blocks(migration, error);
     }

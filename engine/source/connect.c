@@ -158,6 +158,9 @@ static int offer_blocks(struct haul_migration *migration, struct haul_error *err
     }
     struct haul_frame *frame = NULL;
     if (rc == 0) {
+        rc = haul_rdma_prepare(migration, error);
+    }
+    if (rc == 0) {
         rc = haul_control_expect(migration->control, HAUL_FRAME_BLOCKS_OK, timeout_ms(migration), &frame,
                                  error);
     }

@@ -185,15 +185,22 @@ TEST(Rdma, DestinationOfTcpRefuses)
     ExpectStayed(move, -EINVAL, "start it with rdma:");
 }
 
-TEST(Rdma, ProviderThatIsNotThereFailsBeforeTheGuestIsTouched)
+TEST(Rdma, ProviderThatIsNotThereFailsBeforeAnybodyConnects)
 {
-    Guest from({kMiB}, true), to({kMiB}, false);
-    from.Run(1, 1000);
+    Guest to({kMiB}, false);
     haul_options options = RdmaOptions();
     options.rdma_provider = "carrierpigeon";
-    Move move(from, to, options, kListen);
-    ExpectStayed(move, -ENODEV, "\"carrierpigeon\" cannot write remote memory at 127.0.0.1");
-    EXPECT_EQ(move.destination_result, -ENODEV) << move.destination_error.message;
+    haul_migration *destination = nullptr;
+    haul_error error{};
+    ASSERT_EQ(haul_destination_new(&options, &destination, &error), 0);
+    to.Attach(destination, false);
+    ASSERT_EQ(haul_start(destination, kListen, &error), 0) << error.message;
+    EXPECT_EQ(haul_wait(destination, &error), -ENODEV);
+    EXPECT_STREQ(error.message,
+                 "rdma: libfabric has no provider \"carrierpigeon\" that can write remote memory; "
+                 "`fi_info -t FI_EP_RDM -c FI_RMA` lists those that can");
+    EXPECT_EQ(to.starts, 0u);
+    haul_free(destination);
 }
 
 TEST(Rdma, AnotherProviderAtTheSourceFailsBeforeTheGuestIsTouched)
