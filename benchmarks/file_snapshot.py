@@ -72,6 +72,13 @@ def by_qemu(command, machine, path, channels, mapped):
     return seconds
 
 
+def started(work, name, options, memory, incoming):
+    """A machine with all of its memory present, whose monitor answers."""
+    machine = common.Machine(work, name, options, memory, incoming, True)
+    common.Qmp(machine.qmp_path).close()
+    return machine
+
+
 def one_run(options, work, way, channels):
     """Saves and restores once; returns the figures."""
     memory = os.path.join(options.memory_dir, f"haul-bench-{os.getpid()}-")
@@ -82,7 +89,7 @@ def one_run(options, work, way, channels):
     figures = {}
     machine = None
     try:
-        machine = common.Machine(work, "source", options, memory + "source", False, True)
+        machine = started(work, "source", options, memory + "source", False)
         if way.startswith("haul"):
             figures["save"] = figures["flushed"] = by_haul(options, "send", machine, path, channels, way != "haul")
         else:
@@ -93,7 +100,7 @@ def one_run(options, work, way, channels):
             figures["flushed"] = time.monotonic() - begun
         machine.stop()
         figures["disk_mib"] = common.allocated(path) / (1 << 20)
-        machine = common.Machine(work, "new", options, memory + "new", True, True)
+        machine = started(work, "new", options, memory + "new", True)
         if way.startswith("haul"):
             figures["restore"] = by_haul(options, "restore", machine, path, channels, way != "haul")
         else:
