@@ -83,9 +83,10 @@ struct haul_disk_ops {
      * Loader thread, once, when the move failed after `open` was called (also in vain), and also after
      * `complete` when it is certain that the guest ran nothing here: the source goes on with its own disk,
      * and what is here is worth nothing and must not look whole. May be NULL. Where that is not certain
-     * after HANDOVER, it is not called: this image may be the guest's only one.
+     * after HANDOVER, it is not called: this image may be the guest's only one. `left` gets a sentence where
+     * something is left that the operator should know of.
      */
-    void (*discard)(void *opaque);
+    void (*discard)(void *opaque, struct haul_error *left);
 };
 
 /* One disk. Same names and sizes on both sides, in any order. */

@@ -322,8 +322,12 @@ void haul_disks_discard(struct haul_migration *migration)
     migration->disks->discarded = true;
     for (uint32_t i = 0; i < migration->disks->count; i++) {
         const struct haul_own_disk *disk = &migration->disks->disk[i];
+        struct haul_error left = {0};
         if (disk->ops->discard) {
-            disk->ops->discard(disk->opaque);
+            disk->ops->discard(disk->opaque, &left);
+        }
+        if (left.code) {
+            haul_migration_say(migration, "disk %s: %s", disk->name, left.message);
         }
     }
 }

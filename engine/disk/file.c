@@ -20,12 +20,14 @@ struct haul_disk_file {
     int fd;
     uint64_t size;
     char *path;
-    char *incomplete; /* the other name; destination only */
-    bool created;     /* by us, for this move */
-    bool named;       /* `complete` gave it its name */
-    bool kept;        /* HANDOVER came: the guest's only copy, unless it is discarded after all */
-    _Atomic uint64_t
-        unsynced;            /* bytes written since the last flush; relaxed, nothing is written during one */
+    char *incomplete;     /* the other name; destination only */
+    bool created;         /* by us, for this move */
+    bool opened;          /* a source came: it lost the name that it had before */
+    _Atomic bool touched; /* something was written since; relaxed, the end of the threads orders it */
+    bool named;           /* `complete` gave it its name */
+    bool kept;            /* HANDOVER came: the guest's only copy, unless it is discarded after all */
+    /* Bytes written since the last flush; relaxed, nothing is written during one. */
+    _Atomic uint64_t unsynced;
     uint64_t synced_to;      /* how far the flush under way has come */
     uint64_t words;          /* of `dirty` */
     _Atomic uint64_t *dirty; /* one bit per granule; set on any thread, taken by fetch */
@@ -176,6 +178,7 @@ static int file_open(void *opaque, struct haul_error *error)
         return 0;
     }
     int rc = rename_to_new(file->path, file->incomplete);
+    file->opened = rc == 0;
     rc = rc < 0 ? rc : sync_directory(file);
     return rc < 0 ? fail(file, "taking its name away while it is incomplete", -rc, error) : 0;
 }
@@ -187,6 +190,7 @@ static int file_write(void *opaque, uint64_t offset, const void *bytes, size_t l
     const unsigned char *from = bytes;
     uint64_t begin = offset;
     size_t whole = length;
+    atomic_store_explicit(&file->touched, true, memory_order_relaxed);
     while (length > 0) {
         ssize_t put = pwrite(file->fd, from, length, (off_t)offset);
         if (put < 0 && errno == EINTR) {
@@ -208,7 +212,8 @@ static int file_write(void *opaque, uint64_t offset, const void *bytes, size_t l
 static int file_zero(void *opaque, uint64_t offset, uint64_t length, struct haul_error *error)
 {
     static const unsigned char zeros[65536];
-    const struct haul_disk_file *file = opaque;
+    struct haul_disk_file *file = opaque;
+    atomic_store_explicit(&file->touched, true, memory_order_relaxed);
     if (fallocate(file->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)length) == 0) {
         return 0;
     }
@@ -260,22 +265,36 @@ static int file_complete(void *opaque, struct haul_error *error)
     return rc < 0 ? fail(file, "giving it its name", -rc, error) : 0;
 }
 
-static void file_discard(void *opaque)
+/* An image that was there before has its name back unless something was written to it. */
+static void let_go(struct haul_disk_file *file, struct haul_error *left)
+{
+    bool touched = atomic_load_explicit(&file->touched, memory_order_relaxed);
+    if (!touched && rename_to_new(file->incomplete, file->path) == 0) {
+        return;
+    }
+    haul_error_set(left, ESTALE, "what was in %s is %s, and it is called %s now%s", file->path,
+                   touched ? "overwritten in part" : "untouched", file->incomplete,
+                   touched ? ": it is worth nothing" : "");
+}
+
+static void file_discard(void *opaque, struct haul_error *left)
 {
     struct haul_disk_file *file = opaque;
     if (!file->incomplete || !file->path) {
         return;
     }
-    if (file->named && rename_to_new(file->path, file->incomplete) == 0) {
-        file->named = false;
-    }
-    if (file->created) {
-        unlink(file->named ? file->path : file->incomplete);
+    if (file->named && rename_to_new(file->path, file->incomplete) < 0) {
+        haul_error_set(left, EEXIST, "%s is not the guest's disk, and should not have that name", file->path);
+    } else if (file->created && unlink(file->incomplete) != 0 && errno != ENOENT) {
+        haul_error_set(left, errno, "%s is worth nothing, but cannot be removed: %s", file->incomplete,
+                       strerror(errno));
+    } else if (file->opened && !file->created) {
+        let_go(file, left);
     }
     if (file->kept) {
         sync_directory(file); /* before the source goes on; should that fail, it is not looked for here */
     }
-    file->created = file->kept = file->named = false;
+    file->created = file->opened = file->kept = file->named = false;
 }
 
 static const struct haul_disk_ops destination_ops = {
@@ -429,7 +448,7 @@ void haul_disk_file_free(struct haul_disk_file *file)
         return;
     }
     if (!file->kept) {
-        file_discard(file);
+        file_discard(file, NULL);
     }
     if (file->fd >= 0) {
         close(file->fd);

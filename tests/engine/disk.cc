@@ -199,11 +199,11 @@ static int Complete(void *opaque, haul_error *error)
     return rc ? rc : Inner(disk).complete(disk->inner.opaque, error);
 }
 
-static void Discard(void *opaque)
+static void Discard(void *opaque, haul_error *left)
 {
     auto *disk = static_cast<Disk *>(opaque);
     Note(disk, Disk::kDiscard, nullptr);
-    Inner(disk).discard(disk->inner.opaque);
+    Inner(disk).discard(disk->inner.opaque, left);
 }
 
 static const haul_disk_ops kSourceOps = {

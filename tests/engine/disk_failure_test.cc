@@ -313,8 +313,31 @@ TEST(DiskFailure, OverwrittenImageStaysNameless)
         Move move(from, to, options);
         EXPECT_EQ(move.Wait(), -EIO) << move.source_error.message;
         disk.Pause();
+        std::string path = directory / "to";
+        EXPECT_EQ(to.messages.back(), "disk vda: what was in " + path +
+                                          " is overwritten in part, and it is called " + path +
+                                          ".incomplete now: it is worth nothing");
     }
     EXPECT_EQ(directory.Names(), (std::vector<std::string>{"from", "to.incomplete"}));
+}
+
+// Nothing was written to it yet: it is what it was.
+TEST(DiskFailure, UntouchedImageHasItsNameBack)
+{
+    Directory directory;
+    MakeImage(directory / "from", 4 * kMiB, [](uint64_t) { return true; });
+    MakeImage(directory / "to", 4 * kMiB, [](uint64_t) { return true; });
+    std::string before = ReadImage(directory / "to");
+    Guest from({2 * kMiB}, true), to({2 * kMiB}, false);
+    Disk disk(directory / "from", true), copy(directory / "to", false);
+    disk.Plug(from);
+    copy.Plug(to);
+    disk.fail[Disk::kStart] = EIO;
+    Move move(from, to, Options());
+    EXPECT_EQ(move.Wait(), -EIO) << move.source_error.message;
+    EXPECT_EQ(copy.calls[Disk::kOpen], 1u);
+    EXPECT_EQ(directory.Names(), (std::vector<std::string>{"from", "to"}));
+    EXPECT_TRUE(ReadImage(directory / "to") == before);
 }
 
 // ---- tables ----
