@@ -6,6 +6,8 @@ Ways take turns; prints medians. Every way ends when the copy is on the disk.
 
   haul      haul send and haul receive over loopback TCP; the guest's memory is small and it does not write its disk
   haul-busy the same while the guest writes --rate bytes per second to its disk
+  qemu      QEMU's own mirror of the same image, over loopback TCP, between two machines that do not run: blockdev-mirror
+            to an export of the other one, both with holes kept; without a move of any memory
   dd        dd of the image into a TCP connection, and out of it with conv=fsync: one stream, holes are sent as zeros
   cp        cp --sparse=always and fsync, without a network
 
@@ -14,6 +16,7 @@ from the page cache before each run.
 """
 import argparse
 import contextlib
+import filecmp
 import json
 import os
 import shutil
@@ -24,9 +27,10 @@ import tempfile
 import threading
 import time
 
+import disks
 import versus_qemu as common
 
-WAYS = ("haul", "haul-busy", "dd", "cp")
+WAYS = ("haul", "haul-busy", "qemu", "dd", "cp")
 GUEST = ["--guest", "--guest-memory", "16M", "--guest-dirty-rate", "0", "--guest-vcpu", "thread"]
 
 
@@ -66,6 +70,36 @@ def by_haul(options, image, copy, channels, rate):
         receive.wait()
 
 
+def by_qemu(options, work, image, copy):
+    """QEMU's mirror until it is ready, its end, and the flush; the machines have memory, and never run."""
+    machine = argparse.Namespace(qemu=options.qemu, size=16)
+    memory = [os.path.join(work, f"memory-{side}") for side in ("from", "to")]
+    machines = []
+    try:
+        with open(copy, "wb") as out:
+            out.truncate(options.size << 20)
+        for i, path in enumerate((image, copy)):
+            machines.append(common.Machine(work, f"qemu{i}", machine, memory[i], i == 1, False, disks.drive(path)))
+            common.Qmp(machines[i].qmp_path).close()
+        here, there = (common.Qmp(one.qmp_path) for one in machines)
+        begun = time.monotonic()
+        disks.start_mirror(here, there, common.free_port())
+        disks.end_mirror(here)
+        there("nbd-server-stop")
+        with open(copy, "rb+") as file:
+            os.fsync(file.fileno())
+        seconds = time.monotonic() - begun
+        here.close()
+        there.close()
+        return {"seconds": seconds, "sent": common.allocated(image) / (1 << 20)}
+    finally:
+        for one in machines:
+            one.stop()
+        for path in memory:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+
+
 def by_dd(image, copy):
     listener = socket.create_server(("127.0.0.1", 0))
     begun = time.monotonic()
@@ -93,12 +127,16 @@ def one_run(options, work, way, channels):
     image, copy = os.path.join(work, "image"), os.path.join(work, "copy")
     drop_cache(image)
     try:
-        if way == "dd":
+        if way == "qemu":
+            figures = by_qemu(options, work, image, copy)
+        elif way == "dd":
             figures = by_dd(image, copy)
         elif way == "cp":
             figures = by_cp(image, copy)
         else:
             figures = by_haul(options, image, copy, channels, options.rate if way == "haul-busy" else 0)
+        if way != "haul-busy" and not filecmp.cmp(image, copy, shallow=False):
+            raise RuntimeError(f"{way}: the copy differs")
         figures["allocated"] = common.allocated(copy) / (1 << 20)
         return figures
     finally:
@@ -122,6 +160,7 @@ def make_image(options, work):
 
 def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--qemu", default="qemu-system-x86_64", help="the QEMU program to compare with")
     parser.add_argument("--size", type=int, default=1024, metavar="MIB", help="size of the disk (default 1024)")
     parser.add_argument("--rate", default="20M", help="what a busy guest writes per second (default 20M)")
     parser.add_argument("--repeat", type=int, default=3, help="runs of each way (default 3)")
@@ -133,12 +172,12 @@ def parse():
 
 def main():
     options = parse()
-    options.haul, _ = common.build()
+    version = common.prepare(options, "disk_move")
     work = tempfile.mkdtemp(prefix="haul-bench-", dir=options.dir)
     rows = []
     try:
         make_image(options, work)
-        print(f"{options.size} MiB, {common.allocated(work + '/image') >> 20} MiB of it with content; medians of "
+        print(f"{version}; {options.size} MiB, {common.allocated(work + '/image') >> 20} MiB of it with content; medians of "
               f"{options.repeat}; {os.cpu_count()} CPUs; seconds and MiB, downtime in ms\n"
               "way        ch  seconds   sent  allocated  downtime  predicted")
         runs = {}
@@ -146,7 +185,7 @@ def main():
             for channels in map(int, options.channels.split(",")):
                 for way in ("haul", "haul-busy"):
                     runs.setdefault((way, channels), []).append(one_run(options, work, way, channels))
-            for way in ("dd", "cp"):
+            for way in ("qemu", "dd", "cp"):
                 runs.setdefault((way, 1), []).append(one_run(options, work, way, 1))
         for (way, channels), figures in sorted(runs.items(), key=lambda item: WAYS.index(item[0][0])):
             row = {key: statistics.median(figure[key] for figure in figures) for key in figures[0]}

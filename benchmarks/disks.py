@@ -37,29 +37,37 @@ def node(qmp):
     return qmp("query-block")[0]["inserted"]["node-name"]
 
 
-def qemu_move(options, source, destination):
-    """Returns the figures of one move by QEMU alone."""
-    here, there = common.Qmp(source.qmp_path), common.Qmp(destination.qmp_path)
-    port = str(common.free_port())
-    uri = f"tcp:127.0.0.1:{common.free_port()}"
-    for side in (here, there):
-        side("migrate-set-capabilities", capabilities=[{"capability": "multifd", "state": True}])
-        side("migrate-set-parameters", **{"multifd-channels": options.channels, "max-bandwidth": 1 << 40})
-    here("migrate-set-capabilities", capabilities=[{"capability": "pause-before-switchover", "state": True}])
-    address = {"host": "127.0.0.1", "port": port}
-    begun = time.monotonic()
+def start_mirror(here, there, port):
+    """Mirrors the one drive to the other machine's, and returns when both hold the same."""
+    address = {"host": "127.0.0.1", "port": str(port)}
     there("nbd-server-start", addr={"type": "inet", "data": address})
     there("block-export-add", **{"type": "nbd", "id": "e", "name": "e", "node-name": node(there), "writable": True})
     here("blockdev-add", driver="nbd", server={"type": "inet", **address}, export="e", **{"node-name": "target"})
     here("blockdev-mirror", device=node(here), target="target", sync="full", **{"job-id": "mirror"})
     wait_for(lambda: here("query-block-jobs"), lambda jobs: jobs[0]["ready"])
+
+
+def end_mirror(here):
+    here("block-job-cancel", device="mirror")
+    wait_for(lambda: here("query-block-jobs"), lambda jobs: not jobs)
+    here("blockdev-del", **{"node-name": "target"})
+
+
+def qemu_move(options, source, destination):
+    """Returns the figures of one move by QEMU alone."""
+    here, there = common.Qmp(source.qmp_path), common.Qmp(destination.qmp_path)
+    uri = f"tcp:127.0.0.1:{common.free_port()}"
+    for side in (here, there):
+        side("migrate-set-capabilities", capabilities=[{"capability": "multifd", "state": True}])
+        side("migrate-set-parameters", **{"multifd-channels": options.channels, "max-bandwidth": 1 << 40})
+    here("migrate-set-capabilities", capabilities=[{"capability": "pause-before-switchover", "state": True}])
+    begun = time.monotonic()
+    start_mirror(here, there, common.free_port())
     mirrored = time.monotonic() - begun
     there("migrate-incoming", uri=uri)
     here("migrate", uri=uri)
     wait_for(lambda: here("query-migrate"), lambda info: info["status"] == "pre-switchover")
-    here("block-job-cancel", device="mirror")
-    wait_for(lambda: here("query-block-jobs"), lambda jobs: not jobs)
-    here("blockdev-del", **{"node-name": "target"})
+    end_mirror(here)
     here("migrate-continue", state="pre-switchover")
     info = wait_for(lambda: here("query-migrate"), lambda answer: answer["status"] in ("completed", "failed"))
     there("nbd-server-stop")

@@ -8,8 +8,9 @@
  *
  * Until a move is complete the image at the destination is called PATH.incomplete, and gets its name when the
  * guest is handed over: what is called PATH is whole. When the move fails, an image that was created for it
- * is removed; one that was there before has been overwritten in part and keeps the name PATH.incomplete. So
- * it stays when the host dies in the middle.
+ * is removed; one that was there before has its name back if it is untouched, else it has been overwritten in
+ * part, keeps the name PATH.incomplete, and the operator is told. So it stays when the host dies in the
+ * middle.
  */
 
 #include "engine/disk.h"
