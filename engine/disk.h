@@ -40,22 +40,14 @@ struct haul_disk_ops {
      * read; at a destination every zero one is zeroed.
      */
     void (*clear_holes)(void *opaque, uint64_t *bitmap);
-    /*
-     * Source, migration_thread, before each fetch; may be NULL: makes what the guest was told is written
-     * visible to `read`. Destination, a channel's or the loader thread, while nothing is written: on return
-     * all writes so far survive a crash of the host. Called at the end of each round that wrote the disk,
-     * before the source hears of that round, so that nothing is left to do before HANDOVER. One that may
-     * take long returns 1 every now and then, to be called again at once: the source, which waits no longer
-     * than its silence timeout, hears that it goes on.
-     */
-    int (*flush)(void *opaque, struct haul_error *error);
 
     /* ---- source; migration_thread ---- */
     /* Once, before the disk is read. Every write that lands after it returns is reported by a later fetch. */
     int (*start)(void *opaque, struct haul_error *error);
     /*
      * Sets (never clears) in `bitmap` every granule that was written since start or the last fetch, and
-     * forgets them. A discarded granule counts as written.
+     * forgets them. What it sets, `read` sees: a bit is due once the bytes are where `read` finds them, and
+     * before the guest hears that they are written. A discarded granule counts as written.
      */
     int (*fetch)(void *opaque, uint64_t *bitmap, struct haul_error *error);
     /* Once if start was called, on every path, also after a failed start. */
@@ -73,6 +65,14 @@ struct haul_disk_ops {
     int (*write)(void *opaque, uint64_t offset, const void *bytes, size_t length, struct haul_error *error);
     /* As write: the bytes read as zero from now on, unallocated where that can be done. */
     int (*zero)(void *opaque, uint64_t offset, uint64_t length, struct haul_error *error);
+    /*
+     * A channel's or the loader thread, while nothing is written: on return all
+     * writes so far survive a crash of the host. Called at the end of each round that wrote the disk,
+     * before the source hears of that round, so that nothing is left to do before HANDOVER. One that may
+     * take long returns 1 every now and then, to be called again at once: the source, which waits no longer
+     * than its silence timeout, hears that it goes on.
+     */
+    int (*flush)(void *opaque, struct haul_error *error);
     /*
      * Loader thread, once, after HANDOVER and before the guest's `start` hook; may be NULL: the image is
      * whole. Everything was written and flushed. An error gives the guest back to the source; all disks are

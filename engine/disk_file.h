@@ -44,7 +44,8 @@ uint64_t haul_disk_file_size(const struct haul_disk_file *file);
 
 /*
  * haul_disk_file_mark says that `length` bytes at `offset` were written, or discarded; call it after the
- * write, and before the guest is told of its end. Any thread. What lies outside of the disk is ignored.
+ * write, and before the guest is told of its end. Any thread. What lies outside of the disk is ignored, and
+ * so is everything for a received image.
  */
 void haul_disk_file_mark(struct haul_disk_file *file, uint64_t offset, uint64_t length);
 

@@ -85,6 +85,10 @@ int haul_disks_check_hello(const struct haul_migration *migration, uint32_t capa
                               "the source moves its disks too, and this destination was started without any: "
                               "start it with the same disks");
     }
+    if (comes && (capabilities & HAUL_CAPABILITY_CPR_TRANSFER)) {
+        return haul_error_set(error, EPROTO,
+                              "the source hands its memory over and moves disks, which exclude each other");
+    }
     if (!comes && own > 0) {
         return haul_error_set(error, EINVAL,
                               "this destination waits for disk %s, and the source moves no disks: start both "

@@ -241,10 +241,7 @@ int haul_disks_fetch(struct haul_migration *migration, uint64_t *const *bitmaps,
     for (uint32_t i = 0; i < haul_disks_count(migration); i++) {
         const struct haul_own_disk *disk = &migration->disks->disk[i];
         memset(disk->granules, 0, haul_bitmap_words(granule_count(disk)) * sizeof *disk->granules);
-        int rc = disk->ops->flush ? disk->ops->flush(disk->opaque, error) : 0;
-        if (rc == 0) {
-            rc = disk->ops->fetch(disk->opaque, disk->granules, error);
-        }
+        int rc = disk->ops->fetch(disk->opaque, disk->granules, error);
         if (rc < 0) {
             return haul_error_prefix(error, "disk %s: asking what was written: ", disk->name);
         }
@@ -259,7 +256,7 @@ int haul_disks_open(struct haul_migration *migration, struct haul_error *error)
 {
     for (uint32_t i = 0; i < haul_disks_count(migration); i++) {
         const struct haul_own_disk *disk = &migration->disks->disk[i];
-        migration->disks->opened = true; /* discard is due even when open fails half way */
+        migration->disks->opened = i + 1; /* discard is due even when open fails half way */
         int rc = disk->ops->open ? disk->ops->open(disk->opaque, error) : 0;
         if (rc < 0) {
             return haul_error_prefix(error, "disk %s: ", disk->name);
@@ -277,9 +274,15 @@ static int flush_one(struct haul_migration *migration, const struct haul_own_dis
         if (haul_migration_cancelled(migration)) {
             return haul_error_set(error, ECANCELED, "cancelled");
         }
+        atomic_fetch_add_explicit(&migration->disks->flush_steps, 1, memory_order_relaxed);
         haul_control_progress(migration->control);
     }
     return rc;
+}
+
+uint32_t haul_disks_flush_steps(const struct haul_migration *migration)
+{
+    return migration->disks ? atomic_load_explicit(&migration->disks->flush_steps, memory_order_relaxed) : 0;
 }
 
 int haul_disks_flush(struct haul_migration *migration, uint64_t *took_ns, struct haul_error *error)
@@ -316,11 +319,11 @@ int haul_disks_complete(struct haul_migration *migration, struct haul_error *err
 
 void haul_disks_discard(struct haul_migration *migration)
 {
-    if (!migration->disks || !migration->disks->opened || migration->disks->discarded) {
+    if (!migration->disks || migration->disks->discarded) {
         return;
     }
     migration->disks->discarded = true;
-    for (uint32_t i = 0; i < migration->disks->count; i++) {
+    for (uint32_t i = 0; i < migration->disks->opened; i++) {
         const struct haul_own_disk *disk = &migration->disks->disk[i];
         struct haul_error left = {0};
         if (disk->ops->discard) {

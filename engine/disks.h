@@ -30,14 +30,19 @@ struct haul_own_disk {
 struct haul_disks {
     uint32_t count;
     /* The loader's own: how far a destination's disks came. */
-    bool opened;
+    uint32_t opened; /* whose open was called */
     bool discarded;
+    /* Pieces flushed so far. Relaxed: the loader only asks whether a channel's flush gets further. */
+    HAUL_ATOMIC(uint32_t) flush_steps;
     uint32_t started; /* source, the migration_thread's: disks whose start was called */
     struct haul_own_disk disk[HAUL_DISKS_MAX];
 };
 
 /* haul_disks_count returns how many there are. */
 uint32_t haul_disks_count(const struct haul_migration *migration);
+
+/* haul_disks_flush_steps returns a number that changes while a flush gets further. Any thread. */
+uint32_t haul_disks_flush_steps(const struct haul_migration *migration);
 
 /* haul_disks_views fills the views of disks, `views` being the first. Before the channels exist. */
 void haul_disks_views(struct haul_migration *migration, struct haul_block_view *views);

@@ -198,6 +198,7 @@ static int on_round(void *opaque, unsigned index, uint32_t round, struct haul_er
     }
     pthread_mutex_lock(&migration->lock);
     migration->stats.dirty_sync_count = round;
+    migration->stats.disk.flush_ns = flush_ns > 0 ? flush_ns : migration->stats.disk.flush_ns;
     pthread_mutex_unlock(&migration->lock);
     haul_barrier_release(barrier);
     return haul_control_send(migration->control, HAUL_FRAME_ROUND_DONE, payload, haul_writer_length(&writer),

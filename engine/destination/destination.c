@@ -127,6 +127,19 @@ int haul_destination_all_loaded(const struct haul_migration *migration, const ch
     return 0;
 }
 
+/* Waits until `round` is in place: as long as making disks durable, which is part of it, gets further. */
+static int await_round(struct haul_migration *migration, uint32_t round)
+{
+    int rc;
+    uint32_t steps;
+    do {
+        steps = haul_disks_flush_steps(migration);
+        rc = haul_barrier_wait(&migration->destination->barrier, round,
+                               (int)migration->limits.silence_timeout_ms);
+    } while (rc == -ETIMEDOUT && steps != haul_disks_flush_steps(migration));
+    return rc;
+}
+
 static int load_state(struct haul_migration *migration, const struct haul_frame *begin,
                       struct haul_error *error)
 {
@@ -150,7 +163,7 @@ static int load_state(struct haul_migration *migration, const struct haul_frame 
         return haul_error_set(error, EPROTO, "the state of %s waits for round %u of memory that is not sent",
                               name, round);
     }
-    rc = adopts ? 0 : haul_barrier_wait(&migration->destination->barrier, round, timeout);
+    rc = adopts ? 0 : await_round(migration, round);
     if (rc < 0) {
         return haul_error_set(error, -rc, "round %u did not arrive before the state of %s", round, name);
     }

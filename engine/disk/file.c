@@ -122,7 +122,7 @@ static int file_fetch(void *opaque, uint64_t *bitmap, struct haul_error *error)
 
 void haul_disk_file_mark(struct haul_disk_file *file, uint64_t offset, uint64_t length)
 {
-    if (offset >= file->size || length == 0) {
+    if (!file->dirty || offset >= file->size || length == 0) {
         return;
     }
     uint64_t end = length < file->size - offset ? offset + length : file->size;

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #define LONGEST_SLEEP_NS 100000000u
+#define MOST_HOLES_OF_DISK 65536u /* pages a batch: a file system that cannot punch holes writes them all */
 
 /* ---- failures ---- */
 
@@ -30,6 +31,11 @@ static int take_frame(struct haul_migration *migration, struct haul_frame *frame
     }
     migration->source->rounds_done = round;
     migration->source->flush_ns = flush_ns;
+    if (flush_ns > 0) {
+        pthread_mutex_lock(&migration->lock);
+        migration->stats.disk.flush_ns = flush_ns;
+        pthread_mutex_unlock(&migration->lock);
+    }
     return 0;
 }
 
@@ -266,6 +272,7 @@ static int dispatch_holes_of(struct haul_migration *migration, uint32_t block, s
     struct haul_source *source = migration->source;
     const uint64_t *present = source->present[block];
     uint64_t pages = migration->views[block].pages;
+    uint64_t most = migration->views[block].io ? MOST_HOLES_OF_DISK : UINT64_MAX;
     struct haul_run hole;
     bool more = haul_bitmap_next_gap(present, pages, 0, &hole.first, &hole.count);
     while (more) {
@@ -277,7 +284,8 @@ static int dispatch_holes_of(struct haul_migration *migration, uint32_t block, s
         }
         begin_batch(batch, HAUL_BATCH_KIND_ZERO, source->round, block);
         uint64_t holes = 0;
-        while (more && batch->run_count < HAUL_BATCH_RUNS) {
+        while (more && batch->run_count < HAUL_BATCH_RUNS && holes < most) {
+            hole.count = hole.count < most - holes ? hole.count : most - holes;
             batch->runs[batch->run_count++] = hole;
             holes += hole.count;
             more = haul_bitmap_next_gap(present, pages, hole.first + hole.count, &hole.first, &hole.count);

@@ -66,7 +66,6 @@ void haul_source_publish(struct haul_migration *migration)
     stats->dirty_pages_rate = (uint64_t)(source->dirty_pages_per_s - source->dirty_disk_pages_per_s);
     stats->disk.remaining = source->dirty_disk_pages * HAUL_PAGE_SIZE;
     stats->disk.dirty_pages_rate = (uint64_t)source->dirty_disk_pages_per_s;
-    stats->disk.flush_ns = source->flush_ns ? source->flush_ns : stats->disk.flush_ns;
     stats->dirty_sync_count = source->passes;
     stats->bandwidth_bytes_per_s = haul_estimate_bandwidth(&source->estimate);
     stats->threshold_size = haul_estimate_threshold(&source->estimate, limit_ns);
@@ -192,7 +191,13 @@ static int send_round(struct haul_migration *migration, struct haul_error *error
         sample.pages = content_pages(source) - content; /* zero pages cost next to nothing */
     }
     sample.elapsed_ns = haul_now_ns() - begun;
-    sample.elapsed_ns -= source->flush_ns < sample.elapsed_ns ? source->flush_ns : 0;
+    if (source->flush_ns > sample.elapsed_ns) {
+        return haul_error_set(error, EPROTO,
+                              "the destination says that round %u flushed its disks for %llu ms, which is "
+                              "longer than the round took",
+                              source->round, (unsigned long long)(source->flush_ns / 1000000));
+    }
+    sample.elapsed_ns -= source->flush_ns;
     sample.wire_bytes = written(source) - bytes;
     learn_flush(source, sample.first);
     haul_source_measure(migration, true);

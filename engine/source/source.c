@@ -17,6 +17,8 @@
 #include <string.h>
 #include <sys/random.h>
 
+#define QUIESCE_POLL_NS 100000000u /* a sender that hands its last batch back rings; this is for safety */
+
 /* ---- memory ---- */
 
 static int make_bitmaps(struct haul_migration *migration, struct haul_error *error)
@@ -235,6 +237,20 @@ static void give_back(struct haul_migration *migration)
     }
 }
 
+/* Until no sender reads a disk any more: what failed or was aborted still hands its batches back. */
+static void await_senders(struct haul_source *source)
+{
+    for (unsigned i = 0; i < source->sender_count; i++) {
+        for (;;) {
+            uint32_t ticket = haul_doorbell_ticket(&source->bell);
+            if (haul_sender_in_flight(source->senders[i]) == 0) {
+                break;
+            }
+            haul_doorbell_wait(&source->bell, ticket, QUIESCE_POLL_NS);
+        }
+    }
+}
+
 static void finish(struct haul_migration *migration, int rc, bool uncertain)
 {
     struct haul_source *source = migration->source;
@@ -266,9 +282,12 @@ static void finish(struct haul_migration *migration, int rc, bool uncertain)
     if (source->tracking) {
         migration->tracker->stop(migration->tracker_opaque);
     }
-    haul_disks_stop(migration);
     for (unsigned i = 0; i < source->sender_count; i++) {
         haul_sender_abort(source->senders[i]);
+    }
+    if (haul_disks_count(migration) > 0) {
+        await_senders(source);
+        haul_disks_stop(migration);
     }
     haul_streams_stop(migration->streams);
     pthread_mutex_lock(&migration->lock);

@@ -207,13 +207,13 @@ static void Discard(void *opaque, haul_error *left)
 }
 
 static const haul_disk_ops kSourceOps = {
-    .read = Read, .clear_holes = ClearHoles, .flush = Flush, .start = Start, .fetch = Fetch, .stop = Stop};
+    .read = Read, .clear_holes = ClearHoles, .start = Start, .fetch = Fetch, .stop = Stop};
 static const haul_disk_ops kDestinationOps = {.read = Read,
                                               .clear_holes = ClearHoles,
-                                              .flush = Flush,
                                               .open = Open,
                                               .write = Write,
                                               .zero = Zero,
+                                              .flush = Flush,
                                               .complete = Complete,
                                               .discard = Discard};
 

@@ -214,6 +214,16 @@ TEST(Disk, LongFlushIsWaitedFor)
     EXPECT_GE(move.stats.total_time_ns, 2700000000u);
 }
 
+// One device model serves both sides: at the destination it marks what nobody tracks.
+TEST(Disk, AReceivedImageIsNotTracked)
+{
+    DiskMachines machines(2 * kMiB);
+    Move move(machines.from, machines.to, Options());
+    machines.ExpectMoved(move);
+    machines.copy->Write(3, 0x5a);
+    EXPECT_EQ(machines.copy->Content()[3 * kPage], 0x5a);
+}
+
 // What is left of a disk keeps the guest running: with a limit that its blocks alone would break.
 TEST(Disk, BlocksLeftCountInTheDecision)
 {
