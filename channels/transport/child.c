@@ -187,6 +187,26 @@ bool haul_children_explain(struct haul_children *children, int wait_ms, struct h
     return true;
 }
 
+bool haul_children_forget(struct haul_children *children, uint16_t channel, int status, int wait_ms)
+{
+    for (unsigned i = 0; i < children->count; i++) {
+        struct haul_child *child = &children->list[i];
+        if (child->channel != channel) {
+            continue;
+        }
+        struct pollfd polled = {.fd = child->pidfd, .events = POLLIN};
+        poll(&polled, 1, wait_ms);
+        reap(children);
+        if (!child->reaped || !WIFEXITED(child->status) || WEXITSTATUS(child->status) != status) {
+            return false;
+        }
+        close(child->pidfd);
+        *child = children->list[--children->count];
+        return true;
+    }
+    return false;
+}
+
 static void signal_all(const struct haul_children *children, int number)
 {
     for (unsigned i = 0; i < children->count; i++) {

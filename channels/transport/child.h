@@ -45,6 +45,12 @@ int haul_children_start(struct haul_children *children, const char *uri, const c
 bool haul_children_explain(struct haul_children *children, int wait_ms, struct haul_error *error);
 
 /*
+ * haul_children_forget drops the child of `channel` from the set if it ends with exit status `status` within
+ * `wait_ms`. Returns whether it did.
+ */
+bool haul_children_forget(struct haul_children *children, uint16_t channel, int status, int wait_ms);
+
+/*
  * haul_children_end waits a moment for children that end by themselves now that their connection is closed,
  * ends the others (SIGTERM, then SIGKILL), and leaves the set empty.
  */

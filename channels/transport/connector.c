@@ -158,6 +158,11 @@ int haul_connector_connect(struct haul_connector *connector, uint16_t channel, i
     return 0;
 }
 
+bool haul_connector_again(struct haul_connector *connector, uint16_t channel)
+{
+    return connector->end.transport->again && connector->end.transport->again(connector, channel);
+}
+
 void haul_connector_explain(struct haul_connector *connector, struct haul_error *error)
 {
     if (connector->end.transport->explain) {

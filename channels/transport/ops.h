@@ -61,6 +61,8 @@ struct haul_transport {
      * connect. */
     int (*connect)(struct haul_connector *connector, const struct haul_attempt *attempt, uint16_t channel,
                    int *fd, struct haul_error *error);
+    /* See haul_connector_again; NULL: never. */
+    bool (*again)(struct haul_connector *connector, uint16_t channel);
     /* See haul_connector_explain; may be NULL. */
     void (*explain)(struct haul_connector *connector, struct haul_error *error);
     /* Frees connector->state, also after `open` failed; may be NULL. */

@@ -84,21 +84,23 @@ static int ssh_check(const char *uri, const char *address, enum haul_uri_role ro
 
 struct ssh_state {
     struct haul_children children;
-    char *prefix; /* the local command up to the remote one */
+    bool tried[HAUL_CHANNELS_MAX]; /* without a question to the user */
+    char *prefix;                  /* the local command up to the host */
+    char host[NAME_MAX_BYTES];
     char path[64];
 };
 
 /* The options come after the user's own, of which ssh takes the first of each kind. */
-static char *make_prefix(const struct haul_endpoint *end)
+static char *make_prefix(const struct haul_endpoint *end, char host[NAME_MAX_BYTES])
 {
     struct ssh_target target;
     char *prefix = NULL;
     parse_target(end->address, &target);
+    memcpy(host, target.host, NAME_MAX_BYTES);
     int length = asprintf(
-        &prefix,
-        "trap '' INT QUIT; exec %s -T -x -o ClearAllForwardings=yes -o ControlPath=none%s%s%s%s%s -- '%s' ",
+        &prefix, "trap '' INT QUIT; exec %s -T -x -o ClearAllForwardings=yes -o ControlPath=none%s%s%s%s%s",
         end->options.ssh ? end->options.ssh : "ssh", target.port[0] ? " -p " : "", target.port,
-        target.user[0] ? " -l '" : "", target.user, target.user[0] ? "'" : "", target.host);
+        target.user[0] ? " -l '" : "", target.user, target.user[0] ? "'" : "");
     return length < 0 ? NULL : prefix;
 }
 
@@ -110,7 +112,7 @@ static int ssh_open(struct haul_connector *connector, struct haul_error *error)
     }
     struct ssh_state *state = calloc(1, sizeof *state);
     connector->state = state;
-    if (!state || !(state->prefix = make_prefix(end))) {
+    if (!state || !(state->prefix = make_prefix(end, state->host))) {
         return haul_error_set(error, ENOMEM, "%.100s: out of memory", end->uri);
     }
     /* Nobody can guess the name, so nobody can be there first. */
@@ -145,6 +147,7 @@ static int ssh_connect(struct haul_connector *connector, const struct haul_attem
     const char *haul = options->remote_haul ? options->remote_haul : "haul";
     char *remote = NULL, *command = NULL;
     size_t size;
+    bool may_ask = channel == HAUL_CONTROL_CHANNEL || state->tried[channel % HAUL_CHANNELS_MAX];
     int length = channel == HAUL_CONTROL_CHANNEL
                      ? asprintf(&remote, "exec %s receive --listen stdio:%s --quiet %s", haul, state->path,
                                 options->remote_options)
@@ -154,7 +157,7 @@ static int ssh_connect(struct haul_connector *connector, const struct haul_attem
         free(length < 0 ? NULL : remote);
         return haul_error_set(error, ENOMEM, "%.100s: out of memory", attempt->uri);
     }
-    fputs(state->prefix, out);
+    fprintf(out, "%s%s -- '%s' ", state->prefix, may_ask ? "" : " -o BatchMode=yes", state->host);
     put_quoted(out, remote);
     int result = fclose(out) != 0 ? haul_error_set(error, ENOMEM, "%.100s: out of memory", attempt->uri)
                                   : haul_children_start(&state->children, attempt->uri, command, channel,
@@ -162,6 +165,16 @@ static int ssh_connect(struct haul_connector *connector, const struct haul_attem
     free(command);
     free(remote);
     return result;
+}
+
+/* A password that the control connection was asked for, or a server that lets fewer log in at a time. */
+static bool ssh_again(struct haul_connector *connector, uint16_t channel)
+{
+    struct ssh_state *state = connector->state;
+    bool *tried = &state->tried[channel % HAUL_CHANNELS_MAX];
+    bool again = !*tried && haul_children_forget(&state->children, channel, 255, EXPLAIN_MS);
+    *tried = true;
+    return again;
 }
 
 static void ssh_explain(struct haul_connector *connector, struct haul_error *error)
@@ -188,6 +201,7 @@ const struct haul_transport haul_transport_ssh = {
     .check = ssh_check,
     .open = ssh_open,
     .connect = ssh_connect,
+    .again = ssh_again,
     .explain = ssh_explain,
     .close = ssh_close,
 };

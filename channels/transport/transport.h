@@ -10,6 +10,7 @@
 #include "channels/error.h"
 #include "channels/wire.h" /* HAUL_CONTROL_CHANNEL */
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -72,6 +73,13 @@ int haul_connector_open(const char *uri, const struct haul_transport_options *op
  */
 int haul_connector_connect(struct haul_connector *connector, uint16_t channel, int cancel_fd, int *fd,
                            struct haul_error *error);
+
+/*
+ * haul_connector_again tells whether the connection of `channel`, which ended before anything came back, may
+ * be asked for once more: ssh: connects channels without asking the user anything at first, because several
+ * do so at the same time. May wait a moment.
+ */
+bool haul_connector_again(struct haul_connector *connector, uint16_t channel);
 
 /*
  * haul_connector_explain puts before the message of a failed connection what the transport knows of it: that

@@ -19,6 +19,9 @@
 #define NODE_SAMPLES 256 /* pages per block that are asked for their NUMA node */
 #define NODES_MAX 64
 #define ANSWER_POLL_MS 50 /* how often a handshake looks at the control connection */
+/* Channels that are being connected at a time: one takes ssh half a second, but of more than ten that have
+ * not logged in yet sshd turns some away (its MaxStartups). */
+#define CALLS_MAX 8
 
 /* ---- the control connection ---- */
 
@@ -47,8 +50,7 @@ static int await_answer(struct haul_migration *migration, int fd, struct haul_er
     return haul_error_set(error, ETIMEDOUT, "no answer within %d ms", timeout_ms(migration));
 }
 
-/* HELLO out, WELCOME (or the reason against it) back, on a fresh connection. */
-static int greet(struct haul_migration *migration, int fd, uint16_t channel, struct haul_error *error)
+static int say_hello(struct haul_migration *migration, int fd, uint16_t channel, struct haul_error *error)
 {
     bool copies = migration->mode == HAUL_MODE_NORMAL;
     struct haul_hello hello = {
@@ -65,12 +67,16 @@ static int greet(struct haul_migration *migration, int fd, uint16_t channel, str
     memcpy(hello.id, migration->id, sizeof hello.id);
     unsigned char payload[1024];
     size_t length = haul_hello_encode(&hello, payload, sizeof payload);
-    int rc = haul_frame_send(fd, HAUL_FRAME_HELLO, payload, length, error);
-    if (rc < 0) {
-        return rc;
-    }
+    return haul_frame_send(fd, HAUL_FRAME_HELLO, payload, length, error);
+}
+
+/* Takes WELCOME in, or the reason against it. */
+static int hear_welcome(struct haul_migration *migration, int fd, struct haul_error *error)
+{
+    unsigned char payload[1024];
+    size_t length = 0;
     enum haul_frame_type type;
-    rc = await_answer(migration, fd, error);
+    int rc = await_answer(migration, fd, error);
     if (rc == 0) {
         rc = haul_frame_recv(fd, &type, payload, sizeof payload, &length, timeout_ms(migration), error);
     }
@@ -83,28 +89,56 @@ static int greet(struct haul_migration *migration, int fd, uint16_t channel, str
     return rc;
 }
 
-int haul_source_connect(struct haul_migration *migration, uint16_t channel, int *fd, struct haul_error *error)
+/* Closes a connection whose handshake failed. */
+static int give_up(struct haul_migration *migration, int *fd, struct haul_error *error)
+{
+    if (haul_migration_cancelled(migration)) {
+        haul_error_set(error, ECANCELED, "cancelled"); /* which looked like a closed connection */
+        haul_control_fail_fd(*fd, error);
+    }
+    close(*fd);
+    *fd = -1;
+    return haul_error_prefix(error, "handshake with %s: ", migration->uri);
+}
+
+/* The first half of haul_source_connect: HELLO is said. */
+static int call(struct haul_migration *migration, uint16_t channel, int *fd, struct haul_error *error)
 {
     int rc = haul_connector_connect(migration->connector, channel, migration->cancel_fd, fd, error);
     if (rc < 0) {
         return rc;
     }
-    haul_migration_greet(migration, *fd);
     rc = migration->mode == HAUL_MODE_CPR_TRANSFER ? haul_cpr_check_peer(*fd, error) : 0;
     if (rc == 0) {
-        rc = greet(migration, *fd, channel, error);
+        rc = say_hello(migration, *fd, channel, error);
     }
+    return rc < 0 ? give_up(migration, fd, error) : 0;
+}
+
+static int await_welcome(struct haul_migration *migration, int *fd, struct haul_error *error)
+{
+    haul_migration_greet(migration, *fd);
+    int rc = hear_welcome(migration, *fd, error);
     haul_migration_greet(migration, -1);
-    if (rc < 0) {
-        if (haul_migration_cancelled(migration)) {
-            haul_error_set(error, ECANCELED, "cancelled"); /* which looked like a closed connection */
-            haul_control_fail_fd(*fd, error);
-        }
-        close(*fd);
-        *fd = -1;
-        return haul_error_prefix(error, "handshake with %s: ", migration->uri);
+    return rc < 0 ? give_up(migration, fd, error) : 0;
+}
+
+/* The second half: WELCOME came. */
+static int get_through(struct haul_migration *migration, uint16_t channel, int *fd, struct haul_error *error)
+{
+    int rc = await_welcome(migration, fd, error);
+    if (rc < 0 && !haul_migration_cancelled(migration) &&
+        haul_connector_again(migration->connector, channel)) {
+        rc = call(migration, channel, fd, error);
+        rc = rc < 0 ? rc : await_welcome(migration, fd, error);
     }
-    return 0;
+    return rc;
+}
+
+int haul_source_connect(struct haul_migration *migration, uint16_t channel, int *fd, struct haul_error *error)
+{
+    int rc = call(migration, channel, fd, error);
+    return rc < 0 ? rc : get_through(migration, channel, fd, error);
 }
 
 static void notify(void *opaque)
@@ -229,18 +263,54 @@ int haul_source_plan_placement(struct haul_migration *migration, struct haul_pla
     return haul_placement_plan(migration->topology, &request, slots, error);
 }
 
-/* Connects channel `index`: what its sender will send through. */
-static int open_carrier(struct haul_migration *migration, unsigned index, int node,
+/* Channels whose connections are being made; those of the first `open` are done. */
+struct calls {
+    unsigned open;
+    unsigned made;
+    int fds[HAUL_CHANNELS_MAX];
+};
+
+static void hang_up(struct calls *calls)
+{
+    for (; calls->open < calls->made; calls->open++) {
+        close(calls->fds[calls->open]);
+    }
+}
+
+/* The destination's reason, if it gave one, else what was found here. */
+static int channel_failed(struct haul_migration *migration, unsigned index, struct haul_error *error)
+{
+    int reason = haul_control_reason(migration->control, error);
+    return reason < 0 ? reason : haul_error_prefix(error, "channel %u: ", index);
+}
+
+/* Connects the next channel, while those after it are on their way. */
+static int connect_next(struct haul_migration *migration, struct calls *calls, int *fd,
+                        struct haul_error *error)
+{
+    while (calls->made < migration->options.channels && calls->made < calls->open + CALLS_MAX) {
+        if (call(migration, (uint16_t)calls->made, &calls->fds[calls->made], error) < 0) {
+            return channel_failed(migration, calls->made, error);
+        }
+        calls->made++;
+    }
+    unsigned index = calls->open++;
+    *fd = calls->fds[index];
+    return get_through(migration, (uint16_t)index, fd, error) < 0 ? channel_failed(migration, index, error)
+                                                                  : 0;
+}
+
+/* Opens the next channel: what its sender will send through. */
+static int open_carrier(struct haul_migration *migration, struct calls *calls, unsigned index, int node,
                         struct haul_carrier **carrier, struct haul_error *error)
 {
     if (migration->source->file) {
         return haul_file_source_carrier(migration->source->file, node, carrier, error);
     }
     int fd;
-    int rc = haul_source_connect(migration, (uint16_t)index, &fd, error);
+    int rc = connect_next(migration, calls, &fd, error);
     if (rc < 0) {
-        int reason = haul_control_reason(migration->control, error);
-        return reason < 0 ? reason : haul_error_prefix(error, "channel %u: ", index);
+        return rc;
     }
     if (migration->rma) {
         rc = haul_carrier_rma_new(fd, migration->rma, index, timeout_ms(migration), carrier, error);
@@ -253,12 +323,13 @@ int haul_source_open_channels(struct haul_migration *migration, struct haul_erro
 {
     struct haul_source *source = migration->source;
     struct haul_placement_slot slots[HAUL_CHANNELS_MAX];
+    struct calls calls = {0};
     int rc = haul_source_plan_placement(migration, slots, error);
     for (unsigned i = 0; rc == 0 && i < migration->options.channels; i++) {
         struct haul_carrier *carrier;
-        rc = open_carrier(migration, i, slots[i].node, &carrier, error);
+        rc = open_carrier(migration, &calls, i, slots[i].node, &carrier, error);
         if (rc < 0) {
-            return rc;
+            break;
         }
         struct haul_sender_options options = {
             .index = i,
@@ -280,5 +351,6 @@ int haul_source_open_channels(struct haul_migration *migration, struct haul_erro
             pthread_mutex_unlock(&migration->lock);
         }
     }
+    hang_up(&calls);
     return rc;
 }

@@ -8,6 +8,7 @@
 #include <dirent.h>
 #include <fstream>
 #include <sstream>
+#include <sys/stat.h>
 #include <thread>
 #include <unistd.h>
 
@@ -56,13 +57,24 @@ class Ssh : public Move
     std::unique_ptr<Program> SendThere(const Words &options, const Words &there)
     {
         address_ = server_.Uri();
-        Words words = {"--ssh", server_.Client(), "--remote-haul",
-                       "env HAUL_STATE_DIR=" + destination_.state_directory + " " +
-                           Runfile("tools/haul/haul")};
+        Words words = {"--remote-haul", "env HAUL_STATE_DIR=" + destination_.state_directory + " " +
+                                            Runfile("tools/haul/haul")};
+        if (options.empty() || options[0] != "--ssh") {
+            words.insert(words.end(), {"--ssh", server_.Client()});
+        }
         words.insert(words.end(), options.begin(), options.end());
         words.push_back("--");
         words.insert(words.end(), there.begin(), there.end());
         return SendGuest(words);
+    }
+    /* The client, but for the words that `cases` is for. */
+    std::string Script(const std::string &cases)
+    {
+        std::string path = MakeDirectory() + "/ssh";
+        std::ofstream(path) << "#!/bin/sh\ncase \"$*\" in\n"
+                            << cases << "\nesac\nexec " << server_.Client() << " \"$@\"\n";
+        chmod(path.c_str(), 0755);
+        return path;
     }
     /* To be called while the move runs. */
     void NoteSocket()
@@ -134,6 +146,40 @@ TEST_F(Ssh, FailuresNameTheirEnd)
     EXPECT_TRUE(Has(refused->Err(), "the command of the control connection exited with status 255: "))
         << refused->Err();
     EXPECT_TRUE(Has(refused->Err(), "Connection refused")) << refused->Err();
+}
+
+TEST_F(Ssh, ChannelsThatWouldHaveToAskConnectOneAfterTheOther)
+{
+    /* As if there were no key, only a password. */
+    auto send = SendThere(
+        {"--ssh", Script("*BatchMode=yes*) echo denied >&2; exit 255 ;;"), "--channels", "3"}, Guest({}));
+    EXPECT_EQ(send->Wait(), 0) << send->Err() << server_.Log();
+    EXPECT_TRUE(Has(send->Err(), "denied")) << send->Err();
+    ExpectNothingIsLeft();
+}
+
+TEST_F(Ssh, AChannelThatCannotConnectIsNamed)
+{
+    auto send = SendThere({"--ssh", Script("*relay*) exit 7 ;;"), "--channels", "3"}, Guest({}));
+    EXPECT_EQ(send->Wait(), 1);
+    EXPECT_TRUE(Has(send->Err(), "the command of channel ")) << send->Err();
+    EXPECT_TRUE(Has(send->Err(), "exited with status 7: channel 0: ")) << send->Err();
+    ExpectNothingIsLeft();
+}
+
+TEST_F(Ssh, CancelWhileChannelsConnect)
+{
+    std::string asked = MakeDirectory() + "/asked";
+    auto send = SendThere({"--ssh", Script("*relay*) touch " + asked + "; exec sleep 60 ;;"), "--channels",
+                           "3", "--timeout", "60"},
+                          Guest({}));
+    for (int i = 0; i < 1000 && access(asked.c_str(), F_OK) != 0; i++) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
+    send->Signal(SIGINT);
+    ExpectGoesOnAtSource(*send);
+    EXPECT_TRUE(Has(send->Out() + send->Err(), "cancelled")) << send->Out() << send->Err();
+    ExpectNothingIsLeft();
 }
 
 TEST_F(Ssh, CancelAndDeathOfTheSourceEndEverythingThere)
