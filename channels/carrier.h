@@ -54,6 +54,14 @@ struct haul_carrier_ops {
      * leave this host yet (not acknowledged; rule R7). NULL: none.
      */
     uint64_t (*undelivered)(struct haul_carrier *carrier);
+    /*
+     * Any thread, at any time until close: from now on let no more than `bytes` of what send took wait in
+     * this host to be sent; 0: as much as the kernel likes. NULL: send takes what goes out at once.
+     */
+    void (*keep_short)(struct haul_carrier *carrier, uint32_t bytes);
+    /* Any thread, at any time until close: for how long in all the link had bytes of ours to deliver, by the
+     * kernel's own count, in steps of some milliseconds; 0: not known. NULL: never known. */
+    uint64_t (*link_busy_ns)(struct haul_carrier *carrier);
     /* Any thread, at any time until close, also twice and during send: makes send fail soon. Never blocks. */
     void (*abort)(struct haul_carrier *carrier);
     /* After the sender's thread ended: frees the carrier and what it holds. Called once. */

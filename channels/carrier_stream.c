@@ -8,6 +8,9 @@
 #include "channels/transport/transport.h"
 
 #include <errno.h>
+#include <linux/tcp.h> /* the C library's struct tcp_info is older */
+#include <netinet/in.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -41,6 +44,21 @@ static uint64_t stream_undelivered(struct haul_carrier *carrier)
     return haul_unacknowledged_bytes(((struct stream *)carrier)->fd);
 }
 
+static void stream_keep_short(struct haul_carrier *carrier, uint32_t bytes)
+{
+    /* Refused by sockets that are no TCP; their buffers are small. */
+    setsockopt(((struct stream *)carrier)->fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &bytes, sizeof bytes);
+}
+
+static uint64_t stream_link_busy_ns(struct haul_carrier *carrier)
+{
+    struct tcp_info info;
+    socklen_t size = sizeof info;
+    bool known = getsockopt(((struct stream *)carrier)->fd, IPPROTO_TCP, TCP_INFO, &info, &size) == 0 &&
+                 size >= offsetof(struct tcp_info, tcpi_busy_time) + sizeof info.tcpi_busy_time;
+    return known ? info.tcpi_busy_time * 1000 : 0;
+}
+
 static void stream_abort(struct haul_carrier *carrier)
 {
     shutdown(((struct stream *)carrier)->fd, SHUT_RDWR);
@@ -53,7 +71,13 @@ static void stream_close(struct haul_carrier *carrier)
 }
 
 static const struct haul_carrier_ops stream_ops = {
-    .send = stream_send, .undelivered = stream_undelivered, .abort = stream_abort, .close = stream_close};
+    .send = stream_send,
+    .undelivered = stream_undelivered,
+    .keep_short = stream_keep_short,
+    .link_busy_ns = stream_link_busy_ns,
+    .abort = stream_abort,
+    .close = stream_close,
+};
 
 int haul_carrier_stream_new(int fd, struct haul_carrier **carrier, struct haul_error *error)
 {

@@ -23,6 +23,7 @@ struct haul_sender {
     struct haul_batch *free_batches[HAUL_SENDER_DEPTH];
     unsigned free_count;
     unsigned in_flight;
+    uint64_t pages_in_flight;
 
     /* Shared. */
     struct haul_ring out;      /* migration_thread -> sender */
@@ -272,6 +273,7 @@ static void collect(struct haul_sender *sender)
     while ((batch = haul_ring_pop(&sender->back))) {
         sender->free_batches[sender->free_count++] = batch;
         sender->in_flight--;
+        sender->pages_in_flight -= batch->page_count;
     }
 }
 
@@ -284,6 +286,7 @@ struct haul_batch *haul_sender_acquire(struct haul_sender *sender)
 void haul_sender_submit(struct haul_sender *sender, struct haul_batch *batch)
 {
     sender->in_flight++;
+    sender->pages_in_flight += batch->page_count;
     haul_ring_push(&sender->out, batch); /* never full: it has room for every batch there is */
     haul_doorbell_ring(&sender->bell);
 }
@@ -294,9 +297,29 @@ unsigned haul_sender_in_flight(struct haul_sender *sender)
     return sender->in_flight;
 }
 
+uint64_t haul_sender_pages_in_flight(struct haul_sender *sender)
+{
+    collect(sender);
+    return sender->pages_in_flight;
+}
+
 int haul_sender_node(const struct haul_sender *sender)
 {
     return haul_channel_scratch_node(sender->options.topology, &sender->options.slot);
+}
+
+void haul_sender_keep_short(struct haul_sender *sender, uint32_t bytes)
+{
+    struct haul_carrier *carrier = sender->options.carrier;
+    if (carrier->ops->keep_short) {
+        carrier->ops->keep_short(carrier, bytes);
+    }
+}
+
+uint64_t haul_sender_link_busy_ns(const struct haul_sender *sender)
+{
+    struct haul_carrier *carrier = sender->options.carrier;
+    return carrier->ops->link_busy_ns ? carrier->ops->link_busy_ns(carrier) : 0;
 }
 
 void haul_sender_counters(const struct haul_sender *sender, struct haul_channel_counters *counters)

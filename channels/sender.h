@@ -81,8 +81,17 @@ void haul_sender_submit(struct haul_sender *sender, struct haul_batch *batch);
 /* haul_sender_in_flight returns the batches submitted and not yet completed: at 0 everything was written. */
 unsigned haul_sender_in_flight(struct haul_sender *sender);
 
+/* haul_sender_pages_in_flight returns the sum of their page_count. */
+uint64_t haul_sender_pages_in_flight(struct haul_sender *sender);
+
 /* haul_sender_node returns the NUMA node that the sender prefers batches from. */
 int haul_sender_node(const struct haul_sender *sender);
+
+/* haul_sender_keep_short bounds what waits in the kernel to be sent, as the carrier's keep_short. */
+void haul_sender_keep_short(struct haul_sender *sender, uint32_t bytes);
+
+/* haul_sender_link_busy_ns asks the carrier for its link_busy_ns. */
+uint64_t haul_sender_link_busy_ns(const struct haul_sender *sender);
 
 /* haul_sender_counters reads the counters; any thread. */
 void haul_sender_counters(const struct haul_sender *sender, struct haul_channel_counters *counters);

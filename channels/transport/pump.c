@@ -15,8 +15,8 @@
 #include <unistd.h>
 
 #define BUFFER_SIZE ((size_t)256 << 10)
-#define METER_POLL_MS 100 /* at most, between two looks at a limit that may change */
-#define DRAIN_S 1         /* how long haul_pump_stop lets the thread finish by itself */
+#define METER_POLL_MS 20 /* at most, between two looks at a limit that may change */
+#define DRAIN_S 1        /* how long haul_pump_stop lets the thread finish by itself */
 
 /* ---- copying ---- */
 

@@ -132,10 +132,10 @@ struct haul_background {
     HAUL_ATOMIC(bool) aborted;        /* relaxed: ends the writers sooner */
     HAUL_ATOMIC(unsigned)
     streaming;                      /* writers that may still take chunks; acq_rel, the last rings the bell */
-    uint64_t moment_ns;             /* for max-bandwidth; before `begun` */
     HAUL_ATOMIC(uint64_t) streamed; /* bytes of chunks, relaxed: for max-bandwidth */
 
-    pthread_mutex_t lock;    /* for `error` */
+    pthread_mutex_t lock; /* for `limit` and `error` */
+    struct haul_rate_limit limit;
     struct haul_error error; /* of the first thread that failed */
     HAUL_ATOMIC(int) failed; /* its code; release when set, acquire in the coordinator */
 };

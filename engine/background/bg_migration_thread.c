@@ -263,7 +263,6 @@ static int stream(struct haul_migration *migration, struct haul_error *error)
     if (haul_migration_set_state(migration, HAUL_STATE_ACTIVE) < 0) {
         return haul_error_set(error, EINVAL, "the migration is not in a state to save memory");
     }
-    background->moment_ns = haul_now_ns();
     /* Release, pairs with the acquire in the writers: they see the pages of the moment. */
     atomic_store_explicit(&background->begun, true, memory_order_release);
     haul_bg_priority_begin(background);

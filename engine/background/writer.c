@@ -12,6 +12,7 @@
 #include <string.h>
 
 #define IDLE_NS 100000000u
+#define LIMIT_POLL_NS 20000000u /* between two looks at a max-bandwidth that may change */
 
 static bool aborted(struct haul_background *background)
 {
@@ -134,12 +135,10 @@ static uint64_t owed_ns(struct haul_background *background)
 {
     uint64_t rate = atomic_load_explicit(&background->migration->knobs.max_bandwidth, memory_order_relaxed);
     uint64_t bytes = atomic_load_explicit(&background->streamed, memory_order_relaxed);
-    if (rate == 0) {
-        return 0;
-    }
-    double due = (double)bytes / (double)rate * 1e9;
-    double passed = (double)(haul_now_ns() - background->moment_ns);
-    return due > passed ? (uint64_t)(due - passed) : 0;
+    pthread_mutex_lock(&background->lock);
+    uint64_t wait = haul_rate_limit_wait(&background->limit, rate, bytes);
+    pthread_mutex_unlock(&background->lock);
+    return wait;
 }
 
 /* ---- the thread ---- */
@@ -159,7 +158,7 @@ static int step(struct haul_bg_writer *writer, bool *streaming, uint64_t *wait_n
     }
     *wait_ns = owed_ns(background);
     if (*wait_ns > 0 && !aborted(background)) {
-        *wait_ns = *wait_ns < IDLE_NS ? *wait_ns : IDLE_NS;
+        *wait_ns = *wait_ns < LIMIT_POLL_NS ? *wait_ns : LIMIT_POLL_NS;
         return 0;
     }
     uint64_t chunk = atomic_fetch_add_explicit(&background->next_chunk, 1, memory_order_relaxed);

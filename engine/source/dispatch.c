@@ -13,6 +13,8 @@
 
 #define LONGEST_SLEEP_NS 100000000u
 #define MOST_HOLES_OF_DISK 65536u /* pages a batch: a file system that cannot punch holes writes them all */
+#define SLICES_PER_S 50           /* of max-bandwidth, at least: so that it holds at any moment */
+#define LEAST_SLICE_PAGES 4
 
 /* ---- failures ---- */
 
@@ -82,23 +84,44 @@ static uint64_t written_bytes(const struct haul_source *source)
 
 static uint64_t in_flight_bytes(const struct haul_source *source)
 {
-    uint64_t batches = 0;
+    uint64_t pages = 0;
     for (unsigned i = 0; i < source->sender_count; i++) {
-        batches += haul_sender_in_flight(source->senders[i]);
+        pages += haul_sender_pages_in_flight(source->senders[i]);
     }
-    return batches * (uint64_t)(HAUL_BATCH_PAGES * source->estimate.wire_bytes_per_page);
+    return (uint64_t)((double)pages * source->estimate.wire_bytes_per_page);
+}
+
+uint64_t haul_source_rate_limit(const struct haul_migration *migration)
+{
+    /* Relaxed: pairs with nothing, see haul_set_max_bandwidth. */
+    return migration->source->unlimited
+               ? 0
+               : atomic_load_explicit(&migration->knobs.max_bandwidth, memory_order_relaxed);
 }
 
 /* Nanoseconds until max-bandwidth allows another batch, 0 for now. */
 static uint64_t rate_limit_wait(struct haul_migration *migration)
 {
     struct haul_source *source = migration->source;
-    /* Relaxed: pairs with nothing, see haul_set_max_bandwidth. */
-    uint64_t rate = atomic_load_explicit(&migration->knobs.max_bandwidth, memory_order_relaxed);
-    rate = source->unlimited ? 0 : rate;
     uint64_t used =
         written_bytes(source) + in_flight_bytes(source) + haul_streams_carried(migration->streams, false);
-    return haul_rate_limit_wait(&source->limit, rate, used);
+    return haul_rate_limit_wait(&source->limit, haul_source_rate_limit(migration), used);
+}
+
+/* How many pages one batch on channel `index` may have: no more than take some 20 ms. */
+static uint32_t batch_pages(const struct haul_migration *migration, unsigned index)
+{
+    const struct haul_source *source = migration->source;
+    if (source->file) {
+        return HAUL_BATCH_PAGES; /* a disk likes large pieces */
+    }
+    uint32_t most = source->paces[index].batch_pages;
+    uint64_t rate = haul_source_rate_limit(migration);
+    uint64_t slice = rate / SLICES_PER_S / HAUL_PAGE_SIZE;
+    if (rate == 0 || slice >= most) {
+        return most;
+    }
+    return slice > LEAST_SLICE_PAGES ? (uint32_t)slice : LEAST_SLICE_PAGES;
 }
 
 /* ---- waiting for the destination ---- */
@@ -150,10 +173,17 @@ int haul_source_wait_round(struct haul_migration *migration, uint32_t round, str
 
 /* ---- scheduling ---- */
 
-/* The channel whose share is least full, on `node` among equals, else in turn; NULL while all are full. */
-static struct haul_sender *pick_sender(struct haul_source *source, int node)
+/* Room for one batch. */
+struct room {
+    unsigned channel;
+    struct haul_sender *sender;
+    struct haul_batch *batch;
+};
+
+/* The channel whose share is least full, on `node` among equals, else in turn; false while all are full. */
+static bool pick_channel(struct haul_source *source, int node, unsigned *channel)
 {
-    struct haul_sender *best = NULL;
+    const struct haul_sender *best = NULL;
     const struct haul_pace *best_pace = NULL;
     unsigned best_load = 0;
     bool best_local = false;
@@ -169,17 +199,32 @@ static struct haul_sender *pick_sender(struct haul_source *source, int node)
         if (!best || haul_pace_before(pace, load, best_pace, best_load) ||
             (local && !best_local && !haul_pace_before(best_pace, best_load, pace, load))) {
             best = sender;
+            *channel = i;
             best_pace = pace;
             best_load = load;
             best_local = local;
         }
     }
-    return best;
+    return best != NULL;
 }
 
-/* Waits for a free batch on the best channel for memory on `node`. */
-static int acquire(struct haul_migration *migration, int node, struct haul_sender **sender,
-                   struct haul_batch **batch, struct haul_error *error)
+/* Takes a free batch of the best channel for memory on `node`, if there is one. */
+static bool take_room(struct haul_source *source, int node, struct room *room)
+{
+    if (!pick_channel(source, node, &room->channel)) {
+        return false;
+    }
+    room->sender = source->senders[room->channel];
+    room->batch = haul_sender_acquire(room->sender);
+    if (room->batch) {
+        source->next_channel = (source->next_channel + 1) % source->sender_count;
+    }
+    return room->batch != NULL;
+}
+
+/* Waits for room for memory on `node`. 1: the round is to be cut short instead, which `may_cut` allows. */
+static int acquire(struct haul_migration *migration, int node, bool may_cut, struct room *room,
+                   struct haul_error *error)
 {
     struct haul_source *source = migration->source;
     for (;;) {
@@ -189,16 +234,14 @@ static int acquire(struct haul_migration *migration, int node, struct haul_sende
             return rc;
         }
         haul_source_measure(migration, false);
-        uint64_t wait = rate_limit_wait(migration);
-        if (wait == 0) {
-            *sender = pick_sender(source, node);
-            *batch = *sender ? haul_sender_acquire(*sender) : NULL;
-            if (*batch) {
-                source->next_channel = (source->next_channel + 1) % source->sender_count;
-                return 0;
-            }
-            wait = LONGEST_SLEEP_NS;
+        if (may_cut && haul_source_cut_short(migration)) {
+            return 1;
         }
+        uint64_t wait = rate_limit_wait(migration);
+        if (wait == 0 && take_room(source, node, room)) {
+            return 0;
+        }
+        wait = wait > 0 ? wait : LONGEST_SLEEP_NS;
         haul_doorbell_wait(&source->bell, ticket, wait < LONGEST_SLEEP_NS ? wait : LONGEST_SLEEP_NS);
     }
 }
@@ -213,13 +256,14 @@ static void begin_batch(struct haul_batch *batch, enum haul_batch_kind kind, uin
     batch->page_count = 0;
 }
 
-/* Moves runs from the bitmap at or after *at into `batch` until it is full; advances *at. */
-static void fill_from_bitmap(uint64_t *bitmap, uint64_t pages, uint64_t *at, struct haul_batch *batch)
+/* Moves runs from the bitmap at or after *at into `batch` until it has `most` pages or is full; advances
+ * *at. */
+static void fill_from_bitmap(uint64_t *bitmap, uint64_t pages, uint32_t most, uint64_t *at,
+                             struct haul_batch *batch)
 {
     struct haul_run run;
-    while (batch->page_count < HAUL_BATCH_PAGES && batch->run_count < HAUL_BATCH_RUNS &&
-           haul_bitmap_next_run(bitmap, pages, *at, HAUL_BATCH_PAGES - batch->page_count, &run.first,
-                                &run.count)) {
+    while (batch->page_count < most && batch->run_count < HAUL_BATCH_RUNS &&
+           haul_bitmap_next_run(bitmap, pages, *at, most - batch->page_count, &run.first, &run.count)) {
         haul_bitmap_clear(bitmap, run.first, run.count);
         batch->runs[batch->run_count++] = run;
         batch->page_count += (uint32_t)run.count;
@@ -237,21 +281,18 @@ static int dispatch_block(struct haul_migration *migration, uint32_t block, stru
         int node = source->several_nodes && view->host
                        ? haul_memory_node(view->host + next.first * HAUL_PAGE_SIZE)
                        : HAUL_NODE_UNKNOWN;
-        struct haul_sender *sender;
-        struct haul_batch *batch;
-        if (haul_source_cut_short(migration)) {
-            return 0;
+        struct room room;
+        int rc = acquire(migration, node, true, &room, error);
+        if (rc != 0) {
+            return rc < 0 ? rc : 0;
         }
-        int rc = acquire(migration, node, &sender, &batch, error);
-        if (rc < 0) {
-            return rc;
-        }
-        begin_batch(batch, HAUL_BATCH_KIND_PAGES, source->round, block);
+        begin_batch(room.batch, HAUL_BATCH_KIND_PAGES, source->round, block);
         at = next.first;
-        fill_from_bitmap(source->bitmaps[block], view->pages, &at, batch);
-        source->dirty_pages -= batch->page_count;
-        source->dirty_disk_pages -= view->io ? batch->page_count : 0;
-        haul_sender_submit(sender, batch);
+        fill_from_bitmap(source->bitmaps[block], view->pages, batch_pages(migration, room.channel), &at,
+                         room.batch);
+        source->dirty_pages -= room.batch->page_count;
+        source->dirty_disk_pages -= view->io ? room.batch->page_count : 0;
+        haul_sender_submit(room.sender, room.batch);
     }
     return 0;
 }
@@ -276,12 +317,12 @@ static int dispatch_holes_of(struct haul_migration *migration, uint32_t block, s
     struct haul_run hole;
     bool more = haul_bitmap_next_gap(present, pages, 0, &hole.first, &hole.count);
     while (more) {
-        struct haul_sender *sender;
-        struct haul_batch *batch;
-        int rc = acquire(migration, HAUL_NODE_UNKNOWN, &sender, &batch, error);
+        struct room room;
+        int rc = acquire(migration, HAUL_NODE_UNKNOWN, false, &room, error);
         if (rc < 0) {
             return rc;
         }
+        struct haul_batch *batch = room.batch;
         begin_batch(batch, HAUL_BATCH_KIND_ZERO, source->round, block);
         uint64_t holes = 0;
         while (more && batch->run_count < HAUL_BATCH_RUNS && holes < most) {
@@ -290,7 +331,7 @@ static int dispatch_holes_of(struct haul_migration *migration, uint32_t block, s
             holes += hole.count;
             more = haul_bitmap_next_gap(present, pages, hole.first + hole.count, &hole.first, &hole.count);
         }
-        haul_sender_submit(sender, batch);
+        haul_sender_submit(room.sender, batch);
         pthread_mutex_lock(&migration->lock);
         migration->stats.holes += migration->views[block].io ? 0 : holes;
         pthread_mutex_unlock(&migration->lock);

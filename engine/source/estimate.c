@@ -4,7 +4,6 @@
 #include "channels/batch.h"
 
 #define WINDOW_TIME_CONSTANT_NS 300e6 /* busy time after which a new bandwidth outweighs the old one */
-#define WINDOW_LEAST_BYTES 65536
 #define WINDOW_LEAST_NS 1000
 #define ROUND_WEIGHT 0.5     /* of the newest round: the last pass resembles the late rounds */
 #define ROUND_LEAST_PAGES 64 /* fewer pages measure the latency of a round, not the cost of a page */
@@ -25,7 +24,7 @@ static double blend(double old, double sample, double weight)
 
 void haul_estimate_add_window(struct haul_estimate *estimate, const struct haul_window *window)
 {
-    if (window->delivered_bytes < WINDOW_LEAST_BYTES || window->busiest_ns < WINDOW_LEAST_NS) {
+    if (window->delivered_bytes < HAUL_WINDOW_LEAST_BYTES || window->busiest_ns < WINDOW_LEAST_NS) {
         return;
     }
     double busy = (double)window->busiest_ns;
@@ -43,6 +42,10 @@ static uint64_t round_latency(const struct haul_estimate *estimate)
 void haul_estimate_add_round(struct haul_estimate *estimate, const struct haul_round_sample *sample)
 {
     if (sample->pages < ROUND_LEAST_PAGES) {
+        bool waited = sample->limited && sample->pages > 0; /* for max-bandwidth, which is no latency */
+        if (waited) {
+            return;
+        }
         if (estimate->round_latency_ns == 0 || sample->elapsed_ns < estimate->round_latency_ns) {
             estimate->round_latency_ns = sample->elapsed_ns;
         }

@@ -17,6 +17,8 @@
 extern "C" {
 #endif
 
+#define HAUL_WINDOW_LEAST_BYTES 65536 /* of a window that says something */
+
 /* What the channels did in one window; sums are over all channels. */
 struct haul_window {
     uint64_t delivered_bytes;

@@ -14,6 +14,8 @@
 
 #define READY_POLL_NS 100000000u /* between two questions whether the guest is ready */
 #define WINDOW_NS 100000000u
+#define FIRST_WINDOW_NS 10000000u /* until something is known of the channels */
+#define LINK_STEP_NS 4000000u     /* of the kernel's clock, in which it counts how long a link is busy */
 #define SLOW_ROUNDS_BEFORE_ADVICE 3
 #define ROUND_WORTH_MEASURING 64 /* pages sent before a round may be cut short */
 #define LATENCY_ROUNDS 3
@@ -22,6 +24,51 @@
 
 /* ---- measuring ---- */
 
+/* Bounds what waits in the kernel: what a lower max-bandwidth, or the end of a round, would have to wait for.
+ */
+static void keep_short(struct haul_migration *migration)
+{
+    struct haul_source *source = migration->source;
+    bool limited = haul_source_rate_limit(migration) > 0;
+    source->kept_short = limited;
+    for (unsigned i = 0; i < source->sender_count; i++) {
+        if (haul_pace_unsent(&source->paces[i], limited)) {
+            haul_sender_keep_short(source->senders[i], source->paces[i].unsent_bytes);
+        }
+    }
+}
+
+/*
+ * For how long channel `index` worked since the last window. Under max-bandwidth its thread puts a piece into
+ * an empty socket, which takes it at once however slow the link is, so the kernel is asked.
+ */
+static uint64_t worked_ns(struct haul_source *source, unsigned index,
+                          const struct haul_channel_counters *counters)
+{
+    const struct haul_channel_counters *base = &source->window_base[index];
+    uint64_t busy = (counters->busy_ns - counters->encode_ns) - (base->busy_ns - base->encode_ns);
+    uint64_t link = haul_sender_link_busy_ns(source->senders[index]);
+    uint64_t since = link - source->link_base_ns[index];
+    source->link_base_ns[index] = link;
+    if (!source->kept_short || link == 0) {
+        return busy;
+    }
+    since = since > LINK_STEP_NS ? since : LINK_STEP_NS;
+    return busy > since ? busy : since;
+}
+
+/* Under a low max-bandwidth a window is as long as it takes to deliver something worth measuring. */
+static bool too_little_to_measure(const struct haul_source *source)
+{
+    uint64_t delivered = 0;
+    for (unsigned i = 0; i < source->sender_count; i++) {
+        struct haul_channel_counters counters;
+        haul_sender_counters(source->senders[i], &counters);
+        delivered += counters.bytes_delivered - source->window_base[i].bytes_delivered;
+    }
+    return delivered < HAUL_WINDOW_LEAST_BYTES;
+}
+
 void haul_source_measure(struct haul_migration *migration, bool force)
 {
     struct haul_source *source = migration->source;
@@ -29,10 +76,18 @@ void haul_source_measure(struct haul_migration *migration, bool force)
     if (haul_source_take_knobs(migration)) {
         haul_source_publish(migration);
     }
-    if (!force && now - source->window_started_ns < WINDOW_NS) {
+    if (source->kept_short != (haul_source_rate_limit(migration) > 0)) {
+        keep_short(migration); /* at once: the last pass must not wait for the next window */
+    }
+    bool unknown = source->sender_count > 0 && source->paces[0].ns_per_page == 0;
+    if (!force && now - source->window_started_ns < (unknown ? FIRST_WINDOW_NS : WINDOW_NS)) {
         return;
     }
     source->window_started_ns = now;
+    if (!force && source->kept_short && too_little_to_measure(source)) {
+        haul_source_publish(migration);
+        return;
+    }
     struct haul_window window = {0};
     for (unsigned i = 0; i < source->sender_count; i++) {
         struct haul_channel_counters *base = &source->window_base[i];
@@ -43,12 +98,20 @@ void haul_source_measure(struct haul_migration *migration, bool force)
                                  ? counters.bytes_delivered - base->bytes_delivered
                                  : 0;
         window.delivered_bytes += delivered;
-        uint64_t busy = (counters.busy_ns - counters.encode_ns) - (base->busy_ns - base->encode_ns);
-        window.busiest_ns = busy > window.busiest_ns ? busy : window.busiest_ns;
-        haul_pace_measure(&source->paces[i], delivered, counters.busy_ns - base->busy_ns);
+        uint64_t busy = worked_ns(source, i, &counters);
+        if (source->kept_short) {
+            window.busiest_ns += busy; /* the pieces go one after the other, by turns */
+        } else {
+            window.busiest_ns = busy > window.busiest_ns ? busy : window.busiest_ns;
+        }
+        struct haul_pace_sample sample = {.delivered_bytes = delivered,
+                                          .pages = counters.pages - base->pages,
+                                          .busy_ns = counters.busy_ns - base->busy_ns};
+        haul_pace_measure(&source->paces[i], &sample);
         *base = counters;
     }
     haul_pace_share(source->paces, source->sender_count, HAUL_SENDER_DEPTH);
+    keep_short(migration);
     haul_estimate_add_window(&source->estimate, &window);
     haul_source_publish(migration);
 }
@@ -310,9 +373,12 @@ bool haul_source_cut_short(struct haul_migration *migration)
 {
     const struct haul_source *source = migration->source;
     struct haul_downtime expected;
-    return source->reconsider && !source->stopped &&
-           source->round_pages - source->dirty_pages >= ROUND_WORTH_MEASURING &&
-           fits_now(migration, &expected);
+    if (!source->reconsider || source->stopped) {
+        return false;
+    }
+    bool measured = haul_estimate_bandwidth(&source->estimate) > 0 ||
+                    source->round_pages - source->dirty_pages >= ROUND_WORTH_MEASURING;
+    return measured && fits_now(migration, &expected);
 }
 
 /* Rounds without pages: what the quickest of a few takes is the latency of a round. */

@@ -342,7 +342,8 @@ int haul_source_init(struct haul_migration *migration, struct haul_error *error)
     migration->source = source;
     if (!source || !(source->senders = calloc(migration->options.channels, sizeof *source->senders)) ||
         !(source->window_base = calloc(migration->options.channels, sizeof *source->window_base)) ||
-        !(source->paces = calloc(migration->options.channels, sizeof *source->paces))) {
+        !(source->paces = calloc(migration->options.channels, sizeof *source->paces)) ||
+        !(source->link_base_ns = calloc(migration->options.channels, sizeof *source->link_base_ns))) {
         return haul_error_set(error, ENOMEM, "no memory for the channels");
     }
     haul_pace_share(source->paces, migration->options.channels, HAUL_SENDER_DEPTH);
@@ -466,6 +467,7 @@ void haul_source_cleanup(struct haul_migration *migration)
     haul_source_forget_present(migration);
     free_bitmaps(source->bitmaps, migration->view_count);
     free(source->paces);
+    free(source->link_base_ns);
     free(source->window_base);
     free(source->senders);
     free(source);

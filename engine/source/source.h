@@ -30,6 +30,7 @@ struct haul_source {
     struct haul_rate_limit limit;
     struct haul_file_source *file; /* file:PATH, else NULL: there is a destination */
     bool unlimited;                /* the last pass ignores max-bandwidth */
+    bool kept_short;               /* the kernel's queues are, because of max-bandwidth */
     uint32_t round;                /* of the pages being sent, from 1 */
     uint32_t passes;               /* over memory: rounds but for those that only measure */
     uint32_t rounds_done;          /* latest ROUND_DONE */
@@ -44,6 +45,7 @@ struct haul_source {
     struct haul_estimate estimate;
     struct haul_channel_counters *window_base; /* counters when the bandwidth window began */
     struct haul_pace *paces;                   /* one per channel */
+    uint64_t *link_base_ns;                    /* how long each link was busy by then */
     uint64_t window_started_ns;
     unsigned slow_rounds; /* consecutive rounds that did not come closer to the limit */
     unsigned throttle_percent;
@@ -84,6 +86,9 @@ int haul_dispatch_mark(struct haul_migration *migration, struct haul_error *erro
 
 /* haul_source_check returns 0 while nothing failed and nobody cancelled; takes ROUND_DONE frames in. */
 int haul_source_check(struct haul_migration *migration, struct haul_error *error);
+
+/* haul_source_rate_limit returns max-bandwidth as it is now; 0: none. */
+uint64_t haul_source_rate_limit(const struct haul_migration *migration);
 
 /* haul_source_wait_round waits for ROUND_DONE of `round`. */
 int haul_source_wait_round(struct haul_migration *migration, uint32_t round, struct haul_error *error);

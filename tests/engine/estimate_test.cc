@@ -192,4 +192,12 @@ TEST_F(Estimate, ALatencyLongerThanARoundLeavesThePagesACost)
     EXPECT_EQ(haul_estimate_ns_per_page(&estimate_), 1000) << "a quarter";
 }
 
+TEST_F(Estimate, ARoundOfFewPagesUnderARateLimitIsNoLatency)
+{
+    Round(10, 10 * 4096, 800 * kMs, false, true);
+    EXPECT_EQ(estimate_.round_latency_ns, 0u) << "it waited for the limit";
+    Round(0, 0, 2 * kMs, false, true);
+    EXPECT_EQ(estimate_.round_latency_ns, 2 * kMs) << "no page had to wait";
+}
+
 } // namespace

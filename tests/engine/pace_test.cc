@@ -10,6 +10,13 @@ namespace
 
 constexpr uint64_t kMs = 1000000;
 constexpr unsigned kMost = 8;
+constexpr uint64_t kMany = 1000000; // pages: no batch takes long
+
+void Measure(haul_pace *pace, uint64_t bytes, uint64_t pages, uint64_t busy_ns)
+{
+    haul_pace_sample sample = {bytes, pages, busy_ns};
+    haul_pace_measure(pace, &sample);
+}
 
 // The depths of channels that deliver so many bytes in each of ten windows of 100 ms.
 std::vector<unsigned> Depths(const std::vector<uint64_t> &bytes)
@@ -17,7 +24,7 @@ std::vector<unsigned> Depths(const std::vector<uint64_t> &bytes)
     std::vector<haul_pace> paces(bytes.size());
     for (int window = 0; window < 10; window++) {
         for (size_t i = 0; i < bytes.size(); i++) {
-            haul_pace_measure(&paces[i], bytes[i], 100 * kMs);
+            Measure(&paces[i], bytes[i], bytes[i] > 0 ? kMany : 0, 100 * kMs);
         }
     }
     haul_pace_share(paces.data(), static_cast<unsigned>(paces.size()), kMost);
@@ -46,10 +53,10 @@ TEST(Pace, ChannelsOfAboutTheSameSpeedShareAlike)
 
 TEST(Pace, NothingIsKnownAtFirstNorOfAnIdleChannel)
 {
-    EXPECT_EQ(Depths({0, 0}), (std::vector<unsigned>{8, 8}));
-    EXPECT_EQ(Depths({0, 1000000}), (std::vector<unsigned>{8, 8}));
+    EXPECT_EQ(Depths({0, 0}), (std::vector<unsigned>{HAUL_PACE_LEAST, HAUL_PACE_LEAST}));
+    EXPECT_EQ(Depths({0, 1000000}), (std::vector<unsigned>{HAUL_PACE_LEAST, 8}));
     haul_pace pace = {};
-    haul_pace_measure(&pace, 1000000, kMs); // too little work to say anything
+    Measure(&pace, 1000000, kMany, kMs); // too little work to say anything
     EXPECT_EQ(pace.bytes_per_ns, 0);
 }
 
@@ -57,17 +64,74 @@ TEST(Pace, OneBadWindowHardlyCounts)
 {
     std::vector<haul_pace> paces(2);
     for (int window = 0; window < 10; window++) {
-        haul_pace_measure(&paces[0], 1000000, 100 * kMs);
-        haul_pace_measure(&paces[1], 1000000, 100 * kMs);
+        Measure(&paces[0], 1000000, kMany, 100 * kMs);
+        Measure(&paces[1], 1000000, kMany, 100 * kMs);
     }
-    haul_pace_measure(&paces[1], 100000, 100 * kMs);
+    Measure(&paces[1], 100000, kMany, 100 * kMs);
     haul_pace_share(paces.data(), 2, kMost);
     EXPECT_EQ(paces[1].depth, kMost);
 }
 
+// What a channel holds after ten windows in each of which it handles so many pages in 100 ms.
+haul_pace After(uint64_t pages)
+{
+    haul_pace pace = {};
+    for (int window = 0; window < 10; window++) {
+        Measure(&pace, pages * HAUL_PAGE_SIZE, pages, 100 * kMs);
+    }
+    haul_pace_share(&pace, 1, kMost);
+    return pace;
+}
+
+TEST(Pace, AChannelHoldsNoMoreThanSomeTensOfMilliseconds)
+{
+    for (uint64_t pages : {100, 300, 1000, 3000, 10000}) { // 4 to 400 MB/s
+        haul_pace pace = After(pages);
+        double batch_ms = 100.0 * pace.batch_pages / static_cast<double>(pages);
+        EXPECT_LE(batch_ms, 20) << pages;
+        EXPECT_LE(pace.depth * batch_ms, 50) << pages;
+        EXPECT_GE(pace.depth * batch_ms, 20) << pages << ": it must not run dry";
+    }
+}
+
+TEST(Pace, AFastChannelHoldsAllThatItMay)
+{
+    EXPECT_EQ(After(5000).depth, kMost);
+    EXPECT_EQ(After(5000).batch_pages, HAUL_BATCH_PAGES);
+    haul_pace unknown = {};
+    haul_pace_share(&unknown, 1, kMost);
+    EXPECT_LT(unknown.batch_pages * unknown.depth, HAUL_BATCH_PAGES) << "it may be slow";
+}
+
+TEST(Pace, ABatchThatTakesManyWindowsIsMeasuredAsAWhole)
+{
+    haul_pace pace = {};
+    for (int window = 0; window < 4; window++) {
+        Measure(&pace, 1 << 18, 0, 100 * kMs);
+    }
+    EXPECT_EQ(pace.ns_per_page, 0);
+    Measure(&pace, 1 << 18, 1000, 100 * kMs);
+    EXPECT_EQ(pace.ns_per_page, 500.0 * kMs / 1000);
+}
+
+TEST(Pace, AStallIsSoonForgotten)
+{
+    haul_pace pace = After(10000);
+    Measure(&pace, 1, 1, 5000 * kMs);
+    haul_pace_share(&pace, 1, kMost);
+    EXPECT_LT(pace.batch_pages, HAUL_BATCH_PAGES);
+    for (int window = 0; window < 6; window++) {
+        Measure(&pace, 10000 * HAUL_PAGE_SIZE, 10000, 100 * kMs);
+    }
+    haul_pace_share(&pace, 1, kMost);
+    EXPECT_EQ(pace.batch_pages, HAUL_BATCH_PAGES);
+}
+
 TEST(Pace, TheLessFullShareComesFirst)
 {
-    haul_pace slow = {1, 4}, fast = {2, 8};
+    haul_pace slow = {}, fast = {};
+    slow.depth = 4;
+    fast.depth = 8;
     EXPECT_TRUE(haul_pace_before(&fast, 3, &slow, 2));
     EXPECT_FALSE(haul_pace_before(&fast, 4, &slow, 2));
     EXPECT_FALSE(haul_pace_before(&slow, 2, &fast, 4));

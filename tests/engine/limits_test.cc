@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+// How soon a limit that is set while memory travels is felt: on the wire, of which a proxy is one end, and in
+// the decision to stop. Every wait is bounded far above what it takes and far below what it would take if the
+// limit had to wait for what was handed out before.
+#include "move.h"
+#include "proxy.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <chrono>
+#include <sys/socket.h>
+#include <unistd.h>
+
+using namespace haul_test;
+
+namespace
+{
+
+constexpr size_t kMiB = 1 << 20;
+
+using Clock = std::chrono::steady_clock;
+
+int64_t MsSince(Clock::time_point begun)
+{
+    return std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - begun).count();
+}
+
+bool Eventually(const std::function<bool()> &true_now)
+{
+    for (int i = 0; i < 20000; i++) {
+        if (true_now()) {
+            return true;
+        }
+        usleep(1000);
+    }
+    return false;
+}
+
+// A link that counts what passes, and carries so many bytes per second on each connection (0: all it can).
+class Wire
+{
+  public:
+    explicit Wire(uint64_t bytes_per_s = 0) : rate_(bytes_per_s)
+    {
+        proxy_.CarryWith([this](int from, int to) { Carry(from, to); });
+    }
+    Move::Detour Through()
+    {
+        return [this](const std::string &uri) { return proxy_.Open(uri); };
+    }
+    uint64_t bytes() const
+    {
+        return bytes_;
+    }
+    uint64_t BytesIn(int64_t ms) const
+    {
+        uint64_t before = bytes_;
+        auto begun = Clock::now();
+        usleep(static_cast<useconds_t>(ms) * 1000);
+        uint64_t passed = bytes_ - before;
+        return passed * static_cast<uint64_t>(ms) / static_cast<uint64_t>(MsSince(begun) + 1);
+    }
+    void Open()
+    {
+        rate_ = 0;
+    }
+
+  private:
+    void Carry(int from, int to)
+    {
+        // What a real link's far end holds is past the wire, so this end must hold next to nothing.
+        int small = 32768;
+        if (rate_ > 0) {
+            setsockopt(from, SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
+        }
+        std::vector<char> piece(16384);
+        for (ssize_t got; (got = recv(from, piece.data(), piece.size(), 0)) > 0;) {
+            uint64_t rate = rate_;
+            if (rate > 0) {
+                usleep(static_cast<useconds_t>(static_cast<uint64_t>(got) * 1000000 / rate));
+            }
+            bytes_ += static_cast<uint64_t>(got);
+            for (ssize_t done = 0; done < got;) {
+                ssize_t sent = send(to, piece.data() + done, static_cast<size_t>(got - done), MSG_NOSIGNAL);
+                if (sent <= 0) {
+                    return;
+                }
+                done += sent;
+            }
+        }
+    }
+    std::atomic<uint64_t> rate_;
+    std::atomic<uint64_t> bytes_{0};
+    Proxy proxy_; // ends before what its threads use
+};
+
+haul_options Capped(uint64_t bytes_per_s)
+{
+    haul_options options = Options();
+    options.channels = 2;
+    options.max_bandwidth_bytes_per_s = bytes_per_s;
+    return options;
+}
+
+haul_stats Stats(haul_migration *migration)
+{
+    haul_stats stats{};
+    haul_get_stats(migration, &stats);
+    return stats;
+}
+
+void ExpectMoved(Move &move)
+{
+    std::string where;
+    ASSERT_EQ(move.Wait(), 0) << move.source_error.message << " / " << move.destination_error.message;
+    EXPECT_TRUE(SameMemory(move.from, move.to, &where)) << where;
+}
+
+TEST(Limits, ALowOneHoldsAtEveryMoment)
+{
+    Guest from({16 * kMiB}, true), to({16 * kMiB}, false);
+    Wire wire;
+    Move move(from, to, Capped(2 * kMiB), "tcp:127.0.0.1:0", wire.Through());
+    ASSERT_TRUE(Eventually([&] { return wire.bytes() > kMiB; }));
+    unsigned bursts = 0, silences = 0;
+    for (int i = 0; i < 10; i++) {
+        uint64_t passed = wire.BytesIn(100); // 200 KiB
+        bursts += passed > 700 * 1024;
+        silences += passed == 0;
+    }
+    EXPECT_LE(bursts, 1u) << "a batch of 1 MiB at a time shows as five";
+    EXPECT_LE(silences, 3u);
+    haul_set_max_bandwidth(move.source, 0);
+    ExpectMoved(move);
+}
+
+TEST(Limits, LiftingItIsFeltOnTheWireAtOnce)
+{
+    Guest from({32 * kMiB}, true), to({32 * kMiB}, false);
+    Wire wire;
+    Move move(from, to, Capped(256 * 1024), "tcp:127.0.0.1:0", wire.Through());
+    ASSERT_TRUE(Eventually([&] { return wire.bytes() > 256 * 1024; }));
+    uint64_t before = wire.bytes();
+    auto set = Clock::now();
+    haul_set_max_bandwidth(move.source, 0);
+    ASSERT_TRUE(Eventually([&] { return wire.bytes() - before > 4 * kMiB; }));
+    RecordProperty("ms", static_cast<int>(MsSince(set)));
+    EXPECT_LT(MsSince(set), 2000) << "16 s at the first limit";
+    ExpectMoved(move);
+}
+
+TEST(Limits, SettingOneIsFeltOnTheWireAtOnce)
+{
+    Guest from({64 * kMiB}, true), to({64 * kMiB}, false);
+    Wire wire(8 * kMiB); // on each of two channels: 4 s for everything
+    Move move(from, to, Capped(0), "tcp:127.0.0.1:0", wire.Through());
+    ASSERT_TRUE(Eventually([&] { return wire.bytes() > 16 * kMiB; })); // what a channel can do is known
+    haul_set_max_bandwidth(move.source, 256 * 1024);
+    usleep(100000);
+    uint64_t passed = wire.BytesIn(1000);
+    RecordProperty("bytes_in_the_second_after_100_ms", std::to_string(passed));
+    EXPECT_LT(passed, 2 * kMiB) << "256 KiB are due, 16 MiB what the link could";
+    wire.Open();
+    haul_set_max_bandwidth(move.source, 0);
+    ExpectMoved(move);
+}
+
+TEST(Limits, ALongerDowntimeLimitIsDecidedOnAtOnceUnderALowMaxBandwidth)
+{
+    Guest from({16 * kMiB}, true), to({16 * kMiB}, false);
+    haul_options options = Capped(128 * 1024);
+    options.downtime_limit_ms = 0;
+    Move move(from, to, options);
+    ASSERT_TRUE(Eventually([&] { return Stats(move.source).bandwidth_bytes_per_s > 0; }));
+    haul_error error{};
+    auto set = Clock::now();
+    ASSERT_EQ(haul_set_downtime_limit(move.source, 60000, &error), 0) << error.message;
+    ASSERT_TRUE(Eventually([&] { return from.stops > 0; }));
+    RecordProperty("ms", static_cast<int>(MsSince(set)));
+    EXPECT_LT(MsSince(set), 2000) << "a batch of 1 MiB alone takes 8 s";
+    ExpectMoved(move);
+}
+
+TEST(Limits, ALongerDowntimeLimitIsDecidedOnAtOnceOverASlowLink)
+{
+    Guest from({32 * kMiB}, true), to({32 * kMiB}, false);
+    Wire wire(kMiB); // on each of two channels: 16 s for everything
+    haul_options options = Capped(0);
+    options.downtime_limit_ms = 0;
+    Move move(from, to, options, "tcp:127.0.0.1:0", wire.Through());
+    ASSERT_TRUE(Eventually([&] { return wire.bytes() > 10 * kMiB; }));
+    haul_error error{};
+    auto set = Clock::now();
+    ASSERT_EQ(haul_set_downtime_limit(move.source, 60000, &error), 0) << error.message;
+    ASSERT_TRUE(Eventually([&] { return from.stops > 0; }));
+    RecordProperty("ms", static_cast<int>(MsSince(set)));
+    EXPECT_LT(MsSince(set), 3000) << "eight batches of 1 MiB on each channel take 8 s";
+    wire.Open();
+    ExpectMoved(move);
+}
+
+} // namespace
