@@ -126,6 +126,26 @@ TEST_F(QemuDaemon, QuitRunsTheMachineAgain)
     ExpectGoesOnHere();
 }
 
+TEST_F(QemuDaemon, ABackgroundSnapshotLeavesTheMachineRunning)
+{
+    std::string path = *folder / "snapshot";
+    from()->Get("migrate-set-capabilities",
+                R"({"capabilities": [{"capability": "background-snapshot", "state": true}]})");
+    from()->Get("migrate", R"({"uri": "file:)" + path + R"(", "qemu": ")" + source->qmp() + "\"}");
+    ASSERT_TRUE(from()->Reaches("default", "completed")) << from_->program->Err();
+    EXPECT_EQ(from()->Guest("default"), "running");
+    ASSERT_TRUE(from()->Saw("default", "RESUME"));
+    EXPECT_EQ("running", source->status());
+    EXPECT_TRUE(source->counts()) << source->console() << source->errors();
+    // The machine as it was, beside the one that goes on.
+    to()->Get("migrate-incoming", R"({"uri": "file:)" + path + R"(", "qemu": ")" + target_->qmp() + "\"}");
+    ASSERT_TRUE(to()->Reaches("default", "completed")) << to_->program->Err();
+    EXPECT_EQ("running", target_->status());
+    EXPECT_TRUE(target_->counts()) << target_->console();
+    EXPECT_FALSE(target_->says_bad()) << target_->console();
+    unlink(path.c_str());
+}
+
 TEST_F(QemuDaemon, ParametersFinishASlowMove) // the last one: the machine leaves
 {
     MoveUntil("active");

@@ -6,6 +6,8 @@
 #include <cstdlib>
 #include <cstring>
 #include <deque>
+#include <fstream>
+#include <set>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -290,6 +292,38 @@ TEST(Help, ShowsEachOptionOfTheCommandWithin80Columns)
             EXPECT_LE(line.size(), 80u) << line;
             EXPECT_TRUE(line.empty() || line.back() != ' ') << '"' << line << '"';
         }
+    }
+}
+
+/* The manual documents what there is, and nothing else. */
+TEST(Manual, HasEveryOptionAndEveryCommand)
+{
+    std::ifstream manual("docs/haul.1");
+    std::set<std::string> options, words;
+    ASSERT_TRUE(manual.is_open());
+    for (std::string line; std::getline(manual, line);) {
+        std::istringstream text(line);
+        std::string macro, word;
+        text >> macro;
+        bool item = macro == ".It";
+        while (text >> word) {
+            words.insert(macro + " " + word);
+            if (item && word == "Fl" && text >> word && word == "Fl" && text >> word) {
+                options.insert(word);
+            }
+        }
+    }
+    EXPECT_EQ(options.erase("help"), 1u); /* has no entry in the table */
+    for (unsigned i = 0; i < cli_option_count; i++) {
+        EXPECT_EQ(options.erase(cli_option_table[i].name), 1u)
+            << "the manual lacks --" << cli_option_table[i].name;
+    }
+    for (const std::string &name : options) {
+        ADD_FAILURE() << "the manual has --" << name << ", which does not exist";
+    }
+    for (unsigned c = 0; c < CLI_COMMAND_COUNT; c++) {
+        std::string name = cli_command_name(static_cast<cli_command>(c));
+        EXPECT_EQ(words.count(".Cm " + name), 1u) << "the manual lacks haul " << name;
     }
 }
 

@@ -2,6 +2,7 @@
 // What daemons move besides the guest over tcp: over descriptors that a client hands them, into and out of a
 // file, over rdma, and plain memory objects.
 #include "tests/tools/daemon/daemon.h"
+#include "tests/tools/memory_writer.h"
 
 #include <cerrno>
 #include <csignal>
@@ -215,6 +216,87 @@ TEST_F(DaemonMemory, OneThatIsNotThere)
     Send("tcp:127.0.0.1:1", Object("/dev/shm/haul-none"));
     ASSERT_TRUE(from_->Reaches("a", "failed"));
     EXPECT_TRUE(Has(from_->Of("a", "error-desc"), "/dev/shm/haul-none")) << from_->Of("a", "error-desc");
+}
+
+TEST_F(DaemonMemory, OfAProcessThatWritesItAndIsStopped)
+{
+    if (geteuid() != 0) {
+        GTEST_SKIP() << "tracking another process needs root";
+    }
+    haul_test::SharedObject object(kMemory);
+    ASSERT_TRUE(object.ok());
+    haul_test::Child writer(haul_test::writer_of(object));
+    Receive("tcp:127.0.0.1:0", Object(there_, ", \"size\": " + std::to_string(kMemory)));
+    Send(Listening(), Object(object.path(), ", \"pid\": " + std::to_string(writer.pid())));
+    ExpectCompleted();
+    EXPECT_EQ(from_->Guest("a"), "postmigrate");
+    EXPECT_TRUE(writer.comes_to('T')) << "the memory is the destination's";
+    EXPECT_TRUE(Content(there_) == Content(object.path()));
+    EXPECT_TRUE(from_->Saw("a", "STOP"));
+}
+
+TEST_F(DaemonMemory, AProcessGoesOnAfterACancel)
+{
+    if (geteuid() != 0) {
+        GTEST_SKIP() << "tracking another process needs root";
+    }
+    haul_test::SharedObject object(kMemory);
+    ASSERT_TRUE(object.ok());
+    haul_test::Child writer(haul_test::writer_of(object));
+    Receive("tcp:127.0.0.1:0", Object(there_, ", \"size\": " + std::to_string(kMemory)));
+    from_->Get("migrate-set-parameters", Named("a", R"("max-bandwidth": 65536)"));
+    Send(Listening(), Object(object.path(), ", \"pid\": " + std::to_string(writer.pid())));
+    ASSERT_TRUE(from_->Reaches("a", "active")) << from_.program->Err();
+    from_->Get("migrate_cancel", Named("a"));
+    ASSERT_TRUE(from_->Reaches("a", "cancelled")) << from_.program->Err();
+    EXPECT_EQ(from_->Guest("a"), "running");
+    EXPECT_TRUE(writer.comes_to('S')) << "it writes, and sleeps between";
+}
+
+TEST_F(DaemonMemory, AProcessThatIsNotThere)
+{
+    Receive("tcp:127.0.0.1:0", Object(there_, ", \"size\": " + std::to_string(kMemory)));
+    Send(Listening(), Object(here_, R"(, "pid": 2147483647)"));
+    ASSERT_TRUE(from_->Reaches("a", "failed"));
+    EXPECT_TRUE(Has(from_->Of("a", "error-desc"), "2147483647")) << from_->Of("a", "error-desc");
+}
+
+// ---- background snapshots ----
+
+TEST_F(DaemonTransport, ABackgroundSnapshotLeavesTheGuestRunningHere)
+{
+    if (geteuid() != 0) {
+        GTEST_SKIP() << "protecting memory from the kernel's writes too needs root";
+    }
+    std::string path = MakeDirectory() + "/guest.haul";
+    from_->Get("migrate-set-capabilities",
+               Named("a", R"("capabilities": [{"capability": "background-snapshot", "state": true}])"));
+    Send("file:" + path, R"("guest": {"memory": 16777216, "vcpu": "thread", "dirty-rate": 2097152})");
+    ASSERT_TRUE(from_->Reaches("a", "completed")) << from_.program->Err();
+    EXPECT_EQ(from_->Guest("a"), "running");
+    EXPECT_TRUE(from_->Saw("a", "STOP"));
+    EXPECT_TRUE(from_->Saw("a", "RESUME"));
+    EXPECT_EQ(from_->Of("a", "mode"), "background-snapshot");
+    Receive("file:" + path);
+    ASSERT_TRUE(to_->Reaches("a", "completed")) << to_.program->Err();
+    EXPECT_EQ(to_->Guest("a"), "running") << "the guest as it was";
+    // What went on can be moved, as can any guest that runs in the daemon.
+    from_->Get("migrate-set-capabilities",
+               Named("a", R"("capabilities": [{"capability": "background-snapshot", "state": false}])"));
+    EXPECT_EQ(to_->Fails("migrate-forget", Named("a")), "");
+    Receive("tcp:127.0.0.1:0");
+    EXPECT_EQ(from_->Fails("migrate", Named("a", "\"uri\": \"" + Listening() + "\"")), "");
+    ExpectCompleted();
+}
+
+TEST_F(DaemonTransport, ABackgroundSnapshotIsForAFile)
+{
+    from_->Get("migrate-set-capabilities",
+               Named("a", R"("capabilities": [{"capability": "background-snapshot", "state": true}])"));
+    Send("tcp:127.0.0.1:1");
+    ASSERT_TRUE(from_->Reaches("a", "failed"));
+    EXPECT_TRUE(Has(from_->Of("a", "error-desc"), "file:PATH")) << from_->Of("a", "error-desc");
+    EXPECT_EQ(from_->Guest("a"), "running");
 }
 
 } // namespace
