@@ -60,7 +60,7 @@ TEST(QmpServer, AnswersWithTheId)
         "{\"id\": 7, \"error\": {\"class\": \"GenericError\", \"desc\": \"There's a migration process in "
         "progress\"}}",
         client.ask("{\"execute\": \"refuse\", \"id\": 7}"));
-    EXPECT_EQ("{\"error\": {\"class\": \"GenericError\", \"desc\": \"no file called caf?\"}}",
+    EXPECT_EQ("{\"error\": {\"class\": \"GenericError\", \"desc\": \"no file called caf\\\\xe9\"}}",
               client.ask("{\"execute\": \"latin\"}"));
 }
 
