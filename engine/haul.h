@@ -326,6 +326,12 @@ struct haul_guest_ops {
      */
     int (*ready)(void *opaque, struct haul_error *error);
     /*
+     * Source, mode background-snapshot, migration_thread, guest running: all memory was read. An error fails
+     * the snapshot: for a guest that knows of memory that was lost or replaced unseen by the write guard.
+     * NULL: there is none.
+     */
+    int (*saved)(void *opaque, struct haul_error *error);
+    /*
      * Destination, loader thread, setup state: the source has these side streams. fds[i] gets a connected
      * stream socket for each, the migration's on success; an error refuses the move, and then none is taken.
      * Names and descriptions come from the peer. NULL: a source with side streams is refused.

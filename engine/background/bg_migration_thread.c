@@ -323,6 +323,9 @@ static int complete(struct haul_migration *migration, struct haul_error *error)
     stop_guard(migration);
     end_writers(background);
     int rc = check(background, error);
+    if (rc == 0 && migration->guest.saved) {
+        rc = migration->guest.saved(migration->guest_opaque, error);
+    }
     if (rc == 0) {
         rc = haul_file_source_complete(migration, error);
     }

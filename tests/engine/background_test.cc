@@ -479,6 +479,19 @@ TEST_F(Snapshot, FailsWherePagesLoseTheirContent)
     ExpectFails(ENODATA, "lost the content of page 3072 before it was saved");
 }
 
+TEST_F(Snapshot, FailsWhereTheGuestDoesNotTrustWhatWasSaved)
+{
+    Make({4 * kMiB}, true);
+    guest->Run(10, 500);
+    guest->on_saved = [this](haul_error *error) {
+        EXPECT_EQ(haul_get_state(end->migration), HAUL_STATE_ACTIVE);
+        EXPECT_EQ(guard->stops, 1u) << "nothing waits for this";
+        return haul_error_set(error, EAGAIN, "the balloon grew");
+    };
+    ExpectFails(EAGAIN, "the balloon grew");
+    EXPECT_TRUE(guest->running());
+}
+
 TEST_F(Snapshot, OverwritesNoFile)
 {
     Make({4 * kMiB}, true);

@@ -236,6 +236,12 @@ static int Ready(void *opaque, haul_error *error)
     return static_cast<Guest *>(opaque)->on_ready(error);
 }
 
+static int Saved(void *opaque, haul_error *error)
+{
+    Guest *guest = static_cast<Guest *>(opaque);
+    return guest->on_saved ? guest->on_saved(error) : 0;
+}
+
 static int Streams(void *opaque, const haul_stream *streams, unsigned count, int *fds, haul_error *error)
 {
     return static_cast<Guest *>(opaque)->on_streams(streams, count, fds, error);
@@ -247,6 +253,7 @@ static const haul_guest_ops kGuestOps = {.stop = Stop,
                                          .never_ran = NeverRan,
                                          .throttle = ThrottleHook,
                                          .handed_over = HandedOver,
+                                         .saved = Saved,
                                          .adopt = Adopt,
                                          .disown = Disown};
 static const haul_state_ops kStateOps = {.name = "counter", .setup = Setup, .save = Save, .load = Load};

@@ -92,6 +92,7 @@ class Guest
     // Side streams of a source: name, and socket to hand over. The hooks are registered where they are set.
     std::vector<std::pair<std::string, int>> side_streams;
     std::function<int(haul_error *)> on_ready;
+    std::function<int(haul_error *)> on_saved;
     std::function<int(const haul_stream *, unsigned, int *, haul_error *)> on_streams;
     std::function<void(enum haul_state)> on_state;
     std::function<void(uint32_t)> on_pass, on_round;

@@ -6,8 +6,9 @@
  * it also reads it by direct I/O into memory that it checks later, and writes and reads back files in its
  * file system. With haul.disk=2 it writes random blocks of both disks instead, flushes, reads others back,
  * and says "vda N" for every lap in which it checked all of the disk. Kernel command line: haul.mib=N
- * haul.rate=MIB_PER_S haul.disk=0|1|2.
+ * haul.rate=MIB_PER_S haul.disk=0|1|2 haul.balloon=0|1.
  */
+#include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdarg.h>
@@ -93,7 +94,7 @@ static void load_module(const char *name)
     char path[64];
     snprintf(path, sizeof path, "/%s.ko", name);
     int fd = open(path, O_RDONLY);
-    if (fd < 0 || syscall(SYS_finit_module, fd, "", 0) < 0) {
+    if (fd < 0 || (syscall(SYS_finit_module, fd, "", 0) < 0 && errno != EEXIST)) {
         say("BAD module %s\n", name);
     }
     close(fd);
@@ -228,14 +229,20 @@ static void *load_disk(void *opaque)
     return NULL;
 }
 
-static void start_disks(int load)
+static void load_driver(const char *driver)
 {
-    static const char *const modules[] = {"virtio_ring",           "virtio",     "virtio_pci_modern_dev",
-                                          "virtio_pci_legacy_dev", "virtio_pci", "virtio_blk"};
-    pthread_t thread;
+    static const char *const modules[] = {"virtio_ring", "virtio", "virtio_pci_modern_dev",
+                                          "virtio_pci_legacy_dev", "virtio_pci"};
     for (unsigned i = 0; i < sizeof modules / sizeof modules[0]; i++) {
         load_module(modules[i]);
     }
+    load_module(driver);
+}
+
+static void start_disks(int load)
+{
+    pthread_t thread;
+    load_driver("virtio_blk");
     for (int i = 0; i < 100 && access("/dev/vdb", F_OK) < 0; i++) {
         usleep(50000);
     }
@@ -302,6 +309,9 @@ int main(void)
     uint32_t *versions = calloc(pages, sizeof *versions);
     for (uint64_t page = 0; page < pages; page++) {
         fill((uint64_t *)(memory + page * PAGE), page, 0);
+    }
+    if (number(line, "haul.balloon=", 0)) {
+        load_driver("virtio_balloon");
     }
     if (number(line, "haul.disk=", 0)) {
         start_disks(number(line, "haul.disk=", 0) == 2);

@@ -38,8 +38,9 @@ void make_initrd(const std::string &path)
 {
     Initrd initrd;
     initrd.add_program("init", read_file(guest_program()));
-    for (const char *module : {"virtio/virtio_ring", "virtio/virtio", "virtio/virtio_pci_modern_dev",
-                               "virtio/virtio_pci_legacy_dev", "virtio/virtio_pci", "block/virtio_blk"}) {
+    for (const char *module :
+         {"virtio/virtio_ring", "virtio/virtio", "virtio/virtio_pci_modern_dev",
+          "virtio/virtio_pci_legacy_dev", "virtio/virtio_pci", "block/virtio_blk", "virtio/virtio_balloon"}) {
         initrd.add_module(std::string("drivers/") + module);
     }
     initrd.write(path);
@@ -123,7 +124,11 @@ std::vector<std::string> arguments(const MachineOptions &options, const std::str
                  " haul.rate=" + std::to_string(options.rate_mib) + " haul.disk=" +
                  (options.load_disks     ? "2"
                   : options.disk.empty() ? "0"
-                                         : "1")});
+                                         : "1") +
+                 (options.balloon ? " haul.balloon=1" : "")});
+    }
+    if (options.balloon) {
+        add({"-device", "virtio-balloon-pci,id=balloon"});
     }
     if (options.incoming) {
         add({"-incoming", "defer"});

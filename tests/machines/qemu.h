@@ -36,6 +36,7 @@ struct MachineOptions {
                          // the folder's "initrd", made when it is not there
     std::string disk;    // raw image for direct reads; "": none
     std::string file_system; // ext4 image
+    bool balloon = false;    // virtio-balloon, "balloon", which the guest drives
     bool load_disks = false; // the guest writes and checks /dev/vda and /dev/vdb, which `extra` brings
     std::vector<std::string> extra;
 };

@@ -98,6 +98,59 @@ TEST_F(QemuSnapshot, APausedMachineStaysPaused)
     EXPECT_EQ("running", from.command("cont").empty() ? "" : from.status());
 }
 
+TEST_F(QemuSnapshot, ABalloonThatReportsFreePagesIsRefused)
+{
+    MachineOptions options;
+    options.boot = false;
+    options.extra = {"-device", "virtio-balloon-pci,id=balloon,free-page-reporting=on"};
+    Machine from(folder_, "from", options);
+    Mover save(Snapshot(from));
+    EXPECT_EQ(1, save.wait());
+    EXPECT_NE(save.output().find("the balloon /machine/peripheral/balloon has free-page-reporting=on"),
+              std::string::npos)
+        << save.output();
+    EXPECT_FALSE(std::filesystem::exists(path_));
+    EXPECT_EQ("running", from.status());
+}
+
+// What is taken away, and used again, before it was saved leaves no trace in memory.
+TEST_F(QemuSnapshot, ABalloonThatChangesMeanwhileFailsTheSnapshot)
+{
+    MachineOptions options;
+    options.balloon = true;
+    Machine from(folder_, "from", options);
+    ASSERT_TRUE(from.wait_for("sweep 1 ok", kBootSeconds)) << from.console() << from.errors();
+    auto inflate = [&](uint64_t mib) {
+        from.command("balloon", "{\"value\":" + std::to_string(mib << 20) + "}");
+        std::string wanted = std::to_string(mib << 20);
+        for (int i = 0; i < 3000 && from.command("query-balloon").find(wanted) == std::string::npos; i++) {
+            usleep(10000);
+        }
+    };
+    {
+        Mover save(
+            {"send", from.qmp(), "file:" + path_, "mode=background-snapshot", "channels=2", "hold=active"});
+        for (const char *state : {"setup", "device", "active"}) {
+            ASSERT_EQ(state, save.expect("STATE ")) << save.output();
+        }
+        inflate(options.mib - 16);
+        inflate(options.mib);
+        save.tell("go");
+        EXPECT_EQ(1, save.wait()) << save.output();
+        EXPECT_NE(save.output().find("balloon"), std::string::npos) << save.output();
+        EXPECT_FALSE(std::filesystem::exists(path_));
+    }
+    EXPECT_TRUE(from.counts());
+    bool saved = false; // QEMU reports changes up to a second late
+    for (int i = 0; i < 10 && !saved; i++) {
+        Mover again(Snapshot(from));
+        saved = again.wait() == 0;
+        usleep(300000);
+    }
+    EXPECT_TRUE(saved);
+    EXPECT_FALSE(from.says_bad()) << from.console();
+}
+
 TEST_F(QemuSnapshot, MemoryThatAnotherProcessWritesIsRefused)
 {
     MachineOptions options;

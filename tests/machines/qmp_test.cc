@@ -127,6 +127,26 @@ TEST(Qmp, ReturnsTheReplyAndSkipsEventsAndOldAnswers)
     client.qmp = nullptr;
 }
 
+TEST(Qmp, CountsChangesOfTheMachinesMemory)
+{
+    FakeMonitor monitor([](int fd) {
+        greet(fd);
+        std::string id = hear(fd);
+        for (const char *name : {"BALLOON_CHANGE", "MEMORY_DEVICE_SIZE_CHANGE", "RESET", "BALLOON_CHANGE"}) {
+            say(fd, std::string("{\"event\": \"") + name + "\", \"timestamp\": {}}\r\n");
+        }
+        say(fd, "{\"return\": {}, \"id\": " + id + "}\r\n");
+        wait_end(fd);
+    });
+    Client client;
+    ASSERT_EQ(0, client.open((std::string("unix:") + monitor.path()).c_str())) << client.error.message;
+    EXPECT_EQ(0u, haul_qmp_memory_changes(client.qmp));
+    ASSERT_EQ(0, haul_qmp_execute(client.qmp, "query-status", nullptr, nullptr, &client.error));
+    EXPECT_EQ(3u, haul_qmp_memory_changes(client.qmp));
+    haul_qmp_close(client.qmp);
+    client.qmp = nullptr;
+}
+
 TEST(Qmp, RefusalCarriesTheDescription)
 {
     FakeMonitor monitor([](int fd) {

@@ -20,7 +20,7 @@ class Snapshots : public testing::TestWithParam<const char *>
         haul_guest_options options;
         haul_guest_options_default(&options);
         options.memory_bytes = 16 << 20;
-        options.dirty_bytes_per_s = 200000000;
+        options.dirty_bytes_per_s = 800000000;
         options.vcpu = vcpu;
         return options;
     }

@@ -31,6 +31,7 @@ struct haul_qmp {
     json_t *events[EVENTS_KEPT]; /* oldest first */
     unsigned event_count;
     uint64_t stopped_at_ns;
+    uint64_t memory_changes;
     bool ran;
 };
 
@@ -105,6 +106,9 @@ static void note_event(struct haul_qmp *qmp, const json_t *event)
 {
     const char *name = json_string_value(json_object_get(event, "event"));
     qmp->ran = qmp->ran || (name && strcmp(name, "RESUME") == 0);
+    if (name && (strcmp(name, "BALLOON_CHANGE") == 0 || strcmp(name, "MEMORY_DEVICE_SIZE_CHANGE") == 0)) {
+        qmp->memory_changes++;
+    }
     if (name && strcmp(name, "STOP") == 0) {
         const json_t *stamp = json_object_get(event, "timestamp");
         int64_t at = json_integer_value(json_object_get(stamp, "seconds")) * 1000000000 +
@@ -415,6 +419,11 @@ bool haul_qmp_ran(const struct haul_qmp *qmp)
 uint64_t haul_qmp_stopped_at_ns(const struct haul_qmp *qmp)
 {
     return qmp->stopped_at_ns;
+}
+
+uint64_t haul_qmp_memory_changes(const struct haul_qmp *qmp)
+{
+    return qmp->memory_changes;
 }
 
 void haul_qmp_set_timeout(struct haul_qmp *qmp, int timeout_ms)

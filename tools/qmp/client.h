@@ -71,6 +71,10 @@ uint64_t haul_qmp_stopped_at_ns(const struct haul_qmp *qmp);
 /* haul_qmp_ran tells whether the server was seen to start or resume the machine (event RESUME). */
 bool haul_qmp_ran(const struct haul_qmp *qmp);
 
+/* haul_qmp_memory_changes counts how often the balloon or virtio-mem was seen to change the machine's memory
+ * (events BALLOON_CHANGE and MEMORY_DEVICE_SIZE_CHANGE). */
+uint64_t haul_qmp_memory_changes(const struct haul_qmp *qmp);
+
 /* haul_qmp_set_timeout replaces the timeout of haul_qmp_connect for the calls to come. */
 void haul_qmp_set_timeout(struct haul_qmp *qmp, int timeout_ms);
 

@@ -205,6 +205,9 @@ static int stop_guest(void *opaque, uint64_t *stopped_ns, struct haul_error *err
         }
         return haul_error_prefix(error, "stopping the machine: ");
     }
+    if (source->snapshots) {
+        haul_qemu_note_memory(source);
+    }
     uint64_t stopped = haul_qmp_stopped_at_ns(source->qmp);
     if (source->was_running && stopped > *stopped_ns) {
         source->lead_ns = stopped - *stopped_ns;
@@ -323,6 +326,11 @@ static int ready(void *opaque, struct haul_error *error)
     return haul_qemu_disks_ready(opaque, error);
 }
 
+static int saved(void *opaque, struct haul_error *error)
+{
+    return haul_qemu_check_discards(opaque, error);
+}
+
 const struct haul_guest_ops *haul_qemu_switchover_guest_ops(void)
 {
     static const struct haul_guest_ops ops = {
@@ -330,6 +338,7 @@ const struct haul_guest_ops *haul_qemu_switchover_guest_ops(void)
         .resume = resume_guest,
         .estimate = estimate,
         .ready = ready,
+        .saved = saved,
         .handing_over = handing_over,
         .handed_over = handed_over,
     };
