@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Real daemons that move the reference guest, steered over their control sockets.
+#include "tests/engine/disk.h"
 #include "tests/tools/daemon/daemon.h"
 
 #include <csignal>
@@ -146,6 +147,54 @@ TEST_F(DaemonMove, ACancelledGuestGoesOnAndMovesLater)
     Set("a", R"("max-bandwidth": 0)");
     from_->Get("migrate", Named("a", "\"uri\": \"" + Listen("a") + "\""));
     ExpectMoved("a");
+}
+
+// A disk comes along, also on the second try: its guest and its image stay with the daemon meanwhile.
+TEST_F(DaemonMove, MovesAGuestWithItsDisk)
+{
+    haul_test::Directory directory;
+    auto guest = [&](const std::string &name, const std::string &more) {
+        return R"("guest": {"memory": 16777216, "vcpu": "thread", "disk": {"path": ")" + directory / name +
+               R"(", "size": 8388608)" + more;
+    };
+    auto listen = [&] {
+        to_->Get("migrate-incoming", Named("a", R"("uri": "tcp:127.0.0.1:0", )" + guest("to", "}}")));
+        std::string uri;
+        EXPECT_TRUE(to_->Until([&] {
+            uri = to_->Of("a", "socket-address").empty() ? "" : to_->Of("a", "uri");
+            return !uri.empty();
+        }));
+        return "\"uri\": \"" + uri + "\"";
+    };
+    Set("a", R"("max-bandwidth": 1048576)");
+    from_->Get("migrate",
+               Named("a", listen() + ", " +
+                              guest("from", R"(, "rate": 1000000}, "dirty-rate": 0, "tracker": "bitmap"})")));
+    ASSERT_TRUE(from_->Reaches("a", "active"));
+    EXPECT_EQ(from_->Number("a", "disk", "total"), 8 << 20);
+    EXPECT_TRUE(to_->Until([&] { return to_->Number("a", "disk", "transferred") > 0; }));
+    EXPECT_EQ(directory.Names(), (Words{"from", "to.incomplete"}));
+    from_->Get("migrate_cancel", Named("a"));
+    ASSERT_TRUE(from_->Reaches("a", "cancelled"));
+    ASSERT_TRUE(to_->Reaches("a", "cancelled"));
+    to_->Get("migrate-forget", Named("a"));
+    EXPECT_EQ(directory.Names(), Words{"from"});
+    Set("a", R"("max-bandwidth": 0)");
+    from_->Get("migrate", Named("a", listen()));
+    ExpectMoved("a");
+    EXPECT_EQ(from_->Number("a", "disk", "remaining"), 0);
+    EXPECT_EQ(directory.Names(), (Words{"from", "to"}));
+}
+
+TEST_F(DaemonMove, RefusesADiskThatIsNone)
+{
+    EXPECT_EQ(from_->Fails("migrate", R"({"uri": "tcp:127.0.0.1:1", "guest": {"disk": {"size": 4096}}})"),
+              "Parameter 'guest.disk.path' is missing");
+    from_->Get("migrate",
+               Named("a", R"("uri": "tcp:127.0.0.1:1", "guest": {"disk": {"path": "/nonexistent/x"}})"));
+    ASSERT_TRUE(from_->Reaches("a", "failed"));
+    EXPECT_TRUE(Has(from_->Of("a", "error-desc"),
+                    "/nonexistent/x: opening it for reading and writing: No such file or directory"));
 }
 
 TEST_F(DaemonMove, IsHeldInPreSwitchoverUntilContinue)
