@@ -385,7 +385,8 @@ int haul_disk_file_open(const char *path, struct haul_disk_file **file, struct h
 
 static int create(struct haul_disk_file *file, struct haul_error *error)
 {
-    if (access(file->path, F_OK) == 0) {
+    struct stat status;
+    if (lstat(file->path, &status) == 0) {
         return haul_error_set(error, EEXIST,
                               "%s is there already: move it away, or leave the size out to overwrite it",
                               file->path);
@@ -407,7 +408,14 @@ static int create(struct haul_disk_file *file, struct haul_error *error)
 int haul_disk_file_receive(const char *path, uint64_t size, struct haul_disk_file **file,
                            struct haul_error *error)
 {
-    struct haul_disk_file *made = make(path, true);
+    /* An image that is there loses its name meanwhile: the one that it has itself, not that of a link. */
+    char *image = size ? strdup(path) : realpath(path, NULL);
+    if (!image) {
+        return haul_error_set(error, errno, "%s: opening it for reading and writing: %s", path,
+                              strerror(errno));
+    }
+    struct haul_disk_file *made = make(image, true);
+    free(image);
     if (!made) {
         return haul_error_set(error, ENOMEM, "no memory for %s", path);
     }

@@ -189,7 +189,7 @@ TEST(Disk, FlushIsPredicted)
 {
     DiskMachines machines(2 * kMiB);
     machines.copy->on_call = [](Disk::Call call) { usleep(call == Disk::kFlush ? 30000 : 0); };
-    machines.disk->Run(1, 500);
+    machines.from.on_round = [&](uint32_t) { machines.disk->Write(9, 0x77); }; // something is left to flush
     haul_options options = Options();
     options.downtime_limit_ms = 1000;
     Move move(machines.from, machines.to, options);
@@ -212,6 +212,28 @@ TEST(Disk, LongFlushIsWaitedFor)
     Move move(machines.from, machines.to, options);
     machines.ExpectMoved(move);
     EXPECT_GE(move.stats.total_time_ns, 2700000000u);
+}
+
+// The image that a link leads to is received, and has its name again; the link stays what it is.
+TEST(Disk, ALinkToAnImage)
+{
+    Directory directory;
+    MakeImage(directory / "from", 4 * kMiB, [](uint64_t) { return true; });
+    MakeImage(directory / "image", 4 * kMiB, [](uint64_t) { return false; });
+    ASSERT_EQ(symlink("image", (directory / "to").c_str()), 0);
+    Guest from({2 * kMiB}, true), to({2 * kMiB}, false);
+    {
+        Disk disk(directory / "from", true), copy(directory / "to", false);
+        disk.Plug(from);
+        copy.Plug(to);
+        Move move(from, to, Options());
+        EXPECT_EQ(move.Wait(), 0) << move.source_error.message;
+    }
+    EXPECT_EQ(directory.Names(), (std::vector<std::string>{"from", "image", "to"}));
+    EXPECT_TRUE(ReadImage(directory / "image") == ReadImage(directory / "from"));
+    struct stat status = {};
+    EXPECT_EQ(lstat((directory / "to").c_str(), &status), 0);
+    EXPECT_TRUE(S_ISLNK(status.st_mode));
 }
 
 // One device model serves both sides: at the destination it marks what nobody tracks.

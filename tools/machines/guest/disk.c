@@ -253,6 +253,9 @@ static int create_image(const struct haul_guest_options *options, struct haul_er
                      : haul_error_set(error, errno, "cannot give the disk's image %s its size: %s",
                                       options->disk, strerror(errno));
     close(fd);
+    if (result) {
+        unlink(options->disk);
+    }
     return result;
 }
 
