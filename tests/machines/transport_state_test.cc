@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The reference guest over each transport whose connections are made of processes or descriptors, and over
-// rdma. In each state up to HANDOVER: the move is cancelled, the source's haul dies, the destination's does,
-// or all connections break. At no time may both sides run the guest (rule R1), and nothing may be left
-// behind. (tests/engine has the same for the transports that are sockets of the kernel.)
+// rdma; and into a file. In each state up to HANDOVER: the move is cancelled, the source's haul dies, the
+// destination's does, or all connections break. At no time may both sides run the guest (rule R1), and
+// nothing may be left behind. (tests/engine has the same for the transports that are sockets of the kernel.)
 #include "tests/machines/folder.h"
 #include "tests/machines/mover_process.h"
 #include "tests/tools/descriptors.h"
@@ -213,6 +213,28 @@ class Rdma : public Transport
     }
 };
 
+// No other side: what a save that failed must not leave is a file.
+class File : public Transport
+{
+  public:
+    std::string start(std::vector<std::string> settings) override
+    {
+        send("file:" + folder_ / "snapshot", std::move(settings));
+        return "";
+    }
+    void cut() override
+    {
+        FAIL() << "there is nothing to cut";
+    }
+    void expect_destination_failed(bool) override
+    {
+        EXPECT_TRUE(std::filesystem::is_empty(folder_ / "")) << log();
+    }
+
+  private:
+    Folder folder_;
+};
+
 struct Way {
     const char *name;
     std::unique_ptr<Transport> (*make)();
@@ -311,13 +333,22 @@ TEST_P(EveryState, EndsWithOneOwner)
     transport->expect_destination_failed(fault == Fault::kDestinationDies);
 }
 
+std::string case_name(const ::testing::TestParamInfo<EveryState::ParamType> &info)
+{
+    return std::string(std::get<0>(info.param).name) + std::get<1>(info.param).name +
+           kFaults[static_cast<int>(std::get<2>(info.param))];
+}
+
 INSTANTIATE_TEST_SUITE_P(All, EveryState,
                          ::testing::Combine(::testing::ValuesIn(kWays), ::testing::ValuesIn(kMoments),
                                             ::testing::Values(Fault::kCancel, Fault::kSourceDies,
                                                               Fault::kDestinationDies, Fault::kCut)),
-                         [](const auto &info) {
-                             return std::string(std::get<0>(info.param).name) + std::get<1>(info.param).name +
-                                    kFaults[static_cast<int>(std::get<2>(info.param))];
-                         });
+                         case_name);
+
+INSTANTIATE_TEST_SUITE_P(Alone, EveryState,
+                         ::testing::Combine(::testing::Values(Way{"File", make<File>}),
+                                            ::testing::ValuesIn(kMoments),
+                                            ::testing::Values(Fault::kCancel, Fault::kSourceDies)),
+                         case_name);
 
 } // namespace
