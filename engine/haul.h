@@ -253,19 +253,7 @@ struct haul_state_ops {
     int (*load)(void *opaque, struct haul_state_reader *reader, struct haul_error *error);
 };
 
-/* ---- side streams ---- */
-
-/*
- * A side stream carries bytes in both directions between the two machines, over one more connection of the
- * migration's transport, for what is neither memory nor state: a disk that the VMM copies by itself. The
- * engine does not look at the bytes. They count as stream_bytes, and streams and memory share max_bandwidth;
- * while the guest is stopped neither is limited. A stream whose connection breaks closes the machine's
- * socket, and fails nothing by itself. All are closed when the migration ends.
- */
-struct haul_stream {
-    const char *name;        /* 1..255 bytes, unique within the migration */
-    const char *description; /* up to 4095 bytes from the source's machine to the destination's */
-};
+struct haul_stream; /* engine/stream.h */
 
 /* ---- the hooks of a guest ---- */
 
@@ -456,8 +444,12 @@ struct haul_stats {
     uint64_t write_fault_p50_ns;
     uint64_t write_fault_p99_ns;
     uint64_t write_fault_longest_ns;
-    uint32_t streams;      /* side streams */
+    uint32_t streams;      /* side streams, engine/stream.h */
     uint64_t stream_bytes; /* carried by them, both ways; not in `transferred` */
+    /* Source: of all that haul_stream_progress said. */
+    uint64_t stream_offset;
+    uint64_t stream_length;
+    uint32_t streams_ready;
     struct haul_disk_stats disk;
 };
 
@@ -519,14 +511,6 @@ int haul_set_events(struct haul_migration *migration, const struct haul_events *
  */
 int haul_add_fd(struct haul_migration *migration, const char *name, int fd, struct haul_error *error);
 
-/*
- * haul_add_stream gives a source a side stream. `fd` is a stream socket of the machine's, connected, or
- * listening, whose first connection is taken; the migration's on success. Before haul_start. -EINVAL (a name
- * or description too long, a destination), -EEXIST, -ENOSPC (over 32), -EBUSY.
- */
-int haul_add_stream(struct haul_migration *migration, const char *name, const char *description, int fd,
-                    struct haul_error *error);
-
 /* haul_say sends a plain sentence to the message event; from the guest's hooks and handlers only. */
 void haul_say(struct haul_migration *migration, const char *text);
 
@@ -550,6 +534,9 @@ int haul_check_uri(const char *uri, bool listening, struct haul_error *error);
 
 /* haul_get_mode returns the mode of the options; an adapter may ask it when it registers a guest. */
 enum haul_mode haul_get_mode(const struct haul_migration *migration);
+
+/* haul_writes_file tells whether a started source goes to a file:. Any thread. */
+bool haul_writes_file(const struct haul_migration *migration);
 
 /*
  * haul_relay connects to `uri` and carries bytes between the connection and `in` and `out` (which may be the

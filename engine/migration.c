@@ -256,6 +256,11 @@ int haul_check_uri(const char *uri, bool listening, struct haul_error *error)
     return haul_uri_check(uri, listening ? HAUL_URI_LISTEN : HAUL_URI_CONNECT, error);
 }
 
+bool haul_writes_file(const struct haul_migration *migration)
+{
+    return migration->source && migration->file_path;
+}
+
 enum haul_mode haul_get_mode(const struct haul_migration *migration)
 {
     return migration->mode;

@@ -14,6 +14,7 @@
 #include "compress/choice.h"
 #include "engine/control.h"
 #include "engine/haul.h"
+#include "engine/stream.h"
 
 #include <pthread.h>
 
@@ -24,7 +25,6 @@ extern "C" {
 #define HAUL_BLOCKS_MAX 1024
 #define HAUL_HANDLERS_MAX 64
 #define HAUL_NAME_MAX 255
-#define HAUL_STREAMS_MAX 32
 #define HAUL_DESCRIPTION_MAX 4095
 #define HAUL_FDS_MAX (2 * (HAUL_CHANNELS_MAX + 1)) /* a pair of pipes for each connection */
 #define HAUL_TRANSPORT_STRINGS 5

@@ -23,8 +23,7 @@ void haul_get_stats(struct haul_migration *migration, struct haul_stats *stats)
     } else {
         haul_destination_counters(migration, stats);
     }
-    stats->streams = haul_streams_count(migration->streams);
-    stats->stream_bytes = haul_streams_carried(migration->streams, true);
+    haul_streams_count_up(migration->streams, stats);
     pthread_mutex_unlock(&migration->lock);
     stats->pages_per_second =
         stats->total_time_ns

@@ -314,15 +314,70 @@ int haul_streams_begin(struct haul_migration *migration, unsigned channel, int f
 
 /* ---- both ---- */
 
+static uint64_t carried(const struct haul_side_stream *stream, bool both)
+{
+    uint64_t out = atomic_load_explicit(&stream->meter.outward, memory_order_relaxed);
+    return out + (both ? atomic_load_explicit(&stream->meter.inward, memory_order_relaxed) : 0);
+}
+
 uint64_t haul_streams_carried(const struct haul_streams *streams, bool both)
 {
     uint64_t total = 0;
     for (unsigned i = 0; i < haul_streams_count(streams); i++) {
-        const struct haul_pump_meter *meter = &streams->list[i].meter;
-        total += atomic_load_explicit(&meter->outward, memory_order_relaxed);
-        total += both ? atomic_load_explicit(&meter->inward, memory_order_relaxed) : 0;
+        total += carried(&streams->list[i], both);
     }
     return total;
+}
+
+void haul_streams_count_up(struct haul_streams *streams, struct haul_stats *stats)
+{
+    stats->streams = haul_streams_count(streams);
+    stats->stream_bytes = haul_streams_carried(streams, true);
+    if (!streams) {
+        return;
+    }
+    pthread_mutex_lock(&streams->lock);
+    for (unsigned i = 0; i < streams->count; i++) {
+        stats->stream_offset += streams->list[i].offset;
+        stats->stream_length += streams->list[i].length;
+        stats->streams_ready += streams->list[i].ready;
+    }
+    pthread_mutex_unlock(&streams->lock);
+}
+
+void haul_stream_progress(struct haul_migration *migration, unsigned index, uint64_t offset, uint64_t length,
+                          bool ready)
+{
+    struct haul_streams *streams = migration->streams;
+    if (index >= haul_streams_count(streams)) {
+        return;
+    }
+    pthread_mutex_lock(&streams->lock);
+    streams->list[index].offset = offset;
+    streams->list[index].length = length;
+    streams->list[index].ready = ready;
+    pthread_mutex_unlock(&streams->lock);
+}
+
+int haul_get_stream_stats(struct haul_migration *migration, unsigned index, struct haul_stream_stats *stats)
+{
+    int rc = -ENOENT;
+    pthread_mutex_lock(&migration->lock); /* a destination gets its list when the source comes */
+    struct haul_streams *streams = migration->streams;
+    if (index < haul_streams_count(streams)) {
+        const struct haul_side_stream *stream = &streams->list[index];
+        *stats = (struct haul_stream_stats){.size = sizeof *stats};
+        snprintf(stats->name, sizeof stats->name, "%s", stream->name);
+        stats->bytes = carried(stream, true);
+        pthread_mutex_lock(&streams->lock);
+        stats->offset = stream->offset;
+        stats->length = stream->length;
+        stats->ready = stream->ready;
+        pthread_mutex_unlock(&streams->lock);
+        rc = 0;
+    }
+    pthread_mutex_unlock(&migration->lock);
+    return rc;
 }
 
 static void close_one(int *fd)

@@ -31,6 +31,10 @@ struct haul_side_stream {
     bool started;
     pthread_t thread;
     struct haul_pump_meter meter;
+    /* ---- under `lock` of the list ---- */
+    uint64_t offset; /* what haul_stream_progress said */
+    uint64_t length;
+    bool ready;
 };
 
 struct haul_streams {
@@ -39,7 +43,7 @@ struct haul_streams {
     unsigned count;
     struct haul_side_stream list[HAUL_STREAMS_MAX];
     HAUL_ATOMIC(int) share; /* enum haul_streams_share; relaxed, a hint to the limit */
-    pthread_mutex_t lock;   /* of `limit`, which the threads share */
+    pthread_mutex_t lock;   /* of `limit`, which the threads share, and of each stream's progress */
     struct haul_rate_limit limit;
 };
 
@@ -79,6 +83,9 @@ int haul_streams_begin(struct haul_migration *migration, unsigned channel, int f
 
 /* haul_streams_carried returns the bytes sent by all streams, those received too if `both`. Any thread. */
 uint64_t haul_streams_carried(const struct haul_streams *streams, bool both);
+
+/* haul_streams_count_up fills in the streams' part of `stats`. Under migration->lock. */
+void haul_streams_count_up(struct haul_streams *streams, struct haul_stats *stats);
 
 /* haul_streams_abort ends what the streams carry, as if all connections had broken. Any thread. */
 void haul_streams_abort(const struct haul_streams *streams);

@@ -6,6 +6,7 @@
 // explicit bitmap, and a state handler that carries the writer's counter.
 
 #include "engine/haul.h"
+#include "engine/stream.h"
 #include "engine/trackers.h"
 
 #include <atomic>

@@ -266,6 +266,45 @@ TEST(Streams, EndWithTheMove)
     }
 }
 
+TEST(Streams, ProgressIsToldOfEach)
+{
+    Guest from({kMiB}, true), to({kMiB}, false);
+    Echo echo(to);
+    Pair first, second;
+    from.side_streams = {{"disk0", first.fds[0]}, {"disk1", second.fds[0]}};
+    std::atomic<haul_migration *> source{nullptr};
+    from.on_ready = [&](haul_error *) {
+        if (!source) {
+            return 0;
+        }
+        haul_stream_progress(source, 0, 5, 9, false);
+        haul_stream_progress(source, 1, 20, 20, true);
+        haul_stream_progress(source, 2, 1, 1, true); // there is no such one
+        return 1;
+    };
+    {
+        Move move(from, to, Options());
+        WriteAll(second.fds[1], "ping");
+        EXPECT_EQ(ReadAll(second.fds[1], 4), "ping");
+        source = move.source;
+        ASSERT_EQ(move.Wait(), 0) << move.source_error.message;
+        EXPECT_EQ(move.stats.stream_offset, 25u);
+        EXPECT_EQ(move.stats.stream_length, 29u);
+        EXPECT_EQ(move.stats.streams_ready, 1u);
+        haul_stream_stats stats = {};
+        ASSERT_EQ(haul_get_stream_stats(move.source, 1, &stats), 0);
+        EXPECT_STREQ(stats.name, "disk1");
+        EXPECT_EQ(stats.bytes, 8u);
+        EXPECT_TRUE(stats.ready);
+        ASSERT_EQ(haul_get_stream_stats(move.destination, 1, &stats), 0);
+        EXPECT_STREQ(stats.name, "disk1");
+        EXPECT_EQ(stats.length, 0u);
+        EXPECT_EQ(haul_get_stream_stats(move.source, 2, &stats), -ENOENT);
+    }
+    close(first.fds[1]);
+    close(second.fds[1]);
+}
+
 // A machine may wait for what a stream carries, within a hook that nobody else can end.
 TEST(Streams, ACancelEndsAHooksWait)
 {

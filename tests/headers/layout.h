@@ -9,6 +9,7 @@
 #include "engine/disk.h"
 #include "engine/haul.h"
 #include "engine/remap.h"
+#include "engine/stream.h"
 #include "engine/trackers.h"
 
 #ifdef __cplusplus
@@ -26,6 +27,7 @@ extern "C" {
     X(haul_guest_ops)                                                                                        \
     X(haul_events)                                                                                           \
     X(haul_downtime)                                                                                         \
+    X(haul_stream_stats)                                                                                     \
     X(haul_disk)                                                                                             \
     X(haul_disk_ops)                                                                                         \
     X(haul_disk_stats)                                                                                       \

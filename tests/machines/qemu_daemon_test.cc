@@ -161,6 +161,92 @@ TEST_F(QemuDaemon, ParametersFinishASlowMove) // the last one: the machine leave
     EXPECT_TRUE(to()->Saw("default", "RESUME"));
 }
 
+// ---- a machine with a drive, which moves along ----
+
+class Drive : public ::testing::Test
+{
+  protected:
+    void SetUp() override
+    {
+        if (system("qemu-system-x86_64 --version > /dev/null 2>&1") != 0) {
+            GTEST_SKIP() << "qemu-system-x86_64 is not installed";
+        }
+        ASSERT_EQ(
+            0,
+            system(
+                ("head -c 8M /dev/urandom >" + Image("from") + " && truncate -s 8M " + Image("to")).c_str()));
+        source_ = Make("from", false);
+        target_ = Make("to", true);
+    }
+    std::string Image(const std::string &name) const
+    {
+        return folder_ / (name + ".raw");
+    }
+    std::unique_ptr<Machine> Make(const std::string &name, bool incoming)
+    {
+        MachineOptions options;
+        options.boot = false;
+        options.mib = 64;
+        options.incoming = incoming;
+        options.extra = {"-drive", "if=none,id=disk0,format=raw,file=" + Image(name), "-device",
+                         "virtio-blk-pci,drive=disk0"};
+        return std::make_unique<Machine>(folder_, name, options);
+    }
+    void Begin()
+    {
+        from_->Get("migrate-set-parameters", R"({"max-bandwidth": 1000000})");
+        to_->Get("migrate-incoming",
+                 R"({"uri": "tcp:127.0.0.1:0", "disks": true, "qemu": ")" + target_->qmp() + "\"}");
+        ASSERT_TRUE(to_->Until([&] { return !to_->Of("default", "socket-address").empty(); }));
+        from_->Get("migrate", "{\"uri\": \"" + to_->Of("default", "uri") + R"(", "disks": true, "qemu": ")" +
+                                  source_->qmp() + "\"}");
+        ASSERT_TRUE(from_->Reaches("default", "active")) << from_.program->Err();
+        ASSERT_TRUE(from_->Until([&] { return Job("offset") > 0; })) << from_.program->Err();
+        EXPECT_EQ(Job("ready"), 0);
+        EXPECT_GE(Job("len"), 8 << 20);
+    }
+    // A number of the only one in query-migrate's block-jobs.
+    long Job(const char *member)
+    {
+        Json answer = from_->Get("query-migrate");
+        const json_t *job = json_array_get(json_object_get(answer.get(), "block-jobs"), 0);
+        const json_t *value = json_object_get(job, member);
+        EXPECT_TRUE(!job || std::string(json_string_value(json_object_get(job, "device"))) == "disk0");
+        return json_is_boolean(value) ? json_is_true(value) : (long)json_integer_value(value);
+    }
+    Folder folder_;
+    Daemon from_, to_;
+    std::unique_ptr<Machine> source_, target_;
+};
+
+TEST_F(Drive, MovesAndIsToldOf)
+{
+    Begin();
+    from_->Get("migrate-set-parameters", R"({"max-bandwidth": 0, "downtime-limit": 2000})");
+    ASSERT_TRUE(from_->Reaches("default", "completed")) << from_.program->Err();
+    ASSERT_TRUE(to_->Reaches("default", "completed")) << to_.program->Err();
+    EXPECT_EQ(Job("ready"), 1);
+    EXPECT_EQ("running", target_->status());
+    EXPECT_EQ(0, system(("cmp " + Image("from") + " " + Image("to")).c_str()));
+}
+
+TEST_F(Drive, StaysAfterACancel)
+{
+    Begin();
+    from_->Get("migrate_cancel");
+    ASSERT_TRUE(from_->Reaches("default", "cancelled"));
+    EXPECT_EQ("running", source_->status());
+    EXPECT_TRUE(
+        from_->Until([&] { return source_->command("query-jobs").find("haul-") == std::string::npos; }));
+}
+
+TEST_F(Drive, NeedsAQemuMachineThatSaysWhereItIs)
+{
+    EXPECT_NE(from_->Fails("migrate", R"({"uri": "tcp:127.0.0.1:1", "disks": true, "guest": {}})")
+                  .find("'disks' needs"),
+              std::string::npos);
+}
+
 // ---- a machine that its operator paused ----
 
 class PausedMachine : public ::testing::Test

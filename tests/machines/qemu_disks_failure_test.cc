@@ -19,6 +19,7 @@ using namespace haul_test;
 
 enum Cause {
     NOTHING, // after all the others: it moves, with what its drives have by then
+    LAG,     // the guest writes faster than the link is, until its operator has enough
     CANCEL,
     SOURCES_HAUL,
     DESTINATIONS_HAUL,
@@ -28,6 +29,7 @@ enum Cause {
 };
 
 const char *const kCauses[] = {"Moves",
+                               "GuestWritesFaster",
                                "Cancelled",
                                "SourcesHaulDies",
                                "DestinationsHaulDies",
@@ -102,6 +104,7 @@ std::vector<Case> cases()
             }
         }
     }
+    list.push_back({LAG, "mirroring"});
     list.push_back({NOTHING, "in_the_end"});
     return list;
 }
@@ -149,6 +152,18 @@ class InState : public QemuDisksFailure, public ::testing::WithParamInterface<Ca
         }
         move.source->tell("go");
     }
+    static void expect_advice()
+    {
+        auto to = destination();
+        Move move(*from, *to, {with_disks({"bandwidth=500000"}), with_disks()});
+        std::string said = move.source->expect("MESSAGE drive ");
+        EXPECT_NE(std::string::npos, said.find("does not get ready: the guest writes")) << move.log();
+        move.source->tell("cancel");
+        EXPECT_EQ(1, move.source->wait()) << move.log();
+        EXPECT_NE(std::string::npos, move.source->output().find("SUMMARY drive ")) << move.log();
+        move.destination->wait();
+        expect_goes_on(move.log());
+    }
     static void expect_moves()
     {
         auto to = drives->destination("last");
@@ -167,6 +182,10 @@ class InState : public QemuDisksFailure, public ::testing::WithParamInterface<Ca
 TEST_P(InState, EndsEarly)
 {
     auto [cause, state] = GetParam();
+    if (cause == LAG) {
+        expect_advice();
+        return;
+    }
     if (cause == NOTHING) {
         expect_moves();
         return;

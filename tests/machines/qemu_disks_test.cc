@@ -174,6 +174,30 @@ TEST_P(QemuDisksRefused, ToContinueGivesTheMachineBack)
 INSTANTIATE_TEST_SUITE_P(Drive, QemuDisksRefused, ::testing::Bool(),
                          [](const auto &info) { return info.param ? "paused" : "autostart"; });
 
+// What is read-only or has no medium is there already, or is nothing.
+TEST_F(QemuDisks, OnlyWritableDrivesWithAMediumMove)
+{
+    auto drives = [this](const std::string &name) {
+        auto list = drive(raw(name, "8M"), ",format=raw");
+        std::string second = folder / (name + ".qcow2");
+        run("qemu-img create -q -f qcow2 " + second + " 4M");
+        list.insert(list.end(),
+                    {"-drive", "if=none,id=disk1,format=qcow2,file=" + second, "-device",
+                     "virtio-blk-pci,drive=disk1", "-drive",
+                     "if=none,id=cd,media=cdrom,read-only=on,format=raw,file=" + raw(name + "-cd", "1M"),
+                     "-device", "ide-cd,drive=cd,bus=ide.0", "-drive", "if=none,id=empty,media=cdrom",
+                     "-device", "ide-cd,drive=empty,bus=ide.1"});
+        return list;
+    };
+    auto a = machine("a", false, drives("one"));
+    auto b = machine("b", true, drives("two"));
+    Move move(*a, *b, {with_disks(), with_disks()});
+    ASSERT_EQ(0, move.source->wait()) << move.log();
+    EXPECT_EQ(0, move.destination->wait()) << move.log();
+    EXPECT_SAYS(move.source->output(), "copying 2 drives");
+    EXPECT_EQ(std::string::npos, move.source->output().find("stays behind")) << move.log();
+}
+
 TEST_F(QemuDisks, DrivesThatStayBehindAreNamed)
 {
     auto own = drive(raw("own", "8M"), ",format=raw");
@@ -190,6 +214,11 @@ TEST_F(QemuDisks, DrivesThatStayBehindAreNamed)
         EXPECT_SAYS(move.source->output(), "warning: drive disk0 (" + (folder / "own") + ") stays behind");
         EXPECT_EQ(std::string::npos, move.source->output().find("drive cd")) << move.log();
     }
+    // A file has memory and devices; shared or not, the image must stay as it is.
+    Mover save({"send", a->qmp(), "file:" + (folder / "saved"), "cancel=round1"});
+    EXPECT_EQ(1, save.wait());
+    EXPECT_SAYS(save.output(), "drive disk0 (" + (folder / "own") + ") is not in the file");
+    EXPECT_EQ(std::string::npos, save.output().find("--disks")) << save.output();
     // The destination has the same image.
     own[1] += ",file.locking=off";
     auto b = machine("b2", true, own);

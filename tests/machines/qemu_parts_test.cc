@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the QEMU adapter reads out of /proc and of QEMU's answers, on made-up text.
+#include "tools/machines/qemu/drives.h"
 #include "tools/machines/qemu/guardian.h"
 #include "tools/machines/qemu/inspect.h"
 #include "tools/machines/qemu/preamble.h"
@@ -114,6 +115,35 @@ TEST(FlatView, FindsABackendUnderAnyOfItsNames)
     EXPECT_EQ(0x100000000u, address);
     EXPECT_FALSE(haul_qemu_flat_view_find(FLAT_VIEW, "0", &address, &offset));
     EXPECT_FALSE(haul_qemu_flat_view_find("", "m0", &address, &offset));
+}
+
+haul_qemu_storage storage_of(const std::string &file)
+{
+    haul_qemu_drive drive = {};
+    haul_qemu_place place = {};
+    snprintf(drive.file, sizeof drive.file, "%s", file.c_str());
+    haul_qemu_drive_find(&drive, getpid(), &place);
+    return place.storage;
+}
+
+TEST(Drives, KnowSharedStorageByItsName)
+{
+    char local[] = "/tmp/haul-drive-XXXXXX";
+    int fd = mkstemp(local);
+    ASSERT_GE(fd, 0);
+    EXPECT_EQ(HAUL_QEMU_STORAGE_LOCAL, storage_of(local));
+    close(fd);
+    unlink(local);
+    EXPECT_EQ(HAUL_QEMU_STORAGE_UNKNOWN, storage_of(local)) << "gone";
+    EXPECT_EQ(HAUL_QEMU_STORAGE_UNKNOWN, storage_of("/dev/null")) << "no file";
+    for (const char *name : {"rbd:pool/image", "nbd://host/x", "iscsi://host/target/0", "gluster+unix:///v/x",
+                             "nfs://host/x", R"(json:{"driver": "raw", "file": {"driver": "rbd"}})",
+                             R"(json:{"driver": "qcow2", "file.driver": "https"})"}) {
+        EXPECT_EQ(HAUL_QEMU_STORAGE_SHARED, storage_of(name)) << name;
+    }
+    for (const char *name : {"rbdish:x", "json:{", R"(json:{"driver": "file", "filename": "/x"})", ""}) {
+        EXPECT_NE(HAUL_QEMU_STORAGE_SHARED, storage_of(name)) << name;
+    }
 }
 
 TEST(Preamble, SurvivesTheWay)

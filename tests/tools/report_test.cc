@@ -296,6 +296,21 @@ TEST(Progress, LineHasEverythingAnOperatorAsksFor)
     EXPECT_STREQ(line, " 45%  812 MiB/s  left 550 MiB  dirty 100 MiB/s  round 3  downtime 25 ms");
 }
 
+TEST(Progress, DrivesAreShownUntilAllAreReady)
+{
+    haul_stats stats = Active();
+    stats.streams = 2;
+    stats.streams_ready = 1;
+    stats.stream_length = stats.total;
+    stats.stream_offset = stats.total - (100 << 20);
+    char line[256];
+    cli_progress_line(&stats, true, 812ull << 20, line, sizeof line);
+    EXPECT_STREQ(line, " 67%  812 MiB/s  left 650 MiB, of drives 100 MiB  drives ready 1 of 2");
+    stats.streams_ready = 2;
+    cli_progress_line(&stats, true, 812ull << 20, line, sizeof line);
+    EXPECT_STREQ(line, " 67%  812 MiB/s  left 650 MiB  dirty 100 MiB/s  round 3  downtime 25 ms");
+}
+
 TEST(Progress, WorstLineFitsEightyColumns)
 {
     haul_stats stats = Active();

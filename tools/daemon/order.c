@@ -47,6 +47,7 @@ const struct haul_qmp_argument haul_moves_send_arguments[] = {
     {"uri", HAUL_QMP_STRING},
     {"name", HAUL_QMP_STRING, .optional = true},
     {"qemu", HAUL_QMP_STRING, .optional = true},
+    {"disks", HAUL_QMP_BOOLEAN, .optional = true},
     {"memory", HAUL_QMP_OBJECT, .optional = true, .members = source_memory},
     {"guest", HAUL_QMP_OBJECT, .optional = true, .members = guest},
     {"detach", HAUL_QMP_BOOLEAN, .optional = true},
@@ -60,6 +61,7 @@ const struct haul_qmp_argument haul_moves_receive_arguments[] = {
     {"uri", HAUL_QMP_STRING},
     {"name", HAUL_QMP_STRING, .optional = true},
     {"qemu", HAUL_QMP_STRING, .optional = true},
+    {"disks", HAUL_QMP_BOOLEAN, .optional = true},
     {"memory", HAUL_QMP_OBJECT, .optional = true, .members = destination_memory},
     {"guest", HAUL_QMP_OBJECT, .optional = true, .members = guest},
     {NULL},
@@ -111,6 +113,7 @@ int haul_moves_order(const json_t *arguments, bool source, struct haul_move_orde
         .spec =
             {
                 .qmp = text(arguments, "qemu", NULL),
+                .disks = json_is_true(json_object_get(arguments, "disks")),
                 .memory = text(memory, "path", NULL),
                 .pid = (int)number(memory, "pid", 0),
                 .memory_size = number(memory, "size", 0),
@@ -120,6 +123,9 @@ int haul_moves_order(const json_t *arguments, bool source, struct haul_move_orde
     unsigned named = (order->spec.qmp != NULL) + (memory != NULL) + (reference != NULL);
     if (named > 1) {
         return haul_qmp_fail(failure, EINVAL, "'qemu', 'memory' and 'guest' exclude each other");
+    }
+    if (order->spec.disks && !order->spec.qmp) {
+        return haul_qmp_fail(failure, EINVAL, "Parameter 'disks' needs 'qemu'");
     }
     order->keeps_machine = named == 0;
     haul_guest_options_default(&order->spec.guest_options);

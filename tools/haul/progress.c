@@ -66,6 +66,11 @@ static const char *state_words(enum haul_state state, bool source)
     }
 }
 
+static uint64_t stream_left(const struct haul_stats *stats)
+{
+    return stats->stream_length > stats->stream_offset ? stats->stream_length - stats->stream_offset : 0;
+}
+
 void cli_progress_line(const struct haul_stats *stats, bool source, uint64_t rate_bytes_per_s, char *text,
                        size_t size)
 {
@@ -77,16 +82,23 @@ void cli_progress_line(const struct haul_stats *stats, bool source, uint64_t rat
     char rate[CLI_NUMBER_SIZE], left[CLI_NUMBER_SIZE], dirty[CLI_NUMBER_SIZE], downtime[CLI_NUMBER_SIZE];
     cli_format_rate(rate, rate_bytes_per_s);
     if (!source) {
-        snprintf(text, size, "receiving  %s  %s so far", rate, cli_format_bytes(left, stats->transferred));
+        snprintf(text, size, "receiving  %s  %s so far", rate,
+                 cli_format_bytes(left, stats->transferred + stats->stream_bytes));
         return;
     }
-    uint64_t total = stats->total + stats->disk.total;
-    uint64_t remaining = stats->remaining + stats->disk.remaining;
+    uint64_t total = stats->total + stats->disk.total + stats->stream_length;
+    uint64_t remaining = stats->remaining + stats->disk.remaining + stream_left(stats);
     uint64_t done = total > remaining ? total - remaining : 0;
     unsigned percent = total ? (unsigned)((double)done * 100 / (double)total) : 0;
     if (stats->mode == HAUL_MODE_BACKGROUND_SNAPSHOT) {
         snprintf(text, size, "%3u%%  %s  left %s  writes held %" PRIu64, percent, rate,
                  cli_format_bytes(left, stats->remaining), stats->write_faults);
+        return;
+    }
+    if (stats->streams && stats->streams_ready < stats->streams) {
+        snprintf(text, size, "%3u%%  %s  left %s, of drives %s  drives ready %" PRIu32 " of %" PRIu32,
+                 percent, rate, cli_format_bytes(left, remaining),
+                 cli_format_bytes(dirty, stream_left(stats)), stats->streams_ready, stats->streams);
         return;
     }
     const char *stage = stats->state == HAUL_STATE_ACTIVE ? "" : " (switchover)";
@@ -123,11 +135,11 @@ void cli_progress_show(struct cli_progress *progress, const struct haul_stats *s
     pthread_mutex_lock(&progress->mutex);
     /* The first line has no line before it: then it is the mean since the start. */
     uint64_t elapsed = progress->last_ns ? now_ns - progress->last_ns : stats->total_time_ns;
-    uint64_t bytes =
-        stats->transferred > progress->last_transferred ? stats->transferred - progress->last_transferred : 0;
+    uint64_t transferred = stats->transferred + stats->stream_bytes;
+    uint64_t bytes = transferred > progress->last_transferred ? transferred - progress->last_transferred : 0;
     uint64_t rate = elapsed ? (uint64_t)((double)bytes * 1e9 / (double)elapsed) : 0;
     progress->last_ns = now_ns;
-    progress->last_transferred = stats->transferred;
+    progress->last_transferred = transferred;
 
     char line[sizeof progress->last_line] = "";
     cli_progress_line(stats, progress->source, rate, line, sizeof line);

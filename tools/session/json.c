@@ -105,6 +105,20 @@ static void add_failure(json_t *json, int code, const char *sentence)
     json_object_set_new(json, "error", error_json(code, sentence));
 }
 
+/* The drives that QEMU mirrors, in the names of its query-block-jobs; `device` is the drive. */
+static json_t *jobs_json(const struct haul_outcome *outcome)
+{
+    json_t *array = json_array();
+    for (unsigned i = 0; i < outcome->stats.streams; i++) {
+        const struct haul_stream_stats *stream = &outcome->streams[i];
+        json_array_append_new(array, json_pack("{s:o s:s s:o s:o s:b s:o}", "device",
+                                               sentence_json(stream->name), "type", "mirror", "len",
+                                               integer(stream->length), "offset", integer(stream->offset),
+                                               "ready", (int)stream->ready, "bytes", integer(stream->bytes)));
+    }
+    return array;
+}
+
 json_t *haul_outcome_json_failure(int code, const char *sentence)
 {
     json_t *json = json_pack("{s:s}", "status", "failed");
@@ -150,6 +164,9 @@ json_t *haul_outcome_json(const struct haul_outcome *outcome)
                             json_pack("{s:s s:o s:o}", "provider", stats->rdma_provider, "registered-bytes",
                                       integer(stats->rdma_registered_bytes), "regions",
                                       integer(stats->rdma_regions)));
+    }
+    if (outcome->source && stats->stream_length) {
+        json_object_set_new(json, "block-jobs", jobs_json(outcome));
     }
     if (stats->streams) {
         json_object_set_new(json, "streams",

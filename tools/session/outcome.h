@@ -5,6 +5,7 @@
 /* What a move came to: everything that the report and the JSON object show. */
 
 #include "engine/haul.h"
+#include "engine/stream.h"
 
 #include <jansson.h>
 
@@ -24,13 +25,14 @@ struct haul_outcome {
     struct haul_stats stats;
     struct haul_channel_stats *channels; /* stats.channels entries at most; `channel_count` are known */
     unsigned channel_count;
-    int code;                /* 0, or the negative errno of the failure */
-    struct haul_error error; /* its sentence */
-    int self_check_code;     /* 0, or the negative errno of a failed self-check */
-    char self_check[256];    /* the self-check's sentence, empty when there was none */
-    char summary[256];       /* the machine's own line for the report, or empty */
-    bool ended;              /* the migration did; before, the numbers are of a moment */
-    bool gave_up;            /* after uncertainty, the operator abandoned this copy */
+    struct haul_stream_stats streams[HAUL_STREAMS_MAX]; /* stats.streams of them */
+    int code;                                           /* 0, or the negative errno of the failure */
+    struct haul_error error;                            /* its sentence */
+    int self_check_code;                                /* 0, or the negative errno of a failed self-check */
+    char self_check[256]; /* the self-check's sentence, empty when there was none */
+    char summary[256];    /* the machine's own line for the report, or empty */
+    bool ended;           /* the migration did; before, the numbers are of a moment */
+    bool gave_up;         /* after uncertainty, the operator abandoned this copy */
 };
 
 /* haul_ownership_name returns "source", "destination" or "uncertain". */

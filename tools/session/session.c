@@ -353,6 +353,9 @@ static void collect(struct haul_session *session, struct haul_outcome *outcome,
         }
     }
     outcome->channel_count = count;
+    for (unsigned i = 0; i < outcome->stats.streams; i++) {
+        haul_get_stream_stats(session->migration, i, &outcome->streams[i]);
+    }
 }
 
 void haul_session_finish(struct haul_session *session)

@@ -63,6 +63,14 @@ static void warn(struct haul_qemu_source *source, const struct haul_qemu_drive *
 {
     struct haul_qemu_place place;
     char text[768];
+    if (!drive->read_only && haul_writes_file(source->migration)) {
+        snprintf(text, sizeof text,
+                 "warning: drive %s (%.300s) is not in the file: haul restore needs its image as it is when "
+                 "the machine stops, so keep or copy it",
+                 drive->name, drive->file);
+        haul_say(source->migration, text);
+        return;
+    }
     haul_qemu_drive_find(drive, source->inspection.pid, &place);
     if (drive->read_only || place.storage == HAUL_QEMU_STORAGE_SHARED ||
         haul_qemu_file_is_shared(&place, source->inspection.pid)) {
@@ -119,6 +127,13 @@ int haul_qemu_disks_ready(struct haul_qemu_source *source, struct haul_error *er
     bool was_ready = mirror->ready;
     int result = mirror->started ? 0 : start_mirror(source, error);
     result = result ? result : haul_qemu_mirror_poll(mirror, source->qmp, error);
+    for (unsigned i = 0; result >= 0 && i < mirror->drives.count; i++) {
+        haul_stream_progress(source->migration, i, mirror->jobs[i].done_bytes, mirror->jobs[i].total_bytes,
+                             mirror->jobs[i].ready);
+    }
+    if (result >= 0) {
+        haul_qemu_lag_watch(source);
+    }
     if (result == 1 && !was_ready) {
         char text[160];
         snprintf(text, sizeof text,
@@ -136,6 +151,7 @@ void haul_qemu_disks_detach(struct haul_qemu_source *source)
         haul_qemu_mirror_remove(source->qmp, NULL);
     }
     haul_qemu_mirror_cleanup(&source->mirror);
+    source->lag = (struct haul_qemu_lag){0};
 }
 
 void haul_qemu_disks_summary(const struct haul_qemu_source *source, char *text, size_t size)
@@ -147,5 +163,7 @@ void haul_qemu_disks_summary(const struct haul_qemu_source *source, char *text, 
                  "%u drive%s mirrored in %.1f s; their last %.1f KiB took %.1f ms of the downtime",
                  mirror->drives.count, mirror->drives.count == 1 ? "" : "s", (double)mirror->ready_ns / 1e9,
                  (double)mirror->last_bytes / 1024, (double)mirror->finish_ns / 1e6);
+    } else {
+        snprintf(text, size, "%s", source->lag.advice);
     }
 }

@@ -4,6 +4,7 @@
 
 /* A machine's drives: which there are, where their images lie, and whether two are the same. */
 
+#include "engine/stream.h"
 #include "tools/machines/qemu/qmp.h"
 
 #include <stddef.h>
@@ -13,7 +14,7 @@
 extern "C" {
 #endif
 
-#define HAUL_QEMU_DRIVES_MAX 32 /* of one machine; side streams of the engine have the same limit */
+#define HAUL_QEMU_DRIVES_MAX HAUL_STREAMS_MAX /* of one machine */
 
 /* A drive with a medium, attached to a device of the machine. */
 struct haul_qemu_drive {

@@ -159,9 +159,13 @@ int haul_qemu_mirror_poll(struct haul_qemu_mirror *mirror, struct haul_qmp *qmp,
         if (!job || strcmp(status, "concluded") == 0 || strcmp(status, "aborting") == 0) {
             result = failed(&mirror->drives.list[i], job, error);
         }
+        struct haul_qemu_mirror_job *own = &mirror->jobs[i];
+        own->done_bytes = number_of(job, "current-progress");
+        own->total_bytes = number_of(job, "total-progress");
         /* "standby" is a ready job that is held for a moment. */
-        ready = ready && (strcmp(status, "ready") == 0 || strcmp(status, "standby") == 0);
-        done += number_of(job, "current-progress");
+        own->ready = strcmp(status, "ready") == 0 || strcmp(status, "standby") == 0;
+        ready = ready && own->ready;
+        done += own->done_bytes;
         pending += left_of(job);
     }
     json_decref(jobs);

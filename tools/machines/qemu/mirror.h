@@ -9,11 +9,19 @@
 
 #include "tools/machines/qemu/drives.h"
 
+/* One job, as it was looked at last. */
+struct haul_qemu_mirror_job {
+    uint64_t done_bytes;
+    uint64_t total_bytes; /* grows by what the guest writes */
+    bool ready;
+};
+
 struct haul_qemu_mirror {
     struct haul_qemu_drives drives;    /* those that move */
     int sockets[HAUL_QEMU_DRIVES_MAX]; /* what QEMU gets, until it has it; else -1 */
-    bool started;                      /* jobs and nodes may be there */
-    bool ready;                        /* all had the whole drive once */
+    struct haul_qemu_mirror_job jobs[HAUL_QEMU_DRIVES_MAX];
+    bool started; /* jobs and nodes may be there */
+    bool ready;   /* all had the whole drive once */
     uint64_t begun_ns;
     uint64_t ready_ns;      /* from the start to the last drive's being ready */
     uint64_t polled_ns;     /* the last look at the jobs */

@@ -14,6 +14,16 @@
 #define HAUL_QEMU_QMP_TIMEOUT_MS 30000
 #define HAUL_QEMU_GREETING_TIMEOUT_MS 5000
 
+/* Whether the mirror gets anywhere: compares two looks that lie some seconds apart. */
+struct haul_qemu_lag {
+    uint64_t since_ns; /* the earlier look; 0: none yet */
+    uint64_t done_bytes[HAUL_QEMU_DRIVES_MAX];
+    uint64_t total_bytes[HAUL_QEMU_DRIVES_MAX];
+    uint64_t least_left[HAUL_QEMU_DRIVES_MAX]; /* since then */
+    uint64_t said_ns;
+    char advice[256]; /* what was said last, "" nothing */
+};
+
 /*
  * Written by attach on the main thread before haul_start, then by the migration_thread until haul_wait
  * returned.
@@ -29,9 +39,10 @@ struct haul_qemu_source {
     struct haul_migration *migration; /* attached to */
     bool disks;                       /* the drives move too */
     struct haul_qemu_mirror mirror;
-    bool hands_over;         /* mode cpr-transfer: no writers, no tracker */
-    bool snapshots;          /* mode background-snapshot: the machine goes on here */
-    uint64_t memory_changes; /* haul_qmp_memory_changes at the stop; the next as well */
+    struct haul_qemu_lag lag; /* of the mirror behind the guest */
+    bool hands_over;          /* mode cpr-transfer: no writers, no tracker */
+    bool snapshots;           /* mode background-snapshot: the machine goes on here */
+    uint64_t memory_changes;  /* haul_qmp_memory_changes at the stop; the next as well */
     int64_t balloon_size;
     struct haul_qemu_writers writers;
     struct haul_tracker *tracker;
@@ -63,6 +74,12 @@ void haul_qemu_bracket_tracker_init(struct haul_qemu_source *source);
 /* The switchover's hooks and handler; opaque is the source. */
 const struct haul_guest_ops *haul_qemu_switchover_guest_ops(void);
 const struct haul_state_ops *haul_qemu_switchover_state_ops(void);
+
+/* ---- lag.c ---- */
+
+/* haul_qemu_lag_watch is called with each look at the mirror, and tells the operator what helps when the
+ * guest writes about as fast as the mirror carries. */
+void haul_qemu_lag_watch(struct haul_qemu_source *source);
 
 /* ---- disks.c ---- */
 
