@@ -127,6 +127,10 @@ int haul_qemu_disks_ready(struct haul_qemu_source *source, struct haul_error *er
     bool was_ready = mirror->ready;
     int result = mirror->started ? 0 : start_mirror(source, error);
     result = result ? result : haul_qemu_mirror_poll(mirror, source->qmp, error);
+    if (result == 1) {
+        int flushed = haul_qemu_mirror_flush(mirror, source->qmp, error);
+        result = flushed < 0 ? flushed : result;
+    }
     for (unsigned i = 0; result >= 0 && i < mirror->drives.count; i++) {
         haul_stream_progress(source->migration, i, mirror->jobs[i].done_bytes, mirror->jobs[i].total_bytes,
                              mirror->jobs[i].ready);

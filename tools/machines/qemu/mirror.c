@@ -4,13 +4,16 @@
 #include <errno.h>
 #include <poll.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
 #define ENDING_NS 30000000000u
 #define WORTH_MEASURING_NS 20000000u /* between two looks */
-#define FINISH_NS 3000000u           /* what ending the jobs takes when nothing is pending */
+#define FLUSH_AGAIN_NS 500000000u
+#define ASKED_AT_THE_END 2 /* of all jobs together, and */
+#define ASKED_PER_DRIVE 4  /* of each: cancel, look, dismiss, remove */
 #define NAME_SIZE 32
 
 static uint64_t now_ns(void)
@@ -149,7 +152,9 @@ static void measure(struct haul_qemu_mirror *mirror, uint64_t done, uint64_t pen
 int haul_qemu_mirror_poll(struct haul_qemu_mirror *mirror, struct haul_qmp *qmp, struct haul_error *error)
 {
     json_t *jobs = NULL;
+    uint64_t asked = now_ns();
     int result = haul_qmp_execute(qmp, "query-jobs", NULL, &jobs, error);
+    mirror->ask_ns = now_ns() - asked;
     uint64_t done = 0;
     uint64_t pending = 0;
     bool ready = true;
@@ -183,13 +188,41 @@ int haul_qemu_mirror_poll(struct haul_qemu_mirror *mirror, struct haul_qmp *qmp,
     return ready;
 }
 
+int haul_qemu_mirror_flush(struct haul_qemu_mirror *mirror, struct haul_qmp *qmp, struct haul_error *error)
+{
+    uint64_t begun = now_ns();
+    if (mirror->flushed_ns && begun - mirror->flushed_ns < FLUSH_AGAIN_NS) {
+        return 0;
+    }
+    for (unsigned i = 0; i < mirror->drives.count; i++) {
+        char line[NAME_SIZE + 32];
+        char *text = NULL;
+        snprintf(line, sizeof line, "qemu-io " HAUL_QEMU_NODE_PREFIX "%u flush", i);
+        /* A flush that failed is the job's matter, which ends for it. */
+        int result = haul_qmp_hmp(qmp, line, &text, error);
+        free(text);
+        if (result) {
+            return result;
+        }
+    }
+    mirror->flushed_ns = now_ns();
+    mirror->flush_ns = mirror->flushed_ns - begun;
+    return 0;
+}
+
 uint64_t haul_qemu_mirror_cost_ns(const struct haul_qemu_mirror *mirror)
 {
     if (mirror->drives.count == 0) {
         return 0;
     }
+    uint64_t asking = (ASKED_AT_THE_END + (uint64_t)ASKED_PER_DRIVE * mirror->drives.count) * mirror->ask_ns;
     double carry = mirror->bytes_per_s > 0 ? (double)mirror->pending_bytes * 1e9 / mirror->bytes_per_s : 0;
-    return FINISH_NS + (uint64_t)carry;
+    return asking + mirror->flush_ns + (uint64_t)carry;
+}
+
+uint64_t haul_qemu_mirror_stop_ns(const struct haul_qemu_mirror *mirror)
+{
+    return mirror->flush_ns;
 }
 
 /* ---- the end ---- */

@@ -28,6 +28,9 @@ struct haul_qemu_mirror {
     uint64_t done_bytes;    /* mirrored by then */
     uint64_t pending_bytes; /* written by the guest and not mirrored, by then */
     double bytes_per_s;     /* while there was something to mirror */
+    uint64_t ask_ns;        /* one question to QEMU and its answer, of late */
+    uint64_t flushed_ns;    /* the last flush; 0: none yet */
+    uint64_t flush_ns;      /* what it took, all drives one after the other */
     uint64_t last_bytes;    /* pending when the guest stood still */
     uint64_t finish_ns;     /* from then to the end of the jobs */
 };
@@ -49,8 +52,17 @@ int haul_qemu_mirror_poll(struct haul_qemu_mirror *mirror, struct haul_qmp *qmp,
  */
 int haul_qemu_mirror_finish(struct haul_qemu_mirror *mirror, struct haul_qmp *qmp, struct haul_error *error);
 
-/* haul_qemu_mirror_cost_ns predicts what finish would take now. */
+/*
+ * haul_qemu_mirror_flush makes durable at the destination what was mirrored so far, unless that was done a
+ * moment ago: QEMU does it once more when the guest is stopped, and how long that takes is now known. All
+ * drives ready.
+ */
+int haul_qemu_mirror_flush(struct haul_qemu_mirror *mirror, struct haul_qmp *qmp, struct haul_error *error);
+
+/* haul_qemu_mirror_cost_ns predicts what finish would take now; haul_qemu_mirror_stop_ns what the drives add
+ * to stopping the guest, which flushes them. */
 uint64_t haul_qemu_mirror_cost_ns(const struct haul_qemu_mirror *mirror);
+uint64_t haul_qemu_mirror_stop_ns(const struct haul_qemu_mirror *mirror);
 
 /* haul_qemu_mirror_remove cancels every job and removes every node that is haul's, also those of a haul that
  * was killed. The guest may run, and nothing of it is touched. */

@@ -250,7 +250,7 @@ static void estimate(void *opaque, struct haul_guest_costs *costs)
     costs->lead_ns = source->lead_ns;
     /* Direct I/O is drained at the stop, and once more before the state is saved. */
     uint64_t disks = source->inspection.direct_io[0] ? DISKS_NS : 0;
-    costs->stop_ns = STOP_NS + source->drain_ns;
+    costs->stop_ns = STOP_NS + source->drain_ns + haul_qemu_mirror_stop_ns(&source->mirror);
     costs->device_ns = DEVICE_NS + source->drain_ns + disks + haul_qemu_mirror_cost_ns(&source->mirror);
     costs->start_ns = START_NS + disks + (source->hands_over ? HANDING_NS : 0);
     costs->state_bytes = source->state_bytes ? source->state_bytes : (uint64_t)256 << 10;
