@@ -278,15 +278,18 @@ static void advise(struct haul_migration *migration, uint64_t predicted_ns)
 {
     struct haul_source *source = migration->source;
     double dirty = source->dirty_pages_per_s * source->estimate.wire_bytes_per_page / 1e6;
-    double bandwidth = (double)haul_estimate_bandwidth(&source->estimate) / 1e6;
-    haul_migration_say(
-        migration,
-        "does not converge: the guest dirties memory at %.0f MB/s on the wire, the channels carry %.0f "
-        "MB/s, and stopping now would take %llu ms (limit %u ms); a longer downtime "
-        "limit, %sor more bandwidth would help",
-        dirty, bandwidth, (unsigned long long)(predicted_ns / 1000000),
-        haul_knobs_downtime_limit_ms(migration),
-        migration->guest.throttle && !migration->options.auto_converge ? "auto-converge " : "");
+    uint64_t bandwidth = haul_estimate_bandwidth(&source->estimate);
+    uint64_t cap = haul_source_rate_limit(migration);
+    bool capped = cap > 0 && cap < bandwidth;
+    haul_migration_say(migration,
+                       "does not converge: the guest dirties memory at %.0f MB/s on the wire, %s %.0f "
+                       "MB/s, and stopping now would take %llu ms (limit %u ms); a longer downtime "
+                       "limit, %sor more bandwidth would help",
+                       dirty, capped ? "max-bandwidth allows" : "the channels carry",
+                       (double)(capped ? cap : bandwidth) / 1e6, (unsigned long long)(predicted_ns / 1000000),
+                       haul_knobs_downtime_limit_ms(migration),
+                       migration->guest.throttle && !migration->options.auto_converge ? "auto-converge "
+                                                                                      : "");
     source->advised = true;
 }
 

@@ -145,7 +145,7 @@ TEST_F(Move, ProgressOnATerminalIsOneLineWithinItsWidth)
     fcntl(terminal, F_SETFL, O_NONBLOCK);
     auto receive = Receive(Guest({}));
     source_.error_fd = program_end;
-    auto send = SendGuest({"--max-bandwidth", "8M"});
+    auto send = SendGuest({"--max-bandwidth", "8M", "--guest-dirty-rate", "1M"}); // advice would be longer
     std::string text;
     auto drain = [&] {
         char buffer[4096];
