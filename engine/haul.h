@@ -568,12 +568,13 @@ int haul_get_channel_stats(struct haul_migration *migration, unsigned index,
 /*
  * What may be changed while a migration runs, as its options say, at a source only. The migration_thread
  * takes each within 100 ms. What the channels hold by then is still sent: some 50 ms of work at the speed at
- * which each of them was seen to carry it, and what the transport has taken. A changed downtime limit, switchover bandwidth or throttle does not wait for the end of a round that
- * takes long: the round is cut short as soon as stopping the guest would fit. haul_set_downtime_limit:
- * -EINVAL over 2000000. haul_set_throttle slows the guest down by `percent` (0: not at all), from where
- * auto_converge goes on; -EINVAL over 99, -ENOTSUP for a guest without the hook and at a destination.
- * haul_set_throttle_steps is for what auto_converge does from then on, and a lower end for what it has done;
- * -EINVAL: see haul_throttle_steps.
+ * which each of them was seen to carry it, and what the transport has taken. A changed downtime limit,
+ * switchover bandwidth or throttle does not wait for the end of a round that takes long: the round is cut
+ * short as soon as stopping the guest would fit. haul_set_downtime_limit: -EINVAL over 2000000.
+ * haul_set_throttle slows the guest down by `percent` (0: not at all), from where auto_converge goes on;
+ * -EINVAL over 99, -ENOTSUP for a guest without the hook and at a destination. haul_set_throttle_steps is for
+ * what auto_converge does from then on, and a lower end for what it has done; -EINVAL: see
+ * haul_throttle_steps.
  */
 void haul_set_max_bandwidth(struct haul_migration *migration, uint64_t bytes_per_s);
 void haul_set_switchover_bandwidth(struct haul_migration *migration, uint64_t bytes_per_s);
