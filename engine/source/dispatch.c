@@ -71,7 +71,7 @@ int haul_source_check(struct haul_migration *migration, struct haul_error *error
 
 /* ---- rate limit ---- */
 
-static uint64_t written_bytes(const struct haul_source *source)
+uint64_t haul_source_written_bytes(const struct haul_source *source)
 {
     uint64_t total = 0;
     for (unsigned i = 0; i < source->sender_count; i++) {
@@ -103,8 +103,8 @@ uint64_t haul_source_rate_limit(const struct haul_migration *migration)
 static uint64_t rate_limit_wait(struct haul_migration *migration)
 {
     struct haul_source *source = migration->source;
-    uint64_t used =
-        written_bytes(source) + in_flight_bytes(source) + haul_streams_carried(migration->streams, false);
+    uint64_t used = haul_source_written_bytes(source) + in_flight_bytes(source) +
+                    haul_streams_carried(migration->streams, false);
     return haul_rate_limit_wait(&source->limit, haul_source_rate_limit(migration), used);
 }
 

@@ -191,17 +191,6 @@ static uint64_t content_pages(const struct haul_source *source)
     return pages;
 }
 
-static uint64_t written(const struct haul_source *source)
-{
-    uint64_t bytes = 0;
-    for (unsigned i = 0; i < source->sender_count; i++) {
-        struct haul_channel_counters counters;
-        haul_sender_counters(source->senders[i], &counters);
-        bytes += counters.bytes_written;
-    }
-    return bytes;
-}
-
 void haul_source_begin_pass(struct haul_migration *migration)
 {
     migration->source->round++;
@@ -233,7 +222,7 @@ static int send_round(struct haul_migration *migration, struct haul_error *error
     };
     source->round_pages = source->dirty_pages;
     uint64_t begun = haul_now_ns();
-    uint64_t bytes = written(source);
+    uint64_t bytes = haul_source_written_bytes(source);
     uint64_t content = content_pages(source);
     haul_source_begin_pass(migration);
     int rc = sample.first ? haul_dispatch_holes(migration, error) : 0;
@@ -261,7 +250,7 @@ static int send_round(struct haul_migration *migration, struct haul_error *error
                               source->round, (unsigned long long)(source->flush_ns / 1000000));
     }
     sample.elapsed_ns -= source->flush_ns;
-    sample.wire_bytes = written(source) - bytes;
+    sample.wire_bytes = haul_source_written_bytes(source) - bytes;
     learn_flush(source, sample.first);
     haul_source_measure(migration, true);
     haul_estimate_add_round(&source->estimate, &sample);

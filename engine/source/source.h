@@ -87,6 +87,9 @@ int haul_dispatch_mark(struct haul_migration *migration, struct haul_error *erro
 /* haul_source_check returns 0 while nothing failed and nobody cancelled; takes ROUND_DONE frames in. */
 int haul_source_check(struct haul_migration *migration, struct haul_error *error);
 
+/* haul_source_written_bytes returns what all channels wrote so far, headers included. migration_thread. */
+uint64_t haul_source_written_bytes(const struct haul_source *source);
+
 /* haul_source_rate_limit returns max-bandwidth as it is now; 0: none. */
 uint64_t haul_source_rate_limit(const struct haul_migration *migration);
 
