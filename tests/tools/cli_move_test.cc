@@ -127,7 +127,7 @@ TEST_F(Move, TwoMovesAtOnceDoNotMeet)
 TEST_F(Move, ProgressIsLinesOutsideATerminalAndNothingWhenQuiet)
 {
     auto receive = Receive(Guest({"--quiet"}));
-    auto send = SendGuest({"--max-bandwidth", "8M"});
+    auto send = SendGuest({"--max-bandwidth", "8M", "--downtime-limit", "3000"});
     EXPECT_EQ(send->Wait(), 0) << send->Err();
     EXPECT_EQ(receive->Wait(), 0) << receive->Err();
     EXPECT_TRUE(Has(send->Err(), "round 1")) << send->Err();
@@ -231,7 +231,7 @@ TEST_F(Move, KilledSourceEndsTheDestination)
 TEST_F(Move, ARecordThatCannotBeWrittenStopsTheMoveBeforeTheHandover)
 {
     auto receive = Receive(Guest({}));
-    auto send = SendGuest({"--max-bandwidth", "8M"});
+    auto send = SendGuest({"--max-bandwidth", "8M", "--downtime-limit", "3000"});
     ASSERT_TRUE(send->WaitFor("round 1")) << send->Err();
     ASSERT_EQ(rmdir(source_.state_directory.c_str()), 0) << strerror(errno);
     ExpectGoesOnAtSource(*send);
