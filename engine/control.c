@@ -19,8 +19,8 @@
 #define PINGS_PER_TIMEOUT 4 /* at least, so that one that is late is not taken for silence */
 #define FIRST_PINGS 4       /* sent in quick succession, so that the first prediction knows the round trip */
 #define FIRST_PING_INTERVAL_MS 20
-#define REASON_MS 300 /* how long who met a broken channel waits for the peer to say why */
-#define QUEUE_LIMIT 8 /* frames; the reader waits beyond it, so that the peer cannot fill our memory */
+#define REASON_MS 1000 /* how long who met a broken channel waits for the peer to say why */
+#define QUEUE_LIMIT 8  /* frames; the reader waits beyond it, so that the peer cannot fill our memory */
 #define PASSED_LIMIT                                                                                         \
     (QUEUE_LIMIT + 2) /* of frames on the queue, the one taken last, and the one that waits */
 

@@ -20,7 +20,7 @@
 #define PTRACE_O_SUSPEND_SECCOMP (1 << 21)
 #endif
 
-#define STOP_TIMEOUT_MS 300
+#define STOP_TIMEOUT_MS 1000
 #define TRACER_NAPS 40 /* of 5 ms */
 
 /* All that the helper needs, gathered before it starts. */

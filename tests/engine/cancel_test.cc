@@ -6,13 +6,12 @@
 #include "frame_peer.h"
 #include "move.h"
 #include "resources.h"
+#include "tests/waiting.h"
 
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <chrono>
-#include <condition_variable>
 #include <netinet/in.h>
 #include <sys/un.h>
 
@@ -23,35 +22,6 @@ namespace
 
 constexpr size_t kMiB = 1 << 20;
 constexpr int64_t kBoundMs = 5000; // far below the timeouts, far above what it takes
-
-using Clock = std::chrono::steady_clock;
-
-int64_t MsSince(Clock::time_point begun)
-{
-    return std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - begun).count();
-}
-
-// Set once by a hook, awaited by the test.
-class Signal
-{
-  public:
-    void Set()
-    {
-        std::lock_guard<std::mutex> hold(lock_);
-        set_ = true;
-        changed_.notify_all();
-    }
-    bool Wait()
-    {
-        std::unique_lock<std::mutex> hold(lock_);
-        return changed_.wait_for(hold, std::chrono::seconds(20), [this] { return set_; });
-    }
-
-  private:
-    std::mutex lock_;
-    std::condition_variable changed_;
-    bool set_ = false;
-};
 
 haul_options SlowOptions()
 {
@@ -70,12 +40,25 @@ void ExpectStayed(const Guest &from, haul_migration *source)
     EXPECT_EQ(from.handed_over, 0u);
 }
 
+// Where a move is to be cancelled.
+struct Moment {
+    Signal reached, cancelled;
+    // Of a hook that must not return before the cancel.
+    void Stay()
+    {
+        reached.Set();
+        EXPECT_TRUE(cancelled.Wait());
+    }
+};
+
 // Cancels one side and expects both to end soon, cancelled.
-void CancelAndExpect(Move &move, haul_migration *side)
+void CancelAndExpect(Move &move, haul_migration *side, Moment *moment)
 {
+    ASSERT_TRUE(moment->reached.Wait()) << "the state was never reached";
     auto begun = Clock::now();
     EXPECT_EQ(haul_cancel(side), 0);
     EXPECT_EQ(haul_cancel(side), 0) << "again is harmless";
+    moment->cancelled.Set();
     EXPECT_EQ(move.Wait(), -ECANCELED) << move.source_error.message;
     EXPECT_EQ(move.destination_result, -ECANCELED) << move.destination_error.message;
     EXPECT_LT(MsSince(begun), kBoundMs);
@@ -86,18 +69,16 @@ void CancelAndExpect(Move &move, haul_migration *side)
     ExpectStayed(move.from, move.source);
 }
 
-// A whole move in which `arm` sets a hook that calls its argument at the right moment; then `side` is
-// cancelled.
+// A whole move in which `arm` sets a hook that says when the moment has come; then `side` is cancelled.
 void CancelAt(bool source_side, const haul_options &options,
-              const std::function<void(Guest &from, Guest &to, std::function<void()> here)> &arm)
+              const std::function<void(Guest &from, Guest &to, Moment *moment)> &arm)
 {
     Guest from({4 * kMiB}, true), to({4 * kMiB}, false);
-    Signal there;
-    arm(from, to, [&] { there.Set(); });
+    Moment moment;
+    arm(from, to, &moment);
     from.Run(5, 1000);
     Move move(from, to, options);
-    ASSERT_TRUE(there.Wait()) << "the state was never reached";
-    CancelAndExpect(move, source_side ? move.source : move.destination);
+    CancelAndExpect(move, source_side ? move.source : move.destination, &moment);
 }
 
 // ---- none ----
@@ -193,12 +174,8 @@ void SourceInSetup()
     SourceMeetsNobody(true);
     SourceMeetsNobody(false);
     // With the block table agreed upon.
-    CancelAt(true, SlowOptions(), [](Guest &from, Guest &, const std::function<void()> &here) {
-        from.on_setup = [here] {
-            here();
-            usleep(50000);
-        };
-    });
+    CancelAt(true, SlowOptions(),
+             [](Guest &from, Guest &, Moment *moment) { from.on_setup = [moment] { moment->Stay(); }; });
 }
 
 // A destination alone, cancelled after `play` had its way with a connection to it.
@@ -269,22 +246,19 @@ void DestinationInSetup()
 
 void InRound1(bool source_side)
 {
-    CancelAt(source_side, SlowOptions(),
-             [source_side](Guest &from, Guest &to, const std::function<void()> &here) {
-                 (source_side ? from : to).on_state = [here](haul_state state) {
-                     if (state == HAUL_STATE_ACTIVE) {
-                         here();
-                     }
-                 };
-             });
+    CancelAt(source_side, SlowOptions(), [source_side](Guest &from, Guest &to, Moment *moment) {
+        (source_side ? from : to).on_state = [moment](haul_state state) {
+            if (state == HAUL_STATE_ACTIVE) {
+                moment->reached.Set();
+            }
+        };
+    });
 }
 
 void WhileTheGuestStops(bool source_side)
 {
-    CancelAt(source_side, Options(), [](Guest &from, Guest &, const std::function<void()> &here) {
-        from.stop_delay_ms = 200;
-        from.on_stop = here;
-    });
+    CancelAt(source_side, Options(),
+             [](Guest &from, Guest &, Moment *moment) { from.on_stop = [moment] { moment->Stay(); }; });
 }
 
 // Held by pause-before-switchover, the guest stopped.
@@ -292,10 +266,10 @@ void WhileHeld(bool source_side)
 {
     haul_options options = Options();
     options.pause_before_switchover = true;
-    CancelAt(source_side, options, [](Guest &from, Guest &, const std::function<void()> &here) {
-        from.on_state = [here](haul_state state) {
+    CancelAt(source_side, options, [](Guest &from, Guest &, Moment *moment) {
+        from.on_state = [moment](haul_state state) {
             if (state == HAUL_STATE_PRE_SWITCHOVER) {
-                here();
+                moment->reached.Set();
             }
         };
     });
@@ -303,22 +277,15 @@ void WhileHeld(bool source_side)
 
 void WhileStateIsSaved()
 {
-    CancelAt(true, Options(), [](Guest &from, Guest &, const std::function<void()> &here) {
-        from.on_save = [here](Guest &) {
-            here();
-            usleep(200000);
-        };
+    CancelAt(true, Options(), [](Guest &from, Guest &, Moment *moment) {
+        from.on_save = [moment](Guest &) { moment->Stay(); };
     });
 }
 
 void WhileStateIsLoaded()
 {
-    CancelAt(false, Options(), [](Guest &, Guest &to, const std::function<void()> &here) {
-        to.on_load = [here] {
-            here();
-            usleep(200000);
-        };
-    });
+    CancelAt(false, Options(),
+             [](Guest &, Guest &to, Moment *moment) { to.on_load = [moment] { moment->Stay(); }; });
 }
 
 // ---- after the end, and at it ----
@@ -364,12 +331,12 @@ void WhileCancelling(bool source_side)
 {
     Guest from({4 * kMiB}, true), to({4 * kMiB}, false);
     from.Run(5, 1000);
-    Signal active;
+    Moment active;
     std::atomic<haul_migration *> side{nullptr};
     std::atomic<int> results{0}, calls{0};
     (source_side ? from : to).on_state = [&](haul_state state) {
         if (state == HAUL_STATE_ACTIVE) {
-            active.Set();
+            active.reached.Set();
         }
         if (state == HAUL_STATE_CANCELLING || state == HAUL_STATE_CANCELLED) {
             calls++;
@@ -378,8 +345,7 @@ void WhileCancelling(bool source_side)
     };
     Move move(from, to, SlowOptions());
     side = source_side ? move.source : move.destination;
-    ASSERT_TRUE(active.Wait());
-    CancelAndExpect(move, side);
+    CancelAndExpect(move, side, &active);
     EXPECT_EQ(calls, 2);
     EXPECT_EQ(results, 0);
 }
@@ -483,10 +449,15 @@ TEST(CancelAgain, TheSameGuestMovesAfterwards)
 {
     Guest from({4 * kMiB}, true), to({4 * kMiB}, false);
     from.Run(5, 1000);
+    Moment active;
+    from.on_state = [&](haul_state state) {
+        if (state == HAUL_STATE_ACTIVE) {
+            active.reached.Set();
+        }
+    };
     {
         Move move(from, to, SlowOptions());
-        usleep(100000);
-        CancelAndExpect(move, move.source);
+        CancelAndExpect(move, move.source, &active);
     }
     Move again(from, to, Options());
     std::string where;

@@ -3,25 +3,21 @@
 #include "engine/control.h"
 #include "fake_migration.h"
 #include "frame_peer.h"
+#include "tests/waiting.h"
 
 #include <atomic>
 #include <cerrno>
-#include <chrono>
 #include <thread>
 
 using haul_test::Bytes;
+using haul_test::Clock;
+using haul_test::Eventually;
 using haul_test::Frame;
 using haul_test::FramePeer;
+using haul_test::MsSince;
 
 namespace
 {
-
-using Clock = std::chrono::steady_clock;
-
-int64_t MsSince(Clock::time_point begun)
-{
-    return std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - begun).count();
-}
 
 class Control : public testing::Test
 {
@@ -87,9 +83,7 @@ TEST_F(Control, FramesArriveInOrderWithTheirPayload)
     EXPECT_EQ(last_->type, HAUL_FRAME_ROUND_DONE);
     ASSERT_EQ(last_->length, 4u);
     EXPECT_EQ(last_->payload[0], 7);
-    while (notified_ < 2) {
-        std::this_thread::yield(); // each frame is announced, a moment after it was queued
-    }
+    EXPECT_TRUE(Eventually([this] { return notified_ == 2; })) << "each is announced once it was queued";
 }
 
 TEST_F(Control, SendingReachesThePeer)
@@ -261,9 +255,7 @@ TEST_F(Control, StatusShowsAFailedThatWaitsBehindOtherFrames)
     EXPECT_EQ(haul_control_status(control_, &error_), 0);
     peer_.Send(HAUL_FRAME_ROUND_DONE, Bytes().u32(1).data);
     peer_.Send(HAUL_FRAME_FAILED, Bytes().u32(EIO).text("no").data);
-    while (notified_ < 2) {
-        std::this_thread::yield();
-    }
+    ASSERT_TRUE(Eventually([this] { return notified_ == 2; }));
     EXPECT_EQ(haul_control_status(control_, &error_), -EIO);
     EXPECT_TRUE(Says("reports: no")) << error_.message;
     EXPECT_EQ(haul_control_status(control_, &error_), -EIO) << "it stays";
@@ -299,7 +291,7 @@ TEST_F(Control, ReasonDoesNotWaitForAClosedConnection)
     haul_error_set(&error_, EPIPE, "broken");
     auto begun = Clock::now();
     EXPECT_EQ(haul_control_reason(control_, &error_), 0);
-    EXPECT_LT(MsSince(begun), 250);
+    EXPECT_LT(MsSince(begun), 900) << "less than it waits for one that is open";
     EXPECT_STREQ(error_.message, "broken");
 }
 
@@ -384,7 +376,7 @@ TEST_F(Control, FailedArrivesAlthoughTheSenderFreesAtOnce)
 TEST_F(Control, TheQueueIsBounded)
 {
     Open();
-    timeval patience = {.tv_sec = 0, .tv_usec = 300000};
+    timeval patience = {.tv_sec = 1, .tv_usec = 500000};
     ASSERT_EQ(setsockopt(peer_.fd(), SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience), 0);
     std::vector<unsigned char> big(HAUL_FRAME_MAX);
     unsigned sent = 0;
@@ -424,9 +416,7 @@ TEST_F(Control, WakeEndsEveryWaitPresentAndLater)
     EXPECT_EQ(Next(-1), -ECANCELED);
     waker.join();
     peer_.Send(HAUL_FRAME_RUNNING);
-    while (notified_ < 1) {
-        std::this_thread::yield();
-    }
+    ASSERT_TRUE(Eventually([this] { return notified_ == 1; }));
     EXPECT_EQ(Next(-1), -ECANCELED);
     EXPECT_EQ(Next(0), -ECANCELED);
     EXPECT_STREQ(error_.message, "cancelled");

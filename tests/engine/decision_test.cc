@@ -26,7 +26,7 @@ struct SlowScans {
     static int Sync(void *opaque, uint64_t *const *bitmaps, uint64_t *pages, haul_error *)
     {
         if (!static_cast<SlowScans *>(opaque)->stopped) {
-            usleep(60000);
+            usleep(200000);
         }
         bitmaps[0][0] = ~UINT64_C(0);
         *pages = 64;
@@ -60,8 +60,8 @@ int MoveWithSlowScans(bool knows, haul_stats *stats)
     guest.stop = SlowScans::StopGuest;
     guest.estimate = SlowScans::Estimate;
     haul_options options = Options();
-    options.downtime_limit_ms = 100;
-    options.max_rounds = 8;
+    options.downtime_limit_ms = 350; // more than a scan, less than two
+    options.max_rounds = 5;
     haul_migration *source = nullptr, *destination = nullptr;
     haul_error error{};
     EXPECT_EQ(haul_destination_new(&options, &destination, &error), 0) << error.message;
@@ -85,21 +85,21 @@ TEST(Decision, AScanThatIsQuickOnceTheGuestStandsStillCountsAsThat)
 {
     haul_stats stats{};
     EXPECT_EQ(MoveWithSlowScans(true, &stats), 0);
-    EXPECT_LT(stats.expected.last_pass_ns, 60 * kMs);
+    EXPECT_LT(stats.expected.last_pass_ns, 200 * kMs);
 }
 
 TEST(Decision, AScanThatNobodyKnowsToBeQuickerCountsTwiceAsItIs)
 {
     haul_stats stats{};
     EXPECT_EQ(MoveWithSlowScans(false, &stats), -ETIME);
-    EXPECT_GT(stats.expected.last_pass_ns, 120 * kMs);
+    EXPECT_GT(stats.expected.last_pass_ns, 400 * kMs);
 }
 
 haul_options SlowLink()
 {
     haul_options options = Options();
-    options.switchover_bandwidth_bytes_per_s = 100 * kMiB; // 2000 pages take 78 ms
-    options.downtime_limit_ms = 50;
+    options.switchover_bandwidth_bytes_per_s = 10 * kMiB; // 2000 pages take 780 ms
+    options.downtime_limit_ms = 500;
     options.max_rounds = 12;
     return options;
 }
@@ -120,7 +120,7 @@ TEST(Decision, ABurstInTheLastMomentPutsTheStopOff)
     EXPECT_EQ(from.stops, 2u);
     EXPECT_EQ(from.resumes, 1u);
     EXPECT_EQ(to.starts, 1u);
-    EXPECT_LE(move.stats.expected.total_ns, 50 * kMs);
+    EXPECT_LE(move.stats.expected.total_ns, 500 * kMs);
 }
 
 TEST(Decision, BurstsInEachLastMomentNeverLeadBeyondTheLimit)

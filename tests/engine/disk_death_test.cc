@@ -8,6 +8,7 @@
 
 #include <cerrno>
 #include <csignal>
+#include <fcntl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -61,7 +62,40 @@ void Arm(const Moment &moment, Guest &guest, Disk &disk)
     };
 }
 
-int RunEnd(Guest &guest, bool source, const std::string &uri, haul_stats *stats, haul_error *error)
+// From one process to the other: now you may.
+class Word
+{
+  public:
+    Word()
+    {
+        EXPECT_EQ(pipe2(ends_, O_CLOEXEC), 0);
+    }
+    ~Word()
+    {
+        close(ends_[0]);
+        close(ends_[1]);
+    }
+    Word(const Word &) = delete;
+    void Say()
+    {
+        EXPECT_EQ(write(ends_[1], "!", 1), 1);
+    }
+    // Also when the other one has died.
+    void Hear()
+    {
+        char byte;
+        close(ends_[1]);
+        ends_[1] = -1;
+        (void)!read(ends_[0], &byte, 1);
+    }
+
+  private:
+    int ends_[2];
+};
+
+// Says so once it listens.
+int RunEnd(Guest &guest, bool source, const std::string &uri, haul_stats *stats, haul_error *error,
+           Word *listening = nullptr)
 {
     haul_options options = Options();
     haul_migration *migration = nullptr;
@@ -70,18 +104,14 @@ int RunEnd(Guest &guest, bool source, const std::string &uri, haul_stats *stats,
     if (rc == 0) {
         guest.Attach(migration, source);
         rc = haul_start(migration, uri.c_str(), error);
+        if (listening) {
+            listening->Say();
+        }
         rc = rc == 0 ? haul_wait(migration, error) : rc;
         haul_get_stats(migration, stats);
         haul_free(migration);
     }
     return rc;
-}
-
-void WaitForListener(const std::string &uri)
-{
-    for (int i = 0; i < 6000 && access(uri.substr(strlen("unix:")).c_str(), F_OK) != 0; i++) {
-        usleep(5000);
-    }
 }
 
 class DiskDeath : public testing::TestWithParam<Moment>
@@ -112,6 +142,7 @@ class DiskDeath : public testing::TestWithParam<Moment>
     }
     Directory directory;
     std::string uri = UnixUri();
+    Word listening;
     pid_t child = -1;
     haul_stats stats{};
     haul_error error{};
@@ -129,9 +160,9 @@ class Destination : public DiskDeath
             Disk copy(directory / "to", false, 4 * kMiB);
             copy.Plug(to);
             Arm(GetParam(), to, copy);
-            RunEnd(to, false, uri, &stats, &error);
+            RunEnd(to, false, uri, &stats, &error, &listening);
         });
-        WaitForListener(uri);
+        listening.Hear();
         disk.Plug(from);
         from.Run(5, 1000);
         disk.Run(5, 1000);
@@ -200,7 +231,7 @@ class SourceDies : public DiskDeath
     int Run()
     {
         Fork([this] {
-            WaitForListener(uri);
+            listening.Hear();
             Guest from({2 * kMiB}, true);
             Disk disk(directory / "from", true);
             disk.Plug(from);
@@ -210,7 +241,7 @@ class SourceDies : public DiskDeath
             RunEnd(from, true, uri, &stats, &error);
         });
         copy.Plug(to);
-        int rc = RunEnd(to, false, uri, &stats, &error);
+        int rc = RunEnd(to, false, uri, &stats, &error, &listening);
         ExpectKilled();
         return rc;
     }
@@ -243,12 +274,13 @@ TEST(SourceDiesEarly, TheNextOneIsServed)
 {
     Directory directory;
     std::string uri = UnixUri();
+    Word listening;
     MakeImage(directory / "from", 4 * kMiB, [](uint64_t) { return true; });
     pid_t child = fork();
     if (child == 0) {
         haul_stats stats{};
         haul_error error{};
-        WaitForListener(uri);
+        listening.Hear();
         Guest from({2 * kMiB}, true);
         Disk disk(directory / "from", true);
         disk.Plug(from);
@@ -265,6 +297,7 @@ TEST(SourceDiesEarly, TheNextOneIsServed)
     ASSERT_EQ(haul_destination_new(&options, &destination, &error), 0);
     to.Attach(destination, false);
     ASSERT_EQ(haul_start(destination, uri.c_str(), &error), 0) << error.message;
+    listening.Say();
     EXPECT_EQ(waitpid(child, nullptr, 0), child);
     Guest from({2 * kMiB}, true);
     Disk disk(directory / "from", true);

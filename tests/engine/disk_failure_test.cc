@@ -236,9 +236,9 @@ TEST(DiskFailure, StuckFlushIsGivenUp)
     DiskMachines machines(2 * kMiB);
     machines.from.Run(5, 1000);
     machines.disk->Run(5, 1000);
-    machines.copy->on_call = [](Disk::Call call) { usleep(call == Disk::kFlush ? 3000000 : 0); };
+    machines.copy->on_call = [](Disk::Call call) { usleep(call == Disk::kFlush ? 5000000 : 0); };
     haul_options options = Options();
-    options.timeout_s = 1;
+    options.timeout_s = 2;
     Move move(machines.from, machines.to, options);
     machines.ExpectStayed(move, ETIMEDOUT, "the destination answers but has not confirmed the round");
 }

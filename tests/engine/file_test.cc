@@ -73,6 +73,7 @@ TEST(File, HoldsAGuestThatWroteAllTheTime)
     haul_options options = Options();
     options.channels = 4;
     options.verify = true;
+    options.downtime_limit_ms = 5000; // it writes faster than a loaded machine saves
     guest.Run(64, 500);
     FileEnd save(guest, true, options);
     ExpectSaved(save, directory / "a");

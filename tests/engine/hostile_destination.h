@@ -9,12 +9,12 @@
 #include "frame_peer.h"
 #include "hostile.h"
 #include "move.h"
+#include "tests/waiting.h"
 
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
 #include <functional>
 #include <mutex>
 #include <poll.h>
@@ -25,12 +25,6 @@ namespace haul_test
 {
 
 constexpr size_t kBytes = 1 << 20;
-using Clock = std::chrono::steady_clock;
-
-inline int64_t MsSince(Clock::time_point begun)
-{
-    return std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - begun).count();
-}
 
 // What the raw destination does instead of the right answer to a frame; true when it said all there is to
 // say.

@@ -8,11 +8,11 @@
 #include "frame_peer.h"
 #include "hostile.h"
 #include "move.h"
+#include "tests/waiting.h"
 
 #include <gtest/gtest.h>
 
 #include <atomic>
-#include <chrono>
 #include <string>
 
 namespace haul_test
@@ -21,12 +21,6 @@ namespace haul_test
 constexpr uint64_t kPages =
     16; // two rounds of them fit a socket buffer, so that nothing here waits for the destination
 constexpr size_t kBytes = kPages * 4096;
-using Clock = std::chrono::steady_clock;
-
-inline int64_t MsSince(Clock::time_point begun)
-{
-    return std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - begun).count();
-}
 
 // ---- the victim ----
 
@@ -162,9 +156,10 @@ class RawSource
     // Up to where every round arrived.
     void Rounds()
     {
+        const Payload &record = RecordChannel(kPages, 2, HAUL_COMPRESS_NONE); // before anybody waits for it
         Hello();
         Blocks();
-        Channel(RecordChannel(kPages, 2, HAUL_COMPRESS_NONE));
+        Channel(record);
         ExpectReply(HAUL_FRAME_ROUND_DONE);
         ExpectReply(HAUL_FRAME_ROUND_DONE);
     }

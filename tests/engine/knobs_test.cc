@@ -2,13 +2,12 @@
 // What may be set while a migration runs, the hold before the switchover, the list of threads, and the events
 // behind them.
 #include "move.h"
+#include "tests/waiting.h"
 
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <chrono>
-#include <condition_variable>
 #include <unistd.h>
 
 using namespace haul_test;
@@ -31,18 +30,6 @@ haul_stats Stats(haul_migration *migration)
     haul_stats stats{};
     haul_get_stats(migration, &stats);
     return stats;
-}
-
-// Waits until `true_now`, for 10 s at most.
-bool Eventually(const std::function<bool()> &true_now)
-{
-    for (int i = 0; i < 5000; i++) {
-        if (true_now()) {
-            return true;
-        }
-        usleep(2000);
-    }
-    return false;
 }
 
 bool Reaches(haul_migration *migration, haul_state state)

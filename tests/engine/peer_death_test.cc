@@ -3,11 +3,12 @@
 // source and can be moved again; between HANDOVER and RUNNING the source stays paused and says so (rule R1).
 #include "engine/state.h"
 #include "move.h"
+#include "tests/waiting.h"
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cerrno>
-#include <chrono>
 #include <csignal>
 #include <fcntl.h>
 #include <sys/wait.h>
@@ -19,13 +20,6 @@ namespace
 {
 
 constexpr size_t kMiB = 1 << 20;
-using Clock = std::chrono::steady_clock;
-
-int64_t MsSince(Clock::time_point begun)
-{
-    return std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - begun).count();
-}
-
 // Where the killed end is when it dies.
 enum class Moment {
     kSetup,
@@ -166,6 +160,15 @@ haul_migration *StartSource(Guest &from, const haul_options &options, const std:
     return source;
 }
 
+// Whether it listens to its destination: a connection that is seen to be closed ends that.
+bool Hears(haul_migration *source)
+{
+    haul_thread threads[16];
+    unsigned count = std::min(16u, haul_threads(source, threads, 16));
+    return std::any_of(threads, threads + count,
+                       [](const haul_thread &thread) { return strcmp(thread.name, "return-path") == 0; });
+}
+
 void ExpectMovesAgain(Guest &from)
 {
     Guest to({4 * kMiB}, false);
@@ -298,14 +301,15 @@ TEST(DestinationDiesAtTheLastMoment, TheGuestGoesOnAtTheSource)
     Victim victim(to, false, Moment::kAfterHandover, uri, Options());
     victim.Go();
     ASSERT_TRUE(victim.AtTheMoment()); // listening
+    std::atomic<haul_migration *> source{nullptr};
     from.on_step = [&](haul_step step) {
         if (step == HAUL_STEP_HANDOVER_SENDING) {
             victim.Kill();
-            usleep(200000); // until the closed connection was seen
+            EXPECT_TRUE(Eventually([&] { return source && !Hears(source); }));
         }
     };
     from.Run(5, 1000);
-    haul_migration *source = StartSource(from, Options(), uri);
+    source = StartSource(from, Options(), uri);
     haul_error error{};
     EXPECT_LT(haul_wait(source, &error), 0);
     haul_stats stats{};

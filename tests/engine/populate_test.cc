@@ -3,6 +3,7 @@
 #include "engine/destination/populate.h"
 #include "fake_migration.h"
 #include "move.h"
+#include "tests/waiting.h"
 
 #include <algorithm>
 #include <cerrno>
@@ -36,14 +37,11 @@ class Populate : public testing::Test
     {
         ASSERT_EQ(haul_populate_start(migration_.get(), threads, &populate_, &error_), 0) << error_.message;
     }
-    // Until `bytes` were populated, or populating failed, or ten seconds passed.
+    // Until `bytes` were populated, or populating failed.
     void WaitFor(uint64_t bytes)
     {
-        for (int i = 0;
-             i < 10000 && haul_populate_bytes(populate_) < bytes && haul_populate_failed(populate_) == 0;
-             i++) {
-            std::this_thread::sleep_for(std::chrono::milliseconds(1));
-        }
+        EXPECT_TRUE(haul_test::Eventually(
+            [&] { return haul_populate_bytes(populate_) >= bytes || haul_populate_failed(populate_) != 0; }));
     }
     int Restrict(const Bytes &payload)
     {
@@ -126,9 +124,7 @@ TEST_F(Populate, LeavesAloneWhatPresentLeavesOut)
     Start(1); // restricted below before it can come far: the order of events is made certain by the next test
     // The source's block 0 is our block 1: chunks 0 and 5 of 8.
     EXPECT_EQ(Restrict(Bytes().u32(0).u64(8).raw(1, 0x21)), 0) << error_.message;
-    for (int i = 0; i < 200 && haul_populate_bytes(populate_) < a.size + 2 * HAUL_POPULATE_CHUNK; i++) {
-        std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    }
+    WaitFor(a.size + 2 * HAUL_POPULATE_CHUNK);
     EXPECT_GE(haul_populate_bytes(populate_), a.size + 2 * HAUL_POPULATE_CHUNK);
     EXPECT_EQ(b.data[5 * HAUL_POPULATE_CHUNK], 0);
     EXPECT_EQ(a.Resident(), kPagesPerChunk);

@@ -3,6 +3,7 @@
  * Cancel and peer death in each state: tests/machines/transport_state_test.cc. */
 #include "tests/tools/descriptors.h"
 #include "tests/tools/loopback.h"
+#include "tests/waiting.h"
 
 #include <csignal>
 #include <cstring>
@@ -149,7 +150,8 @@ TEST_F(TransportMove, ExecChildrenEndWithTheMove)
     std::string mark = "sleep 98" + std::to_string(getpid() % 10000);
     auto hanging = SendTo("exec:" + mark + " | cat", {"--timeout", "1"});
     ExpectFailed(*hanging, "no answer within 1000 ms");
-    EXPECT_NE(system(("pgrep -f '^" + mark + "' >/dev/null").c_str()), 0) << "a child is left";
+    std::string pgrep = "pgrep -f '^" + mark + "' >/dev/null";
+    EXPECT_TRUE(haul_test::Eventually([&] { return system(pgrep.c_str()) != 0; })) << "a child is left";
 }
 
 /* ---- descriptors ---- */

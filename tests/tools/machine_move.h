@@ -4,6 +4,7 @@
 
 // Moves one machine to another through the engine, both ends in this process.
 
+#include "tests/waiting.h"
 #include "tools/machines/machine.h"
 
 #include <gtest/gtest.h>
@@ -74,10 +75,7 @@ class MachineMove
     // Waits until the source comes to `state`.
     bool comes_to(haul_state state) const
     {
-        for (int i = 0; i < 10000 && haul_get_state(source_) != state; i++) {
-            usleep(1000);
-        }
-        return haul_get_state(source_) == state;
+        return Eventually([&] { return haul_get_state(source_) == state; });
     }
     // "" when the machine runs at the destination, else why not.
     std::string wait()

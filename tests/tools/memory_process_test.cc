@@ -69,22 +69,18 @@ class MemoryProcess : public testing::Test
         return now;
     }
 
-    // Whether each thread of the child goes on, within five seconds.
+    // Whether each thread of the child goes on.
     bool all_run() const
     {
         auto before = values();
-        for (int i = 0; i < 5000; i++) {
+        return Eventually([&] {
             auto now = values();
             unsigned moved = 0;
             for (unsigned k = 0; k < 4; k++) {
                 moved += now[k] != before[k];
             }
-            if (moved == 4) {
-                return true;
-            }
-            usleep(1000);
-        }
-        return false;
+            return moved == 4;
+        });
     }
 
     // Whether none does, for a while.

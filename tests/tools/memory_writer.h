@@ -4,6 +4,8 @@
 
 // A real process that writes a shared memory object, for tests that stop, track and move it.
 
+#include "tests/waiting.h"
+
 #include <gtest/gtest.h>
 
 #include <csignal>
@@ -145,16 +147,9 @@ class Child
         size_t name = stat.rfind(')');
         return name == std::string::npos || name + 2 >= stat.size() ? '?' : stat[name + 2];
     }
-    // Whether it comes to `state` within two seconds.
     bool comes_to(char expected) const
     {
-        for (int i = 0; i < 2000; i++) {
-            if (state() == expected) {
-                return true;
-            }
-            usleep(1000);
-        }
-        return false;
+        return Eventually([&] { return state() == expected; });
     }
 
   private:

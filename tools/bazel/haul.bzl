@@ -27,13 +27,16 @@ def haul_binary(name, copts = [], **kwargs):
     native.cc_binary(name = name, copts = COPTS + copts, **kwargs)
 
 def haul_test(name, size, srcs, deps = [], copts = [], **kwargs):
-    """A C++ googletest program over C code. Every test states its size."""
+    """A C++ googletest program over C code, with tests/waiting.h at hand. Every test states its size."""
     native.cc_test(
         name = name,
         size = size,
         srcs = srcs,
         copts = CXXOPTS + copts,
-        deps = deps + ["@gtest"],
+        deps = deps + [
+            "//tests:waiting",
+            "@gtest",
+        ],
         **kwargs
     )
 

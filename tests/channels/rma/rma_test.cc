@@ -409,12 +409,12 @@ TEST_F(Rma, NobodyAtThePortEndsInTime)
     rc = rc < 0 ? rc : haul_rma_complete(from, &error);
     EXPECT_LT(rc, 0);
     EXPECT_PRED_FORMAT2(testing::IsSubstring, "rdma: ", error.message);
-    EXPECT_LT(Clock::now() - begun, std::chrono::seconds(6));
+    EXPECT_LT(Clock::now() - begun, std::chrono::seconds(15));
 }
 
 TEST_F(Rma, ATargetThatDoesNotAnswerIsSilence)
 {
-    silence_ms = 700;
+    silence_ms = 2000;
     ASSERT_NO_FATAL_FAILURE(open_all());
     ASSERT_EQ(0, haul_rma_write(from, 0, 0, 0, 1, &error)) << error.message;
     ASSERT_EQ(0, haul_rma_complete(from, &error)) << error.message;
@@ -426,8 +426,8 @@ TEST_F(Rma, ATargetThatDoesNotAnswerIsSilence)
         rc = haul_rma_write(from, 0, 0, 0, PAGES, &error);
     rc = rc < 0 ? rc : haul_rma_complete(from, &error);
     EXPECT_EQ(-ETIMEDOUT, rc);
-    EXPECT_PRED_FORMAT2(testing::IsSubstring, "700 ms", error.message);
-    EXPECT_LT(Clock::now() - begun, std::chrono::seconds(5));
+    EXPECT_PRED_FORMAT2(testing::IsSubstring, "2000 ms", error.message);
+    EXPECT_LT(Clock::now() - begun, std::chrono::seconds(15));
 }
 
 TEST_F(Rma, AbortEndsAWaitAtOnce)
@@ -447,7 +447,7 @@ TEST_F(Rma, AbortEndsAWaitAtOnce)
     other.join();
     EXPECT_EQ(-ECANCELED, rc);
     EXPECT_STREQ("rdma: aborted", error.message);
-    EXPECT_LT(Clock::now() - begun, std::chrono::seconds(3));
+    EXPECT_LT(Clock::now() - begun, std::chrono::seconds(4));
 }
 
 TEST_F(Rma, NothingIsWrittenAfterTheTargetClosedItsEndpoint)

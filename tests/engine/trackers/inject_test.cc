@@ -20,6 +20,8 @@ extern "C" {
 namespace
 {
 
+using haul_test::Eventually;
+
 constexpr int kFlags = O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY;
 
 // Injects once; the descriptor must be a userfaultfd of the other process, and leave no trace there.
@@ -77,10 +79,7 @@ TEST(Inject, LeavesASpinningThreadAsItWas)
     for (int i = 0; i < 50; i++) {
         inject(child.pid());
     }
-    uint64_t count = flags->count;
-    while (flags->count < count + 10) {
-        usleep(1000);
-    }
+    EXPECT_TRUE(Eventually([&, count = flags->count.load()] { return flags->count > count + 10; }));
     flags->stop = 1;
     EXPECT_EQ(child.join(), 0);
     EXPECT_EQ(flags->value, 0);
@@ -180,10 +179,8 @@ TEST(Inject, LosesNoSignal)
     }
     end = true;
     sender.join();
-    for (int i = 0; i < 1000 && flags->count < sent; i++) {
-        usleep(1000);
-    }
-    EXPECT_EQ(flags->count, sent); /* real-time signals queue: each must have been handled */
+    /* Real-time signals queue: each must have been handled. */
+    EXPECT_TRUE(Eventually([&] { return flags->count == sent; })) << flags->count << " of " << sent;
     flags->done = 2;
     EXPECT_EQ(child.join(), 0);
 }
@@ -200,22 +197,16 @@ TEST(Inject, KeepsAStoppedProcessStopped)
     });
     wait_for(flags->ready);
     ASSERT_EQ(kill(child.pid(), SIGSTOP), 0);
-    while (state_of(child.pid()) != 'T') {
-        usleep(100);
-    }
+    auto stopped = [&] { return state_of(child.pid()) == 'T'; };
+    ASSERT_TRUE(Eventually(stopped));
     inject(child.pid());
     inject(child.pid());
-    for (int i = 0; i < 1000 && state_of(child.pid()) != 'T'; i++) {
-        usleep(1000);
-    }
-    EXPECT_EQ(state_of(child.pid()), 'T');
+    EXPECT_TRUE(Eventually(stopped));
     uint64_t count = flags->count;
     usleep(20000);
     EXPECT_EQ(flags->count, count);
     ASSERT_EQ(kill(child.pid(), SIGCONT), 0);
-    while (flags->count == count) {
-        usleep(100);
-    }
+    EXPECT_TRUE(Eventually([&] { return flags->count > count; }));
     flags->stop = 1;
     EXPECT_EQ(child.join(), 0);
 }
@@ -248,10 +239,7 @@ TEST(Inject, AStopMeanwhileTakesEffect)
     }
     end = true;
     stopper.join();
-    for (int i = 0; i < 1000 && state_of(child.pid()) != 'T'; i++) {
-        usleep(1000);
-    }
-    EXPECT_EQ(state_of(child.pid()), 'T');
+    EXPECT_TRUE(Eventually([&] { return state_of(child.pid()) == 'T'; }));
     kill(child.pid(), SIGCONT);
     flags->stop = 1;
     EXPECT_EQ(child.join(), 0);
@@ -283,9 +271,7 @@ TEST(InjectErrors, AMainThreadThatHasEnded)
         syscall(SYS_exit, 0); /* this thread only */
     });
     wait_for(flags->ready);
-    while (state_of(child.pid()) != 'Z') {
-        usleep(100);
-    }
+    ASSERT_TRUE(Eventually([&] { return state_of(child.pid()) == 'Z'; }));
     int fd = -1;
     haul_error error = {};
     EXPECT_EQ(haul_inject_userfaultfd(child.pid(), kFlags, &fd, &error), -ESRCH);
@@ -341,9 +327,7 @@ TEST(InjectErrors, NoSuchProcess)
 TEST(InjectErrors, AProcessThatHasExited)
 {
     Child child([] {});
-    while (state_of(child.pid()) != 'Z') {
-        usleep(100);
-    }
+    ASSERT_TRUE(Eventually([&] { return state_of(child.pid()) == 'Z'; }));
     /* A sanitizer's own thread may outlive the main one by a moment, which the message would mention. */
     EXPECT_EQ(failure(child.pid(), ESRCH).rfind("process " + std::to_string(child.pid()) + " has exited", 0),
               0u);
@@ -423,13 +407,9 @@ TEST(Inject, SurvivesTheDeathOfTheTracer)
         usleep(random() % 4000);
         tracer.end(SIGKILL);
     }
-    usleep(20000); /* the last helper's few steps */
-    EXPECT_EQ(descriptors_of(traced.pid()), before);
-    uint64_t count = flags->count;
-    for (int i = 0; i < 1000 && flags->count == count; i++) {
-        usleep(1000);
-    }
-    EXPECT_GT(flags->count, count);
+    /* The last helper has a few steps to go. */
+    EXPECT_TRUE(Eventually([&] { return descriptors_of(traced.pid()) == before; }));
+    EXPECT_TRUE(Eventually([&, count = flags->count.load()] { return flags->count > count; }));
     inject(traced.pid());
     flags->stop = 1;
     EXPECT_EQ(traced.join(), 0);

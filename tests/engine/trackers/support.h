@@ -3,6 +3,7 @@
 #define HAUL_TESTS_ENGINE_TRACKERS_SUPPORT_H
 
 #include "engine/trackers.h"
+#include "tests/waiting.h"
 
 #include <gtest/gtest.h>
 

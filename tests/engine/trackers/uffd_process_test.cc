@@ -10,6 +10,8 @@
 namespace
 {
 
+using haul_test::Eventually;
+
 // A child that maps `memory` at the same place and writes until it is told to stop.
 struct Writer {
     std::shared_ptr<Flags> flags = Flags::create();
@@ -108,10 +110,8 @@ TEST_F(Uffd, StopLeavesTheProcessAsItWas)
         Dirty dirty({256});
         ASSERT_EQ(start(tracker, nullptr), 0);
         EXPECT_TRUE(watched(pid));
-        uint64_t count = writer.flags->count;
-        while (writer.flags->count < count + 100) {
-            usleep(100);
-        }
+        EXPECT_TRUE(Eventually(
+            [&, count = writer.flags->count.load()] { return writer.flags->count > count + 100; }));
         ASSERT_EQ(dirty.sync(tracker, nullptr), 0);
         EXPECT_GT(dirty.count(), 0u);
         stop(tracker);
@@ -149,11 +149,8 @@ TEST_F(Uffd, TheDeathOfTheTrackingProcessLeavesTheOtherAsItWas)
         usleep(random() % 10000);
         tracking.end(SIGKILL);
     }
-    for (int i = 0; i < 1000 && watched(pid); i++) {
-        usleep(1000); /* a helper that was in the middle takes a moment */
-    }
-    EXPECT_FALSE(watched(pid));
-    EXPECT_EQ(descriptors_of(pid), before);
+    /* A helper that was in the middle takes a moment. */
+    EXPECT_TRUE(Eventually([&] { return !watched(pid) && descriptors_of(pid) == before; }));
     Tracker tracker = make(pid, memory.range());
     copy_while_written(tracker, memory.data(), 1024, 50, [&] { writer.end(); });
 }
@@ -177,9 +174,7 @@ TEST_F(Uffd, TheEndOfTheTrackedProcessIsAnError)
         haul_error error = {};
         ASSERT_EQ(start(tracker, &error), 0) << error.message;
         flags->stop = 1;
-        while (watched(child.pid())) {
-            usleep(100);
-        }
+        ASSERT_TRUE(Eventually([&] { return !watched(child.pid()); }));
         usleep(20000);
         EXPECT_EQ(dirty.sync(tracker, &error), -ESRCH);
         EXPECT_EQ(std::string(error.message),

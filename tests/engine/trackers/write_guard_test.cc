@@ -9,6 +9,8 @@
 namespace
 {
 
+using haul_test::Eventually;
+
 struct GuardDeleter {
     void operator()(haul_write_guard *guard) const
     {
@@ -230,13 +232,10 @@ TEST_F(WriteGuard, TheDeathOfTheGuardingProcessLetsEverybodyGoOn)
             pause();
         });
         wait_for(held->ready);
-        uint64_t count = flags->count;
         guarding.end(SIGKILL);
-        while (flags->count < count + 100) {
-            usleep(100);
-        }
+        EXPECT_TRUE(Eventually([&, count = flags->count.load()] { return flags->count > count + 100; }));
     }
-    EXPECT_EQ(descriptors_of(writer.pid()), before);
+    EXPECT_TRUE(Eventually([&] { return descriptors_of(writer.pid()) == before; }));
     flags->stop = 1;
     wait_for(flags->done);
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Clients that a QMP server must outlive. After each, another client still gets its answer at once.
 #include "tests/tools/qmp/test_server.h"
+#include "tests/waiting.h"
 
 #include <gtest/gtest.h>
 
@@ -181,13 +182,10 @@ TEST(HostileQmpClient, OneTooManyIsTold)
     EXPECT_TRUE(fourth.at_end());
     clients.pop_back();
     clients.front()->ask(NOTHING); // the server has seen the hang-up before it answers this, or soon after
-    for (int i = 0; i < 100; i++) {
+    EXPECT_TRUE(haul_test::Eventually([&] {
         RawClient next(server.path());
-        if (next.line().find("QMP") != std::string::npos)
-            return;
-        usleep(10000);
-    }
-    FAIL() << "the place of a client that left is not given away";
+        return next.line().find("QMP") != std::string::npos;
+    })) << "the place of a client that left is not given away";
 }
 
 TEST(HostileQmpClient, SendsDescriptorsWithoutEnd)
