@@ -330,8 +330,24 @@ DiskMachines::DiskMachines(uint64_t bytes, const std::function<bool(uint64_t)> &
     MakeImage(directory / "from", bytes, present);
     disk = std::make_unique<Disk>(directory / "from", true);
     copy = std::make_unique<Disk>(directory / "to", false, bytes);
+    from.on_attach = [this](haul_migration *migration) { source = migration; };
+    to.on_attach = [this](haul_migration *migration) { destination = migration; };
     disk->Plug(from);
     copy->Plug(to);
+}
+
+void DiskMachines::Run()
+{
+    from.Run(5, 1000);
+    disk->Run(5, 1000);
+}
+
+void DiskMachines::WhenStopped(const std::function<void()> &action)
+{
+    from.on_stop = [action, stop = from.on_stop] {
+        stop();
+        action();
+    };
 }
 
 void DiskMachines::ExpectMoved(Move &move)

@@ -87,6 +87,10 @@ class Disk
 struct DiskMachines {
     explicit DiskMachines(
         uint64_t bytes, const std::function<bool(uint64_t)> &present = [](uint64_t) { return true; });
+    // The guest writes its memory and its disk.
+    void Run();
+    // Calls `action` as soon as the guest stands still, each time.
+    void WhenStopped(const std::function<void()> &action);
     // The move completes, and what the guest has is the same at both sides.
     void ExpectMoved(Move &move);
     // It fails with `code` (0: with any), the guest goes on at the source, and no image is left of it.
@@ -95,6 +99,7 @@ struct DiskMachines {
     Directory directory;
     Guest from, to;
     std::unique_ptr<Disk> disk, copy;
+    haul_migration *source = nullptr, *destination = nullptr; // of the latest move
 };
 
 } // namespace haul_test
