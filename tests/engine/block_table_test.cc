@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The BLOCKS frame: what fits, what differs, and what is no block table at all.
 #include "engine/block_table.h"
-#include "fake_migration.h"
+#include "tests/engine/fake_migration.h"
 
 #include <cerrno>
 #include <random>

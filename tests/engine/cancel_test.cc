@@ -3,9 +3,9 @@
 // take long. After HANDOVER it is too late, and the move completes.
 #include "channels/wire.h"
 #include "engine/state.h"
-#include "frame_peer.h"
-#include "move.h"
-#include "resources.h"
+#include "tests/engine/frame_peer.h"
+#include "tests/engine/move.h"
+#include "tests/engine/resources.h"
 #include "tests/waiting.h"
 
 #include <gtest/gtest.h>

@@ -2,8 +2,8 @@
 // The network between the ends breaks or goes silent, in each state, on the control connection or on a
 // channel.
 #include "engine/state.h"
-#include "move.h"
-#include "proxy.h"
+#include "tests/engine/move.h"
+#include "tests/engine/proxy.h"
 #include "tests/waiting.h"
 
 #include <gtest/gtest.h>

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The control connection: frames in and out, pings, silence, failures, and what a hostile peer may not do.
 #include "engine/control.h"
-#include "fake_migration.h"
-#include "frame_peer.h"
+#include "tests/engine/fake_migration.h"
+#include "tests/engine/frame_peer.h"
 #include "tests/waiting.h"
 
 #include <atomic>

@@ -2,8 +2,8 @@
 // Mode cpr-transfer: the destination's guest runs on the source's own memory, nothing is copied, and until
 // HANDOVER nothing is written. The destination of these tests maps what it adopts read-only, so that a write
 // before its guest starts would end the test.
-#include "move.h"
-#include "resources.h"
+#include "tests/engine/move.h"
+#include "tests/engine/resources.h"
 
 #include <gtest/gtest.h>
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Disks that are refused before anything moves: tables of both sides that do not fit, and what cannot be
 // registered.
-#include "tests/engine/disk.h"
+#include "tests/engine/disk/disk.h"
 
 #include <gtest/gtest.h>
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What may be set while a migration runs, the hold before the switchover, the list of threads, and the events
 // behind them.
-#include "move.h"
+#include "tests/engine/move.h"
 #include "tests/waiting.h"
 
 #include <gtest/gtest.h>

@@ -2,8 +2,8 @@
 // How soon a limit that is set while memory travels is felt: on the wire, of which a proxy is one end, and in
 // the decision to stop. Every wait is bounded far above what it takes and far below what it would take if the
 // limit had to wait for what was handed out before.
-#include "move.h"
-#include "proxy.h"
+#include "tests/engine/move.h"
+#include "tests/engine/proxy.h"
 #include "tests/waiting.h"
 
 #include <gtest/gtest.h>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Whole moves inside one process: what arrives, what is counted, who owns the guest.
-#include "move.h"
+#include "tests/engine/move.h"
 
 #include <gtest/gtest.h>
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Rule R2: the newest version of a page wins, whatever channel carried it and however slow that channel is.
-#include "move.h"
-#include "proxy.h"
+#include "tests/engine/move.h"
+#include "tests/engine/proxy.h"
 
 #include <gtest/gtest.h>
 

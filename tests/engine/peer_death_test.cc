@@ -2,7 +2,7 @@
 // One end of a move is a process of its own, killed in each state. Before HANDOVER the guest goes on at the
 // source and can be moved again; between HANDOVER and RUNNING the source stays paused and says so (rule R1).
 #include "engine/state.h"
-#include "move.h"
+#include "tests/engine/move.h"
 #include "tests/waiting.h"
 
 #include <gtest/gtest.h>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "proxy.h"
+#include "tests/engine/proxy.h"
 
 #include <gtest/gtest.h>
 

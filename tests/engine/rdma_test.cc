@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Whole moves over rdma, with libfabric's tcp provider: what arrives, in what order, and how it fails.
-#include "disk.h"
-#include "move.h"
-#include "proxy.h"
+#include "tests/engine/disk/disk.h"
+#include "tests/engine/move.h"
+#include "tests/engine/proxy.h"
 #include "tests/waiting.h"
 
 #include <gtest/gtest.h>

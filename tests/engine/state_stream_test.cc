@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // State handlers' bytes, from a save hook through frames to a load hook.
 #include "engine/state_stream.h"
-#include "fake_migration.h"
-#include "frame_peer.h"
+#include "tests/engine/fake_migration.h"
+#include "tests/engine/frame_peer.h"
 
 #include <cerrno>
 #include <functional>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Side streams, and the guest's word on when it may be stopped.
-#include "frame_peer.h"
-#include "move.h"
+#include "tests/engine/frame_peer.h"
+#include "tests/engine/move.h"
 
 #include <gtest/gtest.h>
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The traps of moving live memory that the engine itself must step around: pages that change while they are
 // read, that become zero, that become holes, and that saving the state writes.
-#include "move.h"
+#include "tests/engine/move.h"
 
 #include <gtest/gtest.h>
 

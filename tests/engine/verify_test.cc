@@ -3,8 +3,8 @@
 #include "engine/bitmap.h"
 #include "engine/holes.h"
 #include "engine/verify.h"
-#include "fake_migration.h"
-#include "frame_peer.h"
+#include "tests/engine/fake_migration.h"
+#include "tests/engine/frame_peer.h"
 
 #include <cerrno>
 #include <chrono>

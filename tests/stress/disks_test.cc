@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A disk under load, moved twenty times: each time the images are identical at the stop, and nothing is left
 // behind. And twenty times it is cancelled at a random moment.
-#include "tests/engine/disk.h"
+#include "tests/engine/disk/disk.h"
 #include "tests/engine/resources.h"
 
 #include <gtest/gtest.h>

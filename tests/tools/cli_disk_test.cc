@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Real moves of the reference guest with its disk by the real program. */
-#include "tests/engine/disk.h"
+#include "tests/engine/disk/disk.h"
 #include "tests/tools/loopback.h"
 
 #include <jansson.h>

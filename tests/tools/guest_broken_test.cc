@@ -3,7 +3,7 @@
 // The reference guest moved through an engine that is broken on purpose: what the source sends of its memory,
 // or of its disk, is lost, put in the wrong order or torn on its way. The guest's self-check must name the
 // page, and a move that verifies must fail before the hand-over (rule R3).
-#include "tests/engine/disk.h"
+#include "tests/engine/disk/disk.h"
 #include "tests/tools/faults.h"
 #include "tests/tools/machine_move.h"
 #include "tools/machines/guest/disk_layout.h"

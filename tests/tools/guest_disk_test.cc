@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // The reference guest's disk: what its self-check finds when a block is not what it must be, and moves of it.
-#include "tests/engine/disk.h"
+#include "tests/engine/disk/disk.h"
 #include "tests/tools/machine_move.h"
 #include "tools/machines/guest/disk.h"
 #include "tools/machines/guest/disk_layout.h"

@@ -26,17 +26,32 @@ def haul_library(name, copts = [], **kwargs):
 def haul_binary(name, copts = [], **kwargs):
     native.cc_binary(name = name, copts = COPTS + copts, **kwargs)
 
-def haul_test(name, size, srcs, deps = [], copts = [], **kwargs):
-    """A C++ googletest program over C code, with tests/waiting.h at hand. Every test states its size."""
+_EVERY_TEST = [
+    "//tests:waiting",
+    "@gtest",
+]
+
+def haul_test(name, size, srcs = None, deps = [], copts = [], **kwargs):
+    """A C++ googletest program over C code: NAME.cc, if nothing else is said. Every test states its size."""
     native.cc_test(
         name = name,
         size = size,
-        srcs = srcs,
+        srcs = srcs or [name + ".cc"],
         copts = CXXOPTS + copts,
-        deps = deps + [
-            "//tests:waiting",
-            "@gtest",
-        ],
+        deps = deps + _EVERY_TEST,
+        **kwargs
+    )
+
+def haul_test_library(name, hdrs, srcs = [], deps = [], **kwargs):
+    """C++ that several tests share, in this folder or another."""
+    native.cc_library(
+        name = name,
+        testonly = True,
+        srcs = srcs,
+        hdrs = hdrs,
+        copts = CXXOPTS,
+        visibility = ["//tests:__subpackages__"],
+        deps = deps + _EVERY_TEST,
         **kwargs
     )
 

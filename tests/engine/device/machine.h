@@ -4,8 +4,8 @@
 
 // The test guest with two described devices: "setup", early, and "timer".
 
-#include "../file.h"
 #include "engine/device_state.h"
+#include "tests/engine/file/file.h"
 
 #include <gtest/gtest.h>
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Real daemons that move the reference guest, steered over their control sockets.
-#include "tests/engine/disk.h"
+#include "tests/engine/disk/disk.h"
 #include "tests/tools/daemon/daemon.h"
 
 #include <csignal>

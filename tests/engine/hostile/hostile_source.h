@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-#ifndef HAUL_TESTS_ENGINE_HOSTILE_SOURCE_H
-#define HAUL_TESTS_ENGINE_HOSTILE_SOURCE_H
+#ifndef HAUL_TESTS_ENGINE_HOSTILE_HOSTILE_SOURCE_H
+#define HAUL_TESTS_ENGINE_HOSTILE_HOSTILE_SOURCE_H
 
 // A real destination, and a source that says exactly what a test wants it to.
 
 #include "engine/migration.h"
-#include "frame_peer.h"
-#include "hostile.h"
-#include "move.h"
+#include "tests/engine/frame_peer.h"
+#include "tests/engine/hostile/hostile.h"
+#include "tests/engine/move.h"
 #include "tests/waiting.h"
 
 #include <gtest/gtest.h>

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-#ifndef HAUL_TESTS_ENGINE_HOSTILE_DESTINATION_H
-#define HAUL_TESTS_ENGINE_HOSTILE_DESTINATION_H
+#ifndef HAUL_TESTS_ENGINE_HOSTILE_HOSTILE_DESTINATION_H
+#define HAUL_TESTS_ENGINE_HOSTILE_HOSTILE_DESTINATION_H
 
 // A real source, and a destination that tells it what a test wants.
 
 #include "channels/receiver.h"
 #include "engine/migration.h"
-#include "frame_peer.h"
-#include "hostile.h"
-#include "move.h"
+#include "tests/engine/frame_peer.h"
+#include "tests/engine/hostile/hostile.h"
+#include "tests/engine/move.h"
 #include "tests/waiting.h"
 
 #include <gtest/gtest.h>

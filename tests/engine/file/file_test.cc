@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Saving into a snapshot file and starting from it, through the whole engine.
-#include "file.h"
+#include "tests/engine/file/file.h"
 
 #include <cerrno>
 #include <fcntl.h>

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Rule R4 at random, the other way round: moves to a destination that lies now and then never hang, leak or
 // leave the guest with two owners.
-#include "hostile_destination.h"
-#include "resources.h"
+#include "tests/engine/hostile/hostile_destination.h"
+#include "tests/engine/resources.h"
 
 #include <cstdlib>
 #include <memory>

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Populating destination memory: what becomes present, what is left alone, what is kept.
 #include "engine/destination/populate.h"
-#include "fake_migration.h"
-#include "move.h"
+#include "tests/engine/fake_migration.h"
+#include "tests/engine/move.h"
 #include "tests/waiting.h"
 
 #include <algorithm>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Rule R4: a source that says the right frames at the wrong time. The destination starts the guest only after
 // everything came in order.
-#include "hostile_source.h"
+#include "tests/engine/hostile/hostile_source.h"
 
 #include <cerrno>
 #include <thread>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The DISKS frame: what fits, what differs, and what is no disk table at all.
 #include "engine/disks.h"
-#include "fake_migration.h"
+#include "tests/engine/fake_migration.h"
 
 #include <cerrno>
 #include <memory>

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Rule R4: whoever else connects to a destination. A stranger's connection disturbs nothing and delays
 // nobody.
-#include "hostile_source.h"
-#include "resources.h"
+#include "tests/engine/hostile/hostile_source.h"
+#include "tests/engine/resources.h"
 
 #include <cerrno>
 #include <memory>

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Rule R4 in mode cpr-transfer: a source that lies about the memory that it hands over. The destination never
 // adopts what it should not, never starts the guest, and keeps no descriptor.
-#include "frame_peer.h"
-#include "hostile.h"
-#include "move.h"
-#include "resources.h"
+#include "tests/engine/frame_peer.h"
+#include "tests/engine/hostile/hostile.h"
+#include "tests/engine/move.h"
+#include "tests/engine/resources.h"
 
 #include <gtest/gtest.h>
 

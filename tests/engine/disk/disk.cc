@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "disk.h"
+#include "tests/engine/disk/disk.h"
 
 #include <gtest/gtest.h>
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Rule R4 the other way round: a destination that lies, against a real source. Whatever it says, the guest
 // goes on at the source before HANDOVER, and stays paused after it unless RUNNING or NOT_STARTED came.
-#include "hostile_destination.h"
+#include "tests/engine/hostile/hostile_destination.h"
 
 #include <cerrno>
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Disks that move with their guest: what arrives, in which order, and what is counted.
-#include "tests/engine/disk.h"
+#include "tests/engine/disk/disk.h"
 
 #include <gtest/gtest.h>
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Background snapshots through the whole engine: the file has memory as it was at the moment of the stop,
 // whatever is written at whatever time, and the guest goes on whatever happens.
-#include "file.h"
-#include "resources.h"
+#include "tests/engine/file/file.h"
+#include "tests/engine/resources.h"
 #include "tests/waiting.h"
 
 #include <cerrno>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#ifndef HAUL_TESTS_ENGINE_DISK_H
-#define HAUL_TESTS_ENGINE_DISK_H
+#ifndef HAUL_TESTS_ENGINE_DISK_DISK_H
+#define HAUL_TESTS_ENGINE_DISK_DISK_H
 
 // Disks of the test guest: images in files, written by a thread of their own, behind ops that can fail and
 // that note what was asked of them.

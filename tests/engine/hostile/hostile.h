@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#ifndef HAUL_TESTS_ENGINE_HOSTILE_H
-#define HAUL_TESTS_ENGINE_HOSTILE_H
+#ifndef HAUL_TESTS_ENGINE_HOSTILE_HOSTILE_H
+#define HAUL_TESTS_ENGINE_HOSTILE_HOSTILE_H
 
 // What both hostile peers need: sockets by URI, little-endian payloads, and a valid recording of a data
 // channel.

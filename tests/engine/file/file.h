@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-#ifndef HAUL_TESTS_ENGINE_FILE_H
-#define HAUL_TESTS_ENGINE_FILE_H
+#ifndef HAUL_TESTS_ENGINE_FILE_FILE_H
+#define HAUL_TESTS_ENGINE_FILE_FILE_H
 
 // Saving a test guest into a snapshot file and starting another one from it, in one process.
 
-#include "move.h"
+#include "tests/engine/move.h"
 
 #include <gtest/gtest.h>
 

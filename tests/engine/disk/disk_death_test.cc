@@ -2,7 +2,7 @@
 // One end of a move with a disk is a process of its own, and is killed: in each state, and within each call
 // of its disk. What is left at the destination never looks like a whole image before HANDOVER, and the
 // source's image is its guest's own.
-#include "tests/engine/disk.h"
+#include "tests/engine/disk/disk.h"
 
 #include <gtest/gtest.h>
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Moves with disks that fail: every callback, every state. The guest goes on
 // at the source, and what is left at the destination does not look like a whole image.
-#include "tests/engine/disk.h"
+#include "tests/engine/disk/disk.h"
 #include "tests/engine/proxy.h"
 
 #include <gtest/gtest.h>

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Rule R4 at random: conversations with a destination, broken in every way that comes to mind. It never
 // crashes, hangs or leaks, and starts the guest only after PREPARED.
-#include "hostile_source.h"
-#include "resources.h"
+#include "tests/engine/hostile/hostile_source.h"
+#include "tests/engine/resources.h"
 
 #include <atomic>
 #include <cerrno>
