@@ -50,6 +50,7 @@ struct uffd_tracker {
 struct uffd_slice {
     struct haul_populated *range;
     uint64_t start, end; /* addresses */
+    bool whole;          /* every page was present when it was armed, which its range knows */
 };
 
 /* ---- callbacks ---------------------------------------------------------------------------------------- */
@@ -63,6 +64,7 @@ static void add_populated(void *opaque, const struct page_region *region)
 struct uffd_visit {
     struct uffd_tracker *tracker;
     struct haul_populated *range;
+    bool absent; /* some page is */
     int result;
     struct haul_error *error;
 };
@@ -75,6 +77,7 @@ static void arm_present(void *opaque, const struct page_region *region)
 static void arm_absent(void *opaque, const struct page_region *region)
 {
     struct uffd_visit *visit = opaque;
+    visit->absent = true;
     if (!visit->result && !(region->categories & PAGE_IS_SWAPPED)) {
         visit->result = haul_uffd_protect(visit->tracker->uffd, region->start, region->end, visit->error);
     }
@@ -87,12 +90,16 @@ static void arm_absent(void *opaque, const struct page_region *region)
 static int arm_slice(void *opaque, unsigned item, unsigned worker, struct haul_error *error)
 {
     struct uffd_tracker *tracker = opaque;
-    const struct uffd_slice *slice = &tracker->slices[item];
+    struct uffd_slice *slice = &tracker->slices[item];
     struct haul_scan *scan = &tracker->worker[worker].scan;
     struct uffd_visit visit = {.tracker = tracker, .range = slice->range, .error = error};
     int result = haul_scan_written(scan, slice->start, slice->end, arm_present, NULL, error);
     if (!result) {
         result = haul_scan_absent(scan, slice->start, slice->end, arm_absent, &visit, error);
+    }
+    if (!result && !visit.absent) {
+        haul_populated_add(slice->range, slice->start, slice->end, NULL);
+        slice->whole = true;
     }
     return result ? result : visit.result;
 }
@@ -118,12 +125,14 @@ static void load_absent(void *opaque, const struct page_region *region)
 static int load_all_absent(struct uffd_tracker *tracker, struct haul_error *error)
 {
     int result = 0;
-    for (unsigned i = 0; !result && i < tracker->count; i++) {
-        struct haul_populated *range = &tracker->ranges[i];
-        uint64_t start = range->range.address, end = start + range->range.length;
-        struct uffd_visit visit = {.tracker = tracker, .range = range, .error = error};
-        result = haul_scan_absent(&tracker->worker[0].scan, start, end, load_absent, &visit, error);
-        result = result ? result : visit.result;
+    for (unsigned i = 0; !result && i < tracker->slice_count; i++) {
+        const struct uffd_slice *slice = &tracker->slices[i];
+        struct uffd_visit visit = {.tracker = tracker, .range = slice->range, .error = error};
+        if (!slice->whole) {
+            result = haul_scan_absent(&tracker->worker[0].scan, slice->start, slice->end, load_absent, &visit,
+                                      error);
+            result = result ? result : visit.result;
+        }
     }
     return result;
 }
@@ -132,8 +141,9 @@ static int load_present_slice(void *opaque, unsigned item, unsigned worker, stru
 {
     struct uffd_tracker *tracker = opaque;
     const struct uffd_slice *slice = &tracker->slices[item];
-    return haul_scan_present(&tracker->worker[worker].scan, slice->start, slice->end, add_populated,
-                             slice->range, error);
+    return slice->whole ? 0
+                        : haul_scan_present(&tracker->worker[worker].scan, slice->start, slice->end,
+                                            add_populated, slice->range, error);
 }
 
 static int uffd_start(void *opaque, struct haul_error *error)
