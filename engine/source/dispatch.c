@@ -103,9 +103,13 @@ uint64_t haul_source_rate_limit(const struct haul_migration *migration)
 static uint64_t rate_limit_wait(struct haul_migration *migration)
 {
     struct haul_source *source = migration->source;
-    uint64_t used = haul_source_written_bytes(source) + in_flight_bytes(source) +
-                    haul_streams_carried(migration->streams, false);
-    return haul_rate_limit_wait(&source->limit, haul_source_rate_limit(migration), used);
+    uint64_t rate = haul_source_rate_limit(migration);
+    uint64_t used = 0;
+    if (rate > 0) { /* which is asked of every channel's kernel, before every batch */
+        used = haul_source_written_bytes(source) + in_flight_bytes(source) +
+               haul_streams_carried(migration->streams, false);
+    }
+    return haul_rate_limit_wait(&source->limit, rate, used);
 }
 
 /* How many pages one batch on channel `index` may have: no more than take some 20 ms. */
