@@ -127,6 +127,16 @@ class PeakMemory(threading.Thread):
         return self.peak / 1024
 
 
+def is_populating(pid):
+    """Whether the destination is still preparing its memory, as QEMU does by prealloc before it listens."""
+    for task in os.listdir(f"/proc/{pid}/task"):
+        with contextlib.suppress(OSError):
+            with open(f"/proc/{pid}/task/{task}/comm", encoding="ascii") as comm:
+                if comm.read().strip() == "populate":
+                    return True
+    return False
+
+
 def allocated(path):
     return os.stat(path).st_blocks * 512
 
@@ -144,8 +154,8 @@ def haul_move(options, case, channels, source, destination, memory, listen="tcp:
     if not uri:
         raise RuntimeError("haul receive did not listen")
     threading.Thread(target=receive.stderr.read, daemon=True).start()
-    if case == "waiting":
-        while allocated(memory) < options.size << 20:
+    if case in ("present", "waiting"):
+        while is_populating(receive.pid) or (case == "waiting" and allocated(memory) < options.size << 20):
             time.sleep(0.05)
     waited = time.monotonic() - begun if case == "together" else 0
     send = subprocess.Popen([options.haul, "send", uri, "--qemu", source.qmp_path, "--channels", str(channels),
