@@ -245,6 +245,7 @@ TEST(Refuse, OperandsAndAddresses)
     ExpectRefused(CLI_SEND, {"--guest"}, "say where to: haul send tcp:HOST:PORT");
     ExpectRefused(CLI_SEND, {kTo, "again", "--guest"}, "'again' is one word too many");
     ExpectRefused(CLI_TOPOLOGY, {"now"}, "'now' is one word too many");
+    ExpectRefused(CLI_DAEMON, {"web"}, "'web' is one word too many");
     ExpectRefused(CLI_RECEIVE, {"--guest"}, "say where to wait: --listen tcp:ADDR:PORT");
     ExpectRefused(CLI_RECEIVE, {kTo, "--guest"}, "'tcp:host:7000' is one word too many");
     for (const char *uri : {"host:7000", "tcp:7000", "tcp::7000", "tcp:host:", "tcp:host:0", "tcp:host:65536",
@@ -254,6 +255,42 @@ TEST(Refuse, OperandsAndAddresses)
         EXPECT_EQ(parsed.message.find("\"" + std::string(uri) + "\" is not a"), 0u) << parsed.message;
         EXPECT_NE(parsed.message.find(": use "), std::string::npos) << parsed.message;
     }
+}
+
+// ---- what haul send ssh: lets the other host receive ----
+
+TEST(Remote, IsTheSameMachineWithoutWordsOfItsOwn)
+{
+    Parsed qemu = Parse(CLI_SEND, {"ssh:there", "--qemu", "/it's", "--disks"});
+    EXPECT_STREQ(qemu.options.remote, R"('--qemu' '/it'\''s' '--disks')") << qemu.message;
+    Parsed guest = Parse(CLI_SEND, {"ssh:there", "--guest", "--guest-memory", "64M"});
+    EXPECT_STREQ(guest.options.remote, "'--guest' '--guest-memory' '67108864'") << guest.message;
+    Parsed words = Parse(CLI_SEND, {"ssh:there", "--guest", "--", "--qemu", "/q"});
+    EXPECT_STREQ(words.options.remote, "'--qemu' '/q'") << words.message;
+}
+
+TEST(Remote, ADiskNeedsAPlaceThere)
+{
+    ExpectRefused(CLI_SEND, {"ssh:there", "--guest", "--disk", "/d"},
+                  "with --disk the other host needs an image too: end the line with -- --guest --disk "
+                  "PATH,size=SIZE");
+    ExpectRefused(CLI_SEND, {"ssh:there", "--guest", "--disk", "/d", "--", "--guest", "--diskette"},
+                  "with --disk the other host needs an image too: end the line with -- --guest --disk "
+                  "PATH,size=SIZE, beside the other options there");
+    for (const char *given : {"--disk=/e", "--disk"}) {
+        Parsed parsed = Parse(CLI_SEND, {"ssh:there", "--guest", "--disk", "/d", "--", "--guest", given});
+        EXPECT_EQ(parsed.status, 0) << parsed.message;
+    }
+}
+
+TEST(Remote, DrivesAreOverwrittenThereByConsentOnly)
+{
+    ExpectRefused(
+        CLI_SEND, {"ssh:there", "--qemu", "/q", "--disks", "--", "--qemu", "/r"},
+        "--disks is needed on both sides: say it after -- too, and the images there are overwritten");
+    Parsed parsed =
+        Parse(CLI_SEND, {"ssh:there", "--qemu", "/q", "--disks", "--", "--qemu", "/r", "--disks"});
+    EXPECT_EQ(parsed.status, 0) << parsed.message;
 }
 
 TEST(Table, FitsTheParserAndNamesNothingTwice)

@@ -5,6 +5,7 @@
 #include "tools/haul/number.h"
 #include "tools/haul/view.h"
 #include "tools/qmp/address.h"
+#include "tools/session/outcome.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -43,6 +44,21 @@ int cli_control_call(struct haul_qmp *daemon, const char *command, const char *n
         json_object_set_new(arguments, "name", json_string(name));
     }
     return haul_qmp_execute(daemon, command, arguments, reply, error);
+}
+
+int cli_control_fail(const struct cli_options *options, int status, const struct haul_error *error)
+{
+    if (options->json) {
+        /* Not a status of any migration. */
+        json_t *json = haul_outcome_json_failure(status, error->message);
+        json_object_del(json, "status");
+        json_object_del(json, "error-desc");
+        char *text = json ? json_dumps(json, 0) : NULL;
+        puts(text ? text : "{}");
+        free(text);
+        json_decref(json);
+    }
+    return cli_complain(CLI_EXIT_FAILED, "%s", error->message);
 }
 
 /* ---- query ---- */
@@ -113,6 +129,13 @@ static void print_one(const json_t *migration, bool parameters)
         return;
     }
     print_parameters(json_object_get(migration, "parameters"));
+    if (cli_view_drives(&view)) {
+        printf("%s\n", cli_view_drive_heading);
+    }
+    for (size_t i = 0; i < cli_view_drives(&view); i++) {
+        cli_view_drive(&view, i, line);
+        printf("%s\n", line);
+    }
     if (cli_view_channels(&view)) {
         printf("%s\n", cli_view_channel_heading);
     }
@@ -224,7 +247,7 @@ int cli_control(const struct cli_options *options)
     struct haul_qmp *daemon = NULL;
     int status = cli_control_open(options, &daemon, &error);
     if (status < 0) {
-        return cli_complain(CLI_EXIT_FAILED, "%s", error.message);
+        return cli_control_fail(options, status, &error);
     }
     switch (options->command) {
     case CLI_QUERY:
@@ -242,5 +265,5 @@ int cli_control(const struct cli_options *options)
         break;
     }
     haul_qmp_close(daemon);
-    return status < 0 ? cli_complain(CLI_EXIT_FAILED, "%s", error.message) : status;
+    return status < 0 ? cli_control_fail(options, status, &error) : status;
 }

@@ -17,4 +17,7 @@ int cli_control_open(const struct cli_options *options, struct haul_qmp **daemon
 int cli_control_call(struct haul_qmp *daemon, const char *command, const char *name, json_t *arguments,
                      json_t **reply, struct haul_error *error);
 
+/* cli_control_fail tells what went wrong, with --json also on standard output; returns the exit status. */
+int cli_control_fail(const struct cli_options *options, int status, const struct haul_error *error);
+
 #endif

@@ -47,7 +47,9 @@ static const struct command_help commands[CLI_COMMAND_COUNT] = {
             "Moves a running machine to the haul receive that waits at URI:\n\n" URIS "\n\n"
             "With ssh: nothing has to wait: haul starts haul receive on HOST, with the options after --, or "
             "without "
-            "them for the same machine option as here, and every channel is an ssh of its own. "
+            "them for the same machine option as here, with --disks if it is given here; every channel is an "
+            "ssh "
+            "of its own. "
             "haul has to be installed there.\n\n"
             "The machine keeps running while its memory is copied and stands still only for the "
             "switchover. Any failure before the handover leaves it running here.\n\n"
@@ -247,11 +249,14 @@ static const struct command_help commands[CLI_COMMAND_COUNT] = {
     [CLI_WATCH] =
         {
             "haul watch [NAME] [--json] [--qmp ADDRESS]",
-            "follow a daemon's migration, with a row for each channel",
-            "Shows a migration until it ends: on a terminal a headline and a row for each channel, redrawn "
-            "four "
-            "times a second; elsewhere one line a second. Ctrl-C ends the watching, and nothing "
-            "else.\n\n" NAME_OF_ONE,
+            "follow a daemon's migration, with a row for each drive and channel",
+            "Shows a migration until it ends: on a terminal a headline and a row for each drive that moves "
+            "along and each channel, redrawn four times a second; elsewhere one line a second. Ctrl-C ends "
+            "the watching, and nothing else.\n\n"
+            "A drive is on its first copy until all of it was copied once, then on new writes: what the "
+            "guest "
+            "wrote since. The memory of a QEMU machine follows when all of its drives were "
+            "copied.\n\n" NAME_OF_ONE,
             "Exit status: 0 the migration completed; 1 it failed or was cancelled, or the daemon cannot be "
             "reached; 2 the command line is wrong; 3 it is not known which side owns the guest (see haul "
             "help "

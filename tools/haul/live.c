@@ -41,33 +41,46 @@ static void draw_line(struct screen *screen, unsigned columns, const char *text)
     screen->drawn++;
 }
 
+typedef void (*row_writer)(const struct cli_view *view, size_t index, char text[CLI_VIEW_LINE]);
+
+/* As many of `count` rows as there is room for, under their heading. */
+static void draw_table(struct screen *screen, unsigned columns, const struct cli_view *view,
+                       const char *heading, size_t count, size_t room, row_writer row)
+{
+    char line[CLI_VIEW_LINE];
+    size_t shown = count < room ? count : room;
+    if (shown) {
+        draw_line(screen, columns, heading);
+    }
+    for (size_t i = 0; i < shown; i++) {
+        row(view, i, line);
+        draw_line(screen, columns, line);
+    }
+    if (shown && shown < count) {
+        snprintf(line, sizeof line, "  and %zu more", count - shown);
+        draw_line(screen, columns, line);
+    }
+}
+
 static void draw(struct screen *screen, const struct cli_view *view)
 {
     struct winsize window = {.ws_row = 24, .ws_col = 80};
     char line[CLI_VIEW_LINE];
     ioctl(STDOUT_FILENO, TIOCGWINSZ, &window);
     unsigned columns = window.ws_col >= 20 ? window.ws_col : 80;
-    size_t channels = cli_view_channels(view);
-    /* The headline, the heading, "and more", and the line where the cursor rests. */
+    /* Without the headline, a heading, "and more", and the line where the cursor rests. */
     size_t room = window.ws_row > 5 ? window.ws_row - 4U : 1;
-    size_t shown = channels < room ? channels : room;
     if (screen->drawn) {
         printf("\033[%uA", screen->drawn);
     }
     screen->drawn = 0;
     cli_view_headline(view, line);
     draw_line(screen, columns, line);
-    if (shown) {
-        draw_line(screen, columns, cli_view_channel_heading);
-    }
-    for (size_t i = 0; i < shown; i++) {
-        cli_view_channel(view, i, line);
-        draw_line(screen, columns, line);
-    }
-    if (shown < channels) {
-        snprintf(line, sizeof line, "  and %zu more", channels - shown);
-        draw_line(screen, columns, line);
-    }
+    draw_table(screen, columns, view, cli_view_drive_heading, cli_view_drives(view), room / 2,
+               cli_view_drive);
+    size_t used = screen->drawn - 1;
+    draw_table(screen, columns, view, cli_view_channel_heading, cli_view_channels(view),
+               room > used ? room - used : 0, cli_view_channel);
     printf("\033[J"); /* below it nothing is left of a longer drawing */
 }
 
@@ -140,5 +153,5 @@ int cli_live(const struct cli_options *options)
         status = follow(daemon, options->migration, &screen, &error);
     }
     haul_qmp_close(daemon);
-    return status < 0 ? cli_complain(CLI_EXIT_FAILED, "%s", error.message) : status;
+    return status < 0 ? cli_control_fail(options, status, &error) : status;
 }

@@ -98,8 +98,8 @@ const struct cli_option cli_option_table[] = {
              "stays "
              "unallocated."},
     {"json", NULL, SEND | RECEIVE | RESTORE | INSPECT | SHOW | SNAPSHOT, CLI_OPTION_SET, FIELD(json),
-     .help = "Print one JSON object on standard output at the end, also after a failure, in place of the "
-             "report; query prints one value, watch one line a second."},
+     .help = "Print JSON on standard output in place of text, also after a failure: one object at the end; "
+             "haul query prints one value, haul watch one line a second."},
     {"quiet", NULL, SEND | RECEIVE | RESTORE | SNAPSHOT, CLI_OPTION_SET, FIELD(quiet),
      .help = "No progress and no remarks; errors and the final report remain."},
     {"to", "HOST", TOPOLOGY, CLI_OPTION_TEXT, FIELD(to),

@@ -14,22 +14,23 @@
 extern "C" {
 #endif
 
+/* In the order in which help shows them. */
 enum cli_command {
     CLI_SEND,
     CLI_RECEIVE,
-    CLI_TOPOLOGY,
     CLI_RESUME,
     CLI_ABANDON,
+    CLI_SNAPSHOT,
+    CLI_RESTORE,
+    CLI_INSPECT,
+    CLI_DAEMON,
     CLI_QUERY,
+    CLI_WATCH,
     CLI_SET,
     CLI_CANCEL,
     CLI_CONTINUE,
-    CLI_WATCH,
+    CLI_TOPOLOGY,
     CLI_RELAY,
-    CLI_DAEMON,
-    CLI_RESTORE,
-    CLI_INSPECT,
-    CLI_SNAPSHOT,
     CLI_COMMAND_COUNT
 };
 

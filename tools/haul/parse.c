@@ -269,10 +269,10 @@ static int take_control_operands(int argc, char **argv, struct cli_options *opti
 static int take_operands(int argc, char **argv, struct cli_options *options, struct haul_error *error)
 {
     enum cli_command command = options->command;
-    if (command >= CLI_QUERY && command <= CLI_WATCH) {
+    if (command >= CLI_QUERY && command <= CLI_CONTINUE) {
         return take_control_operands(argc, argv, options, error);
     }
-    int allowed = command == CLI_RECEIVE || command == CLI_TOPOLOGY ? 0 : 1;
+    int allowed = command == CLI_RECEIVE || command == CLI_TOPOLOGY || command == CLI_DAEMON ? 0 : 1;
     if (argc > allowed) {
         return haul_error_set(error, EINVAL, "'%s' is one word too many", argv[allowed]);
     }

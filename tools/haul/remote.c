@@ -40,7 +40,8 @@ static bool add_machine(struct text *text, const struct cli_options *options)
     char size[32];
     snprintf(size, sizeof size, "%" PRIu64, options->guest_options.memory_bytes);
     if (options->qmp) {
-        return add_word(text, "--qemu") && add_word(text, options->qmp);
+        return add_word(text, "--qemu") && add_word(text, options->qmp) &&
+               (!options->disks || add_word(text, "--disks"));
     }
     if (options->memory) {
         return add_word(text, "--memory") && add_word(text, options->memory);
@@ -48,9 +49,42 @@ static bool add_machine(struct text *text, const struct cli_options *options)
     return add_word(text, "--guest") && add_word(text, "--guest-memory") && add_word(text, size);
 }
 
+static bool has_option(const char *name, int count, char **words)
+{
+    size_t length = strlen(name);
+    bool found = false;
+    for (int i = 0; i < count && !found; i++) {
+        found = strncmp(words[i], name, length) == 0 && (words[i][length] == '\0' || words[i][length] == '=');
+    }
+    return found;
+}
+
+/* What moves along needs a place there, and only the user knows one; better said before anything is started.
+ */
+static int check_disks(const struct cli_options *options, int count, char **words, struct haul_error *error)
+{
+    if (options->disk && !has_option("--disk", count, words)) {
+        return haul_error_set(error, EINVAL,
+                              "with --disk the other host needs an image too: end the line with -- --guest "
+                              "--disk PATH,size=SIZE%s",
+                              count > 0 ? ", beside the other options there" : "");
+    }
+    if (options->disks && count > 0 && !has_option("--disks", count, words)) {
+        return haul_error_set(
+            error, EINVAL,
+            "--disks is needed on both sides: say it after -- too, and the images there are "
+            "overwritten");
+    }
+    return 0;
+}
+
 int cli_remote_options(struct cli_options *options, int count, char **words, struct haul_error *error)
 {
     struct text text = {.bytes = options->remote, .size = sizeof options->remote};
+    int status = check_disks(options, count, words, error);
+    if (status < 0) {
+        return status;
+    }
     bool fits = count > 0 || add_machine(&text, options);
     for (int i = 0; i < count; i++) {
         fits = fits && add_word(&text, words[i]);

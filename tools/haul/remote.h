@@ -10,7 +10,8 @@ extern "C" {
 
 /*
  * cli_remote_options writes to options->remote the options of the haul receive that haul send ssh: starts,
- * quoted for the shell there: `words`, or without any those of the machine that moves. -E2BIG.
+ * quoted for the shell there: `words`, or without any those of the machine that moves. -EINVAL: disks move
+ * along, and `words` have no place for them; -E2BIG.
  */
 int cli_remote_options(struct cli_options *options, int count, char **words, struct haul_error *error);
 

@@ -34,6 +34,12 @@ bool cli_view_ended(const json_t *migration);
 /* cli_view_headline writes one line: name, status, and as much as the status has to tell. */
 void cli_view_headline(const struct cli_view *view, char text[CLI_VIEW_LINE]);
 
+/* The heading of the table of drives that move along, and one row of it: each drive of a QEMU machine, the
+ * disks of any other machine together. A destination has none: it does not know how far they are. */
+extern const char cli_view_drive_heading[];
+size_t cli_view_drives(const struct cli_view *view);
+void cli_view_drive(const struct cli_view *view, size_t index, char text[CLI_VIEW_LINE]);
+
 /* The heading of the channel table, and one row of it. */
 extern const char cli_view_channel_heading[];
 size_t cli_view_channels(const struct cli_view *view);

@@ -11,6 +11,9 @@
 int haul_qmp_address(const char *text, struct sockaddr_un *address, struct haul_error *error)
 {
     const char *path = strncmp(text, "unix:", 5) == 0 ? text + 5 : text;
+    if (path == text && text[strcspn(text, ":/")] == ':') { /* tcp:HOST:PORT, as QEMU takes it too */
+        return haul_error_set(error, EINVAL, "\"%s\" is not the path of a QMP socket: use unix:PATH", text);
+    }
     *address = (struct sockaddr_un){.sun_family = AF_UNIX};
     if (path[0] == '\0' || strlen(path) >= sizeof address->sun_path) {
         return haul_error_set(error, EINVAL, "\"%s\" is not a QMP socket path of 1 to %zu characters", path,

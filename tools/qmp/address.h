@@ -11,7 +11,8 @@
 extern "C" {
 #endif
 
-/* haul_qmp_address reads "unix:PATH" or "PATH". -EINVAL: empty, or longer than a socket's path may be. */
+/* haul_qmp_address reads "unix:PATH" or "PATH". -EINVAL: another scheme, empty, or longer
+ * than a socket's path may be. */
 int haul_qmp_address(const char *text, struct sockaddr_un *address, struct haul_error *error);
 
 /*

@@ -141,7 +141,7 @@ Daemon::Daemon(std::map<std::string, std::vector<std::string>> migrations)
 // A source that has sent `mebibytes` of 1024 over two channels.
 std::string active(int mebibytes, const char *status = "active", const char *more = "")
 {
-    char text[1024];
+    char text[2048];
     long half = mebibytes * 524288L;
     snprintf(
         text, sizeof text,
@@ -193,6 +193,53 @@ TEST(ControlCommands, QueryShowsTheOnlyMigrationInFull)
         EXPECT_EQ(0, result.status) << result.err;
         EXPECT_EQ(expected, result.out);
     }
+}
+
+// Two drives of 1 GiB: the first copied but for 256 MiB written since, of the second half.
+const char DRIVES[] =
+    ", \"block-jobs\": [{\"device\": \"system\", \"len\": 1073741824, \"offset\": 805306368, "
+    "\"ready\": true}, {\"device\": \"a-drive-with-a-long-name\", \"len\": 1073741824, "
+    "\"offset\": 536870912, \"ready\": false}], \"streams\": {\"bytes\": 536870912}";
+
+const char DRIVE_TABLE[] = "  Drive                 Done        Rate       Left       Size  Pass\n"
+                           "  system                 75%   768 MiB/s    256 MiB   1.00 GiB  new writes\n"
+                           "  a-drive-with-a-long-   50%   512 MiB/s    512 MiB   1.00 GiB  first copy\n";
+
+TEST(ControlCommands, QueryShowsEachDriveThatMovesAlong)
+{
+    Daemon daemon({{"disk", {active(512, "active", DRIVES)}}});
+    Result result = haul({"query"}, daemon.address());
+    EXPECT_EQ(0, result.status) << result.err;
+    // Of 3 GiB, 512 MiB of memory are left and 768 MiB of drives.
+    EXPECT_EQ(0U, result.out.find("disk: active   58%  1.00 GiB/s  left 1.25 GiB, of drives 768 MiB  "
+                                  "drives ready 1 of 2\n"))
+        << result.out;
+    EXPECT_NE(std::string::npos, result.out.find(std::string(DRIVE_TABLE) + TABLE)) << result.out;
+}
+
+TEST(ControlCommands, QueryShowsDisksOfTheEngineTogether)
+{
+    Daemon daemon({{"disk",
+                    {active(1024, "active",
+                            ", \"disk\": {\"disks\": 2, \"total\": 1073741824, \"remaining\": 536870912, "
+                            "\"transferred\": 268435456, \"dirty-pages-rate\": 2560}")}}});
+    Result result = haul({"query"}, daemon.address());
+    EXPECT_EQ(0U, result.out.find("disk: active   75%  1.25 GiB/s  left 512 MiB  dirty 20.0 MiB/s  round 3"))
+        << result.out;
+    EXPECT_NE(std::string::npos,
+              result.out.find("  2 disks                50%   256 MiB/s    512 MiB   1.00 GiB  new writes\n"))
+        << result.out;
+}
+
+TEST(ControlCommands, QueryOfADestinationHasNoDrives)
+{
+    const std::string answer =
+        R"({"status": "active", "side": "destination", "total-time": 1000, "ram": {"transferred": 1048576},
+            "disk": {"disks": 1, "total": 1048576}, "streams": {"bytes": 1048576}})";
+    Daemon daemon({{"disk", {answer}}});
+    Result result = haul({"query"}, daemon.address());
+    EXPECT_EQ(0U, result.out.find("disk: active  2.00 MiB/s  2.00 MiB so far\n")) << result.out;
+    EXPECT_EQ(std::string::npos, result.out.find("Drive")) << result.out;
 }
 
 TEST(ControlCommands, QueryShowsSeveralInALineEach)
@@ -307,6 +354,11 @@ TEST(ControlCommands, WithoutADaemon)
             "directory; start one with 'haul daemon', or say where it listens with --qmp unix:PATH\n",
             result.err);
     }
+    for (const char *command : {"query", "watch"}) {
+        Result result = haul({command, "--json"}, "unix:/nowhere/haul.sock");
+        EXPECT_EQ(0U, result.out.find("{\"error\": {\"code\": \"ENOENT\", \"desc\": \"cannot connect to"))
+            << result.out;
+    }
 }
 
 TEST(ControlCommands, WatchWritesALineASecondUntilTheEnd)
@@ -354,13 +406,13 @@ TEST(ControlCommands, WatchEndsWithTheDaemon)
               watch.Err());
 }
 
-TEST(ControlCommands, WatchRedrawsOnATerminal)
+// What haul watch draws on a terminal of so many rows and columns, until the migration ends well.
+std::string drawn(const Daemon &daemon, unsigned short rows, unsigned short columns)
 {
-    Daemon daemon({{"disk", {active(512), active(512), active(1024, "completed")}}});
-    struct winsize window = {4 + 1, 60, 0, 0}; // too small for both channels and for the whole lines
+    struct winsize window = {rows, columns, 0, 0};
     int terminal;
     pid_t child = forkpty(&terminal, nullptr, nullptr, &window);
-    ASSERT_GE(child, 0);
+    EXPECT_GE(child, 0);
     if (child == 0) {
         std::string program = Runfile("tools/haul/haul");
         execl(program.c_str(), "haul", "watch", "disk", "--qmp", daemon.address().c_str(), nullptr);
@@ -371,14 +423,42 @@ TEST(ControlCommands, WatchRedrawsOnATerminal)
     for (ssize_t count; (count = read(terminal, bytes, sizeof bytes)) > 0;)
         text.append(bytes, static_cast<size_t>(count));
     int status;
-    ASSERT_EQ(child, waitpid(child, &status, 0));
+    EXPECT_EQ(child, waitpid(child, &status, 0));
     close(terminal);
     EXPECT_EQ(0, WEXITSTATUS(status)) << text;
+    return text;
+}
+
+TEST(ControlCommands, WatchRedrawsOnATerminal)
+{
+    Daemon daemon({{"disk", {active(512), active(512), active(1024, "completed")}}});
+    std::string text = drawn(daemon, 5, 60); // too small for both channels and for the whole lines
     std::string headline = std::string(HEADLINE).substr(0, 59);
     EXPECT_EQ(0U, text.find(headline + "\033[K\r\n  Channel")) << text;
     EXPECT_NE(std::string::npos, text.find("  and 1 more\033[K\r\n\033[J\033[4Adisk: active   50%  0 B/s"))
         << text;
     EXPECT_EQ(std::string::npos, text.find("any"));
+}
+
+TEST(ControlCommands, WatchDrawsDrivesAboveChannels)
+{
+    Daemon daemon({{"disk", {active(512, "active", DRIVES), active(1024, "completed")}}});
+    std::string text = drawn(daemon, 24, 100);
+    size_t drives = text.find("  a-drive-with-a-long-   50%");
+    EXPECT_NE(std::string::npos, drives) << text;
+    EXPECT_GT(text.find("  Channel"), drives) << text;
+    EXPECT_NE(std::string::npos, text.find("any")) << text;
+}
+
+TEST(ControlCommands, WatchDrawsNoMoreLinesThanATerminalHas)
+{
+    for (unsigned short rows = 2; rows < 14; rows++) {
+        Daemon daemon({{"disk", {active(512, "active", DRIVES), active(1024, "completed")}}});
+        std::string text = drawn(daemon, rows, 100);
+        std::string first = text.substr(0, text.find("\033[J"));
+        long lines = std::count(first.begin(), first.end(), '\n');
+        EXPECT_LE(lines + 1, rows < 5 ? 5 : rows) << text;
+    }
 }
 
 } // namespace

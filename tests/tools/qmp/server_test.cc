@@ -261,6 +261,8 @@ TEST(QmpSocket, BadPathsAndOptions)
     haul_error error{};
     EXPECT_EQ(-EINVAL, open_at("unix:", &server, &error));
     EXPECT_STREQ("\"\" is not a QMP socket path of 1 to 107 characters", error.message);
+    EXPECT_EQ(-EINVAL, open_at("tcp:127.0.0.1:7000", &server, &error));
+    EXPECT_STREQ("\"tcp:127.0.0.1:7000\" is not the path of a QMP socket: use unix:PATH", error.message);
     EXPECT_EQ(-ENOENT, open_at("/nowhere/at/all", &server, &error));
     EXPECT_STREQ("cannot open the folder of the control socket /nowhere/at/all: No such file or directory",
                  error.message);
