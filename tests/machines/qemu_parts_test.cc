@@ -8,11 +8,31 @@
 #include "tools/machines/qemu/stream.h"
 
 #include <errno.h>
+#include <functional>
 #include <gtest/gtest.h>
 #include <string>
 #include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 #include <vector>
+
+namespace
+{
+
+// What statfs says of every file system while it is not 0: no host has all of them.
+uint32_t file_system;
+
+} // namespace
+
+extern "C" int statfs(const char *path, struct statfs *answer) noexcept
+{
+    int status = (int)syscall(SYS_statfs, path, answer);
+    if (status == 0 && file_system) {
+        answer->f_type = file_system;
+    }
+    return status;
+}
 
 namespace
 {
@@ -144,6 +164,82 @@ TEST(Drives, KnowSharedStorageByItsName)
     for (const char *name : {"rbdish:x", "json:{", R"(json:{"driver": "file", "filename": "/x"})", ""}) {
         EXPECT_NE(HAUL_QEMU_STORAGE_SHARED, storage_of(name)) << name;
     }
+}
+
+// A drive on a file system of that kind, and what another host says of its own.
+class DriveOn : public ::testing::Test
+{
+  protected:
+    void SetUp() override
+    {
+        int fd = mkstemp(path_);
+        ASSERT_GE(fd, 0);
+        close(fd);
+        snprintf(drive_.file, sizeof drive_.file, "%s", path_);
+        snprintf(drive_.name, sizeof drive_.name, "d");
+        drive_.size = 4096;
+    }
+    void TearDown() override
+    {
+        file_system = 0;
+        unlink(path_);
+    }
+    // What haul_qemu_drive_compare says, with the description changed by `change`.
+    std::string Compare(const std::function<void(json_t *)> &change)
+    {
+        haul_qemu_place place = {};
+        char text[2048];
+        haul_error error = {};
+        haul_qemu_drive_find(&drive_, getpid(), &place);
+        EXPECT_EQ(0, haul_qemu_drive_describe(&drive_, &place, text, sizeof text, &error)) << error.message;
+        json_t *json = json_loads(text, 0, nullptr);
+        json_object_set_new(json, "boot", json_string("another host's"));
+        json_object_set_new(json, "device", json_integer(7));
+        change(json);
+        char *line = json_dumps(json, 0);
+        int status = haul_qemu_drive_compare(&drive_, &place, line, &error);
+        free(line);
+        json_decref(json);
+        return status == 0 ? "" : error.message;
+    }
+    const std::string same_ = "is the same image";
+    char path_[32] = "/tmp/haul-drive-XXXXXX";
+    haul_qemu_drive drive_ = {};
+};
+
+TEST_F(DriveOn, ANetworkFileSystemIsShared)
+{
+    for (uint32_t type : {0x6969u, 0xfe534d42u, 0x00c36400u, 0x5346414fu, 0x19830326u}) { // nfs first
+        file_system = type;
+        EXPECT_EQ(HAUL_QEMU_STORAGE_SHARED, storage_of(path_)) << std::hex << type;
+    }
+    file_system = 0x65735546; // fuse
+    EXPECT_EQ(HAUL_QEMU_STORAGE_UNKNOWN, storage_of(path_));
+}
+
+TEST_F(DriveOn, NfsIsTheSameImageWhereTheInodeIs)
+{
+    file_system = 0x6969;
+    auto renamed = [](json_t *json) { json_object_set_new(json, "file", json_string("/mnt/elsewhere")); };
+    auto other_inode = [](json_t *json) { json_object_set_new(json, "inode", json_integer(1)); };
+    auto local = [](json_t *json) { json_object_set_new(json, "shared", json_false()); };
+    EXPECT_NE(std::string::npos, Compare([](json_t *) {}).find(same_));
+    EXPECT_NE(std::string::npos, Compare(renamed).find(same_));
+    EXPECT_EQ("", Compare(other_inode));
+    EXPECT_EQ("", Compare(local));
+}
+
+TEST_F(DriveOn, FuseIsTheSameImageWhereInodeAndNameAre)
+{
+    file_system = 0x65735546;
+    auto renamed = [](json_t *json) { json_object_set_new(json, "file", json_string("/mnt/elsewhere")); };
+    EXPECT_NE(std::string::npos, Compare([](json_t *) {}).find(same_));
+    EXPECT_EQ("", Compare(renamed));
+}
+
+TEST_F(DriveOn, ALocalFileSystemIsNeverTheSameImageOnAnotherHost)
+{
+    EXPECT_EQ("", Compare([](json_t *json) { json_object_set_new(json, "shared", json_true()); }));
 }
 
 TEST(Preamble, SurvivesTheWay)

@@ -157,7 +157,10 @@ static bool is_network_file_system(long type)
         0x01161970, /* gfs2 */
         0x7461636f, /* ocfs2 */
         0x47504653, /* gpfs */
-        0x6b414653, /* afs */
+        0x6b414653, /* afs, */
+        0x5346414f, /* and that of OpenAFS */
+        0x19830326, /* beegfs */
+        0x20030528, /* orangefs */
     };
     for (unsigned i = 0; i < sizeof types / sizeof types[0]; i++) {
         if ((uint32_t)type == types[i]) {
@@ -165,6 +168,14 @@ static bool is_network_file_system(long type)
         }
     }
     return false;
+}
+
+/* One behind FUSE may be anything: glusterfs and virtiofs, but local ones too. */
+static enum haul_qemu_storage storage_of(long type)
+{
+    return is_network_file_system(type)         ? HAUL_QEMU_STORAGE_SHARED
+           : (uint32_t)type == FUSE_SUPER_MAGIC ? HAUL_QEMU_STORAGE_UNKNOWN
+                                                : HAUL_QEMU_STORAGE_LOCAL;
 }
 
 void haul_qemu_drive_find(const struct haul_qemu_drive *drive, pid_t pid, struct haul_qemu_place *place)
@@ -185,8 +196,7 @@ void haul_qemu_drive_find(const struct haul_qemu_drive *drive, pid_t pid, struct
     place->device = S_ISBLK(file.st_mode) ? file.st_rdev : file.st_dev;
     place->inode = S_ISBLK(file.st_mode) ? 0 : file.st_ino;
     if (S_ISREG(file.st_mode) && statfs(path, &fs) == 0) {
-        place->storage =
-            is_network_file_system(fs.f_type) ? HAUL_QEMU_STORAGE_SHARED : HAUL_QEMU_STORAGE_LOCAL;
+        place->storage = storage_of(fs.f_type);
     }
 }
 
@@ -249,7 +259,7 @@ int haul_qemu_drive_describe(const struct haul_qemu_drive *drive, const struct h
     read_boot(boot, sizeof boot);
     json_t *json =
         json_pack("{s:I, s:s, s:s, s:b, s:I, s:I}", "size", (json_int_t)drive->size, "file", drive->file,
-                  "boot", boot, "shared", place->storage == HAUL_QEMU_STORAGE_SHARED ? 1 : 0, "device",
+                  "boot", boot, "shared", place->storage != HAUL_QEMU_STORAGE_LOCAL ? 1 : 0, "device",
                   (json_int_t)place->device, "inode", (json_int_t)place->inode);
     char *line = json ? json_dumps(json, JSON_COMPACT | JSON_ENSURE_ASCII) : NULL;
     json_decref(json);
@@ -267,15 +277,20 @@ static bool same_image(const struct haul_qemu_drive *own, const struct haul_qemu
     char boot[64];
     uint64_t device = (uint64_t)json_integer_value(json_object_get(other, "device"));
     uint64_t inode = (uint64_t)json_integer_value(json_object_get(other, "inode"));
-    bool both_shared =
-        place->storage == HAUL_QEMU_STORAGE_SHARED && json_is_true(json_object_get(other, "shared"));
+    bool same_name = strcmp(own->file, text_of(other, "file")) == 0;
+    bool same_inode = place->inode && inode == place->inode;
     read_boot(boot, sizeof boot);
     if (place->device && boot[0] && strcmp(boot, text_of(other, "boot")) == 0) {
         return device == place->device && inode == place->inode;
     }
-    /* Another host: a network file system has the same inode numbers there, a server the same names. */
-    return both_shared &&
-           (place->inode ? inode == place->inode : strcmp(own->file, text_of(other, "file")) == 0);
+    /* Another host: a network file system has the same inode numbers there, a server the same names. Of what
+     * may be one or not, both have to be the same; block devices have no inode here, and equal names often.
+     */
+    if (place->storage == HAUL_QEMU_STORAGE_LOCAL || !json_is_true(json_object_get(other, "shared"))) {
+        return false;
+    }
+    return place->storage == HAUL_QEMU_STORAGE_UNKNOWN ? same_inode && same_name
+                                                       : (place->inode ? same_inode : same_name);
 }
 
 int haul_qemu_drive_compare(const struct haul_qemu_drive *own, const struct haul_qemu_place *place,

@@ -40,7 +40,7 @@ int haul_qemu_drives_query(struct haul_qmp *qmp, struct haul_qemu_drives *drives
 enum haul_qemu_storage {
     HAUL_QEMU_STORAGE_LOCAL,   /* a file of a local file system */
     HAUL_QEMU_STORAGE_SHARED,  /* a file of a network file system, or another server's (nbd, rbd, iscsi...) */
-    HAUL_QEMU_STORAGE_UNKNOWN, /* a block device, or what this process cannot look at */
+    HAUL_QEMU_STORAGE_UNKNOWN, /* a block device, a file behind FUSE, or what this process cannot look at */
 };
 struct haul_qemu_place {
     enum haul_qemu_storage storage;
