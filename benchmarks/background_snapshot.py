@@ -11,23 +11,19 @@ background-snapshot into a file, in turn. QEMU says nothing of the writes that i
 guest's own clock: all writes that took 50 microseconds or more count as waits. The stop is taken from QEMU's own STOP and
 RESUME events; seconds end when the file is on the disk.
 """
-import argparse
 import contextlib
-import glob
 import json
 import os
-import shutil
 import socket
-import statistics
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 
-import prediction
-import versus_qemu as common
+import harness
+import linux_guest
 
+WRITER = "benchmarks/engine/timed_writer"
 WAIT_NS = 50000
 BOOT_SECONDS = 120
 
@@ -57,32 +53,27 @@ class Asked:
         raise RuntimeError("the writer ended")
 
 
-def haul_snapshot(options, path, machine):
-    words = [options.haul, "snapshot", "file:" + path, "--channels", str(options.channels), "--json", "--quiet"] + machine
-    ran = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=False)
-    if ran.returncode != 0:
-        raise RuntimeError(f"haul snapshot failed: {ran.stdout}")
-    return json.loads(ran.stdout)
+def haul_snapshot(bench, path, *machine):
+    return bench.run_haul("snapshot", "file:" + path, "--channels", str(bench.options.channels), *machine)
 
 
 def settle(path):
     """Nothing of one run is written to the disk during the next."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
+    harness.remove(path)
     os.sync()
 
 
-def writer_run(options, rate):
+def writer_run(bench, rate):
     """One snapshot of a writing process."""
-    memory = os.path.join(options.memory_dir, f"haul-bench-{os.getpid()}-written")
-    path = os.path.join(options.file_dir, f"haul-bench-{os.getpid()}.snapshot")
-    writer = subprocess.Popen([options.writer, memory, str(options.size), str(rate)], stdin=subprocess.PIPE,
-                              stdout=subprocess.PIPE, text=True)
+    memory = bench.memory("written")
+    path = bench.path(bench.options.file_dir, "snapshot")
+    writer = bench.start([bench.built(WRITER), memory, str(bench.options.size), str(rate)], stdin=subprocess.PIPE,
+                         stdout=subprocess.PIPE, text=True)
     try:
         asked = Asked(writer.stdin, writer.stdout)
         time.sleep(0.3)
         asked.forget()
-        report = haul_snapshot(options, path, ["--memory", memory, "--pid", str(writer.pid)])
+        report = haul_snapshot(bench, path, "--memory", memory, "--pid", str(writer.pid))
         faults = report["write-faults"]["count"]
         # The longest of all is the stop itself.
         row = asked.report(faults + 1, 0)
@@ -90,10 +81,8 @@ def writer_run(options, rate):
         return {"stop": stop, "faults": faults, "seconds": report["total-time"] / 1e3, **row,
                 "handler-p99": report["write-faults"]["p99"]}
     finally:
-        writer.kill()
-        writer.wait()
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(memory)
+        bench.end(writer)
+        harness.remove(memory)
         settle(path)
 
 
@@ -102,7 +91,7 @@ class Events(threading.Thread):
 
     def __init__(self, path):
         super().__init__(daemon=True)
-        self.qmp = common.Qmp(path)
+        self.qmp = harness.Qmp(path)
         self.stamps = {}
         self.start()
 
@@ -116,102 +105,63 @@ class Events(threading.Thread):
 
 
 class Guest:
-    """A QEMU machine whose guest is the writer."""
+    """A machine whose guest is the writer."""
 
-    def __init__(self, options, work, rate):
-        self.monitors = [os.path.join(work, name) for name in ("haul.qmp", "events.qmp")]
-        console = os.path.join(work, "console")
-        size = f"{options.size}M"
-        append = f"console=ttyS0 quiet panic=-1 rdinit=/init writer.mib={options.size - 160} writer.rate={rate}"
-        command = [options.qemu, "-accel", "tcg", "-cpu", "max", "-machine", "q35,memory-backend=ram", "-m", size, "-object",
-                   f"memory-backend-memfd,id=ram,size={size},share=on", "-nodefaults", "-display", "none",
-                   "-kernel", options.kernel, "-initrd", os.path.join(work, "initrd"), "-append", append,
-                   "-serial", f"unix:{console},server=on,wait=off"]
-        for monitor in self.monitors:
-            command += ["-qmp", f"unix:{monitor},server=on,wait=off"]
-        self.process = subprocess.Popen(command)
-        self.events = Events(self.monitors[1])
+    def __init__(self, bench, initrd, rate):
+        size = bench.options.size
+        events, console = (os.path.join(bench.work, name) for name in ("events.qmp", "console"))
+        self.machine = bench.machine("haul", extra=[
+            "-qmp", f"unix:{events},server=on,wait=off", "-serial", f"unix:{console},server=on,wait=off",
+            *linux_guest.words(bench.options.kernel, initrd, f"writer.mib={size - 160} writer.rate={rate}")])
+        self.events = Events(events)
         self.console = socket.socket(socket.AF_UNIX)
         self.console.settimeout(BOOT_SECONDS)
         self.console.connect(console)
         self.asked = Asked(self.console.makefile("w"), self.console.makefile("r", errors="replace"))
 
     def stop(self):
-        self.process.kill()
-        self.process.wait()
+        self.machine.stop()
         self.console.close()
 
 
-def qemu_snapshot(monitor, path):
+def qemu_snapshot(machine, path):
     """QEMU's own, written straight to the file, and to the disk."""
-    qmp = common.Qmp(monitor)
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        qmp("migrate-set-capabilities", capabilities=[{"capability": "background-snapshot", "state": True}])
-        qmp("migrate-set-parameters", **{"max-bandwidth": 1 << 40})
-        text = json.dumps({"execute": "getfd", "arguments": {"fdname": "file"}}) + "\n"
-        socket.send_fds(qmp.socket, [text.encode()], [file])
-        while "return" not in qmp.file.readline():
-            pass
-        qmp("migrate", uri="fd:file")
-        while (info := qmp("query-migrate")).get("status") not in ("completed", "failed"):
-            time.sleep(0.002)
-        if info["status"] == "failed":
-            raise RuntimeError(f"QEMU's background snapshot failed: {info.get('error-desc', info)}")
-        os.fsync(file)
+        with harness.monitors(machine) as (qmp,):
+            qmp("migrate-set-capabilities", capabilities=[{"capability": "background-snapshot", "state": True}])
+            qmp("migrate-set-parameters", **{"max-bandwidth": 1 << 40})
+            text = json.dumps({"execute": "getfd", "arguments": {"fdname": "file"}}) + "\n"
+            socket.send_fds(qmp.socket, [text.encode()], [file])
+            qmp.answer("getfd")
+            qmp("migrate", uri="fd:file")
+            qmp.migrated()
+            os.fsync(file)
     finally:
         os.close(file)
-        qmp.close()
 
 
-def guest_run(options, work, rate, way):
+def guest_run(bench, initrd, rate, way):
     """One snapshot of a machine."""
-    path = os.path.join(options.file_dir, f"haul-bench-{os.getpid()}.snapshot")
-    guest = None
+    path = bench.path(bench.options.file_dir, "snapshot")
+    guest = Guest(bench, initrd, rate)
     try:
-        guest = Guest(options, work, rate)
         time.sleep(0.3)
         guest.asked.forget()
         begun = time.monotonic()
         report = {}
         if way == "haul":
-            report = haul_snapshot(options, path, ["--qemu", guest.monitors[0]])
+            report = haul_snapshot(bench, path, "--qemu", guest.machine.qmp_path)
         else:
-            qemu_snapshot(guest.monitors[0], path)
+            qemu_snapshot(guest.machine, path)
         seconds = time.monotonic() - begun
         row = guest.asked.report(0, WAIT_NS)
         stamps = guest.events.stamps
         return {"stop": stamps["RESUME"] - stamps["STOP"], "seconds": seconds, **row,
                 "handler-p99": report["write-faults"]["p99"] if report else 0}
     finally:
-        if guest:
-            guest.stop()
-        for name in os.listdir(work):
-            if name != "initrd":
-                os.unlink(os.path.join(work, name))
+        guest.stop()
         settle(path)
-
-
-def medians(runs):
-    return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
-
-
-def parse():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--qemu", default="qemu-system-x86_64", help="the QEMU program to run and to compare with")
-    parser.add_argument("--haul", help="the haul program (default: built)")
-    parser.add_argument("--kernel", default=max(glob.glob("/boot/vmlinuz-*cloud*"), default=None),
-                        help="a kernel for the guest (default %(default)s)")
-    parser.add_argument("--size", type=int, default=1024, metavar="MIB", help="memory (default 1024)")
-    parser.add_argument("--repeat", type=int, default=3, help="runs of each case (default 3)")
-    parser.add_argument("--channels", type=int, default=2, help="haul's writers (default 2)")
-    parser.add_argument("--rates", default="100,500", help="MB/s that are written, with commas (default 100,500)")
-    parser.add_argument("--cases", default="process,guest", help="of process, guest; with commas (default both)")
-    parser.add_argument("--memory-dir", default="/dev/shm", help="a tmpfs with room for the memory of the process")
-    parser.add_argument("--file-dir", default="/var/tmp",
-                        help="where the snapshot goes: a directory on the disk to measure, with room for it (default %(default)s)")
-    parser.add_argument("--json", metavar="FILE", help="also write the rows to FILE")
-    return parser.parse_args()
 
 
 HEAD = "     stop   faults      p50      p99  longest  handler p99  waited s  seconds"
@@ -223,32 +173,30 @@ def figures(row, count):
             f"{row['longest']:8.3f} {handler} {row['waited']:9.3f} {row['seconds']:8.2f}")
 
 
-def processes(options, rows):
+def processes(bench, rows):
     print(f"a process\nMB/s wanted  written{HEAD}")
-    for rate in map(int, options.rates.split(",")):
-        row = medians([writer_run(options, rate) for _ in range(options.repeat)])
+    for rate in harness.counts(bench.options.rates):
+        row = harness.medians([writer_run(bench, rate) for _ in range(bench.options.repeat)])
         rows.append({"case": "process", "rate": rate, **row})
         print(f"{rate:11} {figures(row, 'faults')}", flush=True)
 
 
-def guests(options, rows):
-    work = tempfile.mkdtemp(prefix="haul-bench-")
+def guests(bench, rows):
     print(f"\na guest\nMB/s wanted  way   written{HEAD.replace('faults', ' waits')}")
+    initrd = os.path.join(bench.work, "initrd")
     try:
-        prediction.make_initrd(os.path.join(work, "initrd"), options.writer, options.kernel)
-        for rate in map(int, options.rates.split(",")):
+        linux_guest.make_initrd(initrd, bench.built(WRITER), bench.options.kernel)
+        for rate in harness.counts(bench.options.rates):
             runs = {way: [] for way in ("haul", "qemu")}
-            for _ in range(options.repeat):
+            for _ in range(bench.options.repeat):
                 for way, done in runs.items():
-                    done.append(guest_run(options, work, rate, way))
+                    done.append(guest_run(bench, initrd, rate, way))
             for way, done in runs.items():
-                row = medians(done)
+                row = harness.medians(done)
                 rows.append({"case": "guest", "rate": rate, "way": way, **row})
                 print(f"{rate:11} {way:4} {figures(row, 'waits')}", flush=True)
     except RuntimeError as failure:
         print(f"left out: {failure}", file=sys.stderr)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def file_system(path):
@@ -257,23 +205,22 @@ def file_system(path):
 
 
 def main():
-    options = parse()
-    wanted = options.haul
-    version = common.prepare(options, "background_snapshot")
-    options.haul = wanted or options.haul
-    subprocess.run(["bazel", "build", "--config=release", "//benchmarks/engine:timed_writer"], cwd=common.ROOT, check=True,
-                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    options.writer = os.path.join(common.ROOT, "bazel-bin/benchmarks/engine/timed_writer")
+    parser = harness.parser(__doc__, repeat=3, size=1024, channels=2,
+                            memory_dir="a tmpfs with room for the memory of the process")
+    parser.add_argument("--kernel", default=linux_guest.default_kernel(), help="a kernel for the guest (default %(default)s)")
+    parser.add_argument("--rates", default="100,500", help="MB/s that are written, with commas (default %(default)s)")
+    parser.add_argument("--cases", default="process,guest", help="of process, guest; with commas (default both)")
+    parser.add_argument("--file-dir", default="/var/tmp",
+                        help="where the snapshot goes: a directory on the disk to measure, with room for it (default %(default)s)")
+    options = parser.parse_args()
     rows = []
-    print(f"{version}; {options.size} MiB; medians of {options.repeat}; {os.cpu_count()} CPUs; "
-          f"to {options.file_dir} ({file_system(options.file_dir)}); milliseconds")
-    if "process" in options.cases:
-        processes(options, rows)
-    if "guest" in options.cases:
-        guests(options, rows)
-    if options.json:
-        with open(options.json, "w", encoding="utf-8") as out:
-            json.dump({"size-mib": options.size, "rows": rows}, out, indent=2)
+    with harness.Bench(options, ["//benchmarks/engine:timed_writer"]) as bench:
+        print(f"{bench.title}; {options.size} MiB; to {options.file_dir} ({file_system(options.file_dir)}); milliseconds")
+        if "process" in options.cases:
+            processes(bench, rows)
+        if "guest" in options.cases:
+            guests(bench, rows)
+        bench.save(rows, **{"size-mib": options.size})
 
 
 if __name__ == "__main__":
