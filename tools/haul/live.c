@@ -18,7 +18,8 @@ enum style { STYLE_REDRAW, STYLE_LINES, STYLE_JSON };
 
 struct screen {
     enum style style;
-    unsigned drawn; /* lines of the last drawing, to be drawn over */
+    unsigned drawn;           /* lines of the last drawing, to be drawn over */
+    char last[CLI_VIEW_LINE]; /* line written */
 };
 
 static uint64_t now_ns(void)
@@ -94,7 +95,10 @@ static void show(struct screen *screen, const struct cli_view *view)
         break;
     case STYLE_LINES:
         cli_view_headline(view, line);
-        printf("%s\n", line);
+        if (strcmp(line, screen->last) != 0) { /* a log needs no second line that says "none" */
+            printf("%s\n", line);
+            memcpy(screen->last, line, sizeof line);
+        }
         break;
     case STYLE_JSON:
         json = json_dumps(view->now, JSON_REAL_PRECISION(12));

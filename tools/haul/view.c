@@ -207,7 +207,7 @@ void cli_view_headline(const struct cli_view *view, char text[CLI_VIEW_LINE])
         (is_source(view) ? headline_of_source : headline_of_destination)(view, detail, sizeof detail);
     }
     snprintf(text, CLI_VIEW_LINE, "%.40s%s%.40s%s%s", view->name, *view->name ? ": " : "",
-             *status ? status : "none", *detail ? "  " : "", detail);
+             *status ? status : "no migration yet", *detail ? "  " : "", detail);
 }
 
 const char cli_view_channel_heading[] =

@@ -373,6 +373,14 @@ TEST(ControlCommands, WatchWritesALineASecondUntilTheEnd)
     EXPECT_NE(std::string::npos, result.out.find("downtime 21 ms of 300 ms\n")) << result.out;
 }
 
+TEST(ControlCommands, WatchSaysOnceThatNothingHappens)
+{
+    Daemon daemon({{"disk", {"{}", "{}", "{}", active(1024, "completed")}}});
+    Result result = haul({"watch"}, daemon.address());
+    EXPECT_EQ(0, result.status) << result.err;
+    EXPECT_EQ(0U, result.out.find("no migration yet\ncompleted  100%")) << result.out;
+}
+
 TEST(ControlCommands, WatchJsonIsALineEach)
 {
     Daemon daemon({{"disk", {active(512), active(1024, "completed")}}});
