@@ -89,6 +89,20 @@ TEST_F(Cli, VersionAndGeneralHelp)
     }
 }
 
+TEST_F(Cli, AnswersThatNobodyGetsAreAFailure)
+{
+    std::string haul = Runfile("tools/haul/haul");
+    std::string said = MakeDirectory() + "/said";
+    for (const char *words : {" --version", " help", " help send", " topology"}) {
+        int status = system((haul + words + " >/dev/full 2>" + said).c_str());
+        EXPECT_EQ(WEXITSTATUS(status), 1) << words;
+        std::ifstream file(said);
+        std::string line;
+        std::getline(file, line);
+        EXPECT_EQ(line, "haul: standard output cannot be written: No space left on device") << words;
+    }
+}
+
 TEST_F(Cli, HelpOfEachCommandIsTheSameBothWays)
 {
     for (const char *command :

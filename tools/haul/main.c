@@ -90,6 +90,18 @@ static int run_command(enum cli_command command, int argc, char **argv)
     }
 }
 
+/* Commands that only tell something failed when nobody could read it; what others did is done. */
+static int tell(int status)
+{
+    if (status != 0 || (fflush(stdout) == 0 && !ferror(stdout))) {
+        return status;
+    }
+    /* A reader that has read enough, like head, is no reason for words. */
+    return errno == EPIPE
+               ? CLI_EXIT_FAILED
+               : cli_complain(CLI_EXIT_FAILED, "standard output cannot be written: %s", strerror(errno));
+}
+
 int main(int argc, char **argv)
 {
     enum cli_command command;
@@ -102,14 +114,14 @@ int main(int argc, char **argv)
     const char *word = argv[1];
     if (!strcmp(word, "--help") || !strcmp(word, "-h")) {
         cli_help_print_all(stdout);
-        return 0;
+        return tell(0);
     }
     if (!strcmp(word, "--version") || !strcmp(word, "-V")) {
         printf("haul %s\n", HAUL_VERSION);
-        return 0;
+        return tell(0);
     }
     if (!strcmp(word, "help")) {
-        return run_help(argc - 1, argv + 1);
+        return tell(run_help(argc - 1, argv + 1));
     }
     if (word[0] == '-') {
         return cli_complain(CLI_EXIT_USAGE, "unknown option '%s'; the command comes first; try 'haul help'",
@@ -122,5 +134,8 @@ int main(int argc, char **argv)
         command == CLI_DAEMON) {
         cli_watch_block_signals();
     }
-    return run_command(command, argc - 1, argv + 1);
+    int status = run_command(command, argc - 1, argv + 1);
+    bool tells =
+        command == CLI_QUERY || command == CLI_WATCH || command == CLI_TOPOLOGY || command == CLI_INSPECT;
+    return tells ? tell(status) : status;
 }
