@@ -265,17 +265,32 @@ int haul_disks_open(struct haul_migration *migration, struct haul_error *error)
     return 0;
 }
 
-/* However long it takes, the source hears that it goes on, and a cancel ends it. */
+void haul_disks_abandon(struct haul_migration *migration)
+{
+    if (migration->disks) {
+        atomic_store_explicit(&migration->disks->abandoned, true, memory_order_relaxed);
+    }
+}
+
+/* However many disks there are and however long each takes, the source hears that it goes on. */
+static void got_further(struct haul_migration *migration)
+{
+    atomic_fetch_add_explicit(&migration->disks->flush_steps, 1, memory_order_relaxed);
+    haul_control_progress(migration->control);
+}
+
+/* The end of the move, wherever it comes from, ends a long one. */
 static int flush_one(struct haul_migration *migration, const struct haul_own_disk *disk,
                      struct haul_error *error)
 {
     int rc;
+    got_further(migration); /* from here on it is this disk's time that counts */
     while ((rc = disk->ops->flush(disk->opaque, error)) > 0) {
-        if (haul_migration_cancelled(migration)) {
+        if (haul_migration_cancelled(migration) ||
+            atomic_load_explicit(&migration->disks->abandoned, memory_order_relaxed)) {
             return haul_error_set(error, ECANCELED, "cancelled");
         }
-        atomic_fetch_add_explicit(&migration->disks->flush_steps, 1, memory_order_relaxed);
-        haul_control_progress(migration->control);
+        got_further(migration);
     }
     return rc;
 }
@@ -309,6 +324,7 @@ int haul_disks_complete(struct haul_migration *migration, struct haul_error *err
     for (uint32_t i = 0; i < haul_disks_count(migration); i++) {
         const struct haul_own_disk *disk = &migration->disks->disk[i];
         struct haul_error why;
+        got_further(migration);
         int rc = disk->ops->complete ? disk->ops->complete(disk->opaque, &why) : 0;
         if (rc < 0 && result == 0) {
             result = haul_error_set(error, -rc, "disk %s: %s", disk->name, why.message);

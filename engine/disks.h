@@ -34,6 +34,9 @@ struct haul_disks {
     bool discarded;
     /* Pieces flushed so far. Relaxed: the loader only asks whether a channel's flush gets further. */
     HAUL_ATOMIC(uint32_t) flush_steps;
+    /* The move failed: a flush under way is for nothing. Relaxed: it is seen at the next piece, or the one
+     * after. */
+    HAUL_ATOMIC(bool) abandoned;
     uint32_t started; /* source, the migration_thread's: disks whose start was called */
     struct haul_own_disk disk[HAUL_DISKS_MAX];
 };
@@ -43,6 +46,10 @@ uint32_t haul_disks_count(const struct haul_migration *migration);
 
 /* haul_disks_flush_steps returns a number that changes while a flush gets further. Any thread. */
 uint32_t haul_disks_flush_steps(const struct haul_migration *migration);
+
+/* haul_disks_abandon ends a long flush on another thread soon, with -ECANCELED. Loader, when the move failed.
+ */
+void haul_disks_abandon(struct haul_migration *migration);
 
 /* haul_disks_views fills the views of disks, `views` being the first. Before the channels exist. */
 void haul_disks_views(struct haul_migration *migration, struct haul_block_view *views);

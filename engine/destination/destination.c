@@ -377,6 +377,9 @@ static void *loader_thread(void *argument)
     if (rc < 0 && destination->adopted && !destination->handed_over && migration->guest.disown) {
         migration->guest.disown(migration->guest_opaque); /* before the source hears that it goes on */
     }
+    if (rc < 0) {
+        haul_disks_abandon(migration);
+    }
     bool declined = rc < 0 && decline(migration);
     if (rc < 0 && !declined && migration->control) {
         haul_control_fail(migration->control, &migration->error);

@@ -9,6 +9,7 @@
 #include "engine/verify.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -263,22 +264,45 @@ static int send_round(struct haul_migration *migration, struct haul_error *error
 
 /* ---- convergence ---- */
 
+/* "memory at 10 MB/s", "its disks at 10 MB/s", or both: what the guest writes, on the wire. */
+static void tell_dirt(const struct haul_source *source, char *text, size_t size)
+{
+    double megabytes = source->estimate.wire_bytes_per_page / 1e6;
+    double disks = source->dirty_disk_pages_per_s * megabytes;
+    double memory = source->dirty_pages_per_s * megabytes - disks;
+    if (disks < memory / 10) {
+        snprintf(text, size, "memory at %.0f MB/s", memory + disks);
+    } else if (memory < disks / 10) {
+        snprintf(text, size, "its disks at %.0f MB/s", memory + disks);
+    } else {
+        snprintf(text, size, "memory at %.0f MB/s and its disks at %.0f MB/s", memory, disks);
+    }
+}
+
 static void advise(struct haul_migration *migration, uint64_t predicted_ns)
 {
     struct haul_source *source = migration->source;
-    double dirty = source->dirty_pages_per_s * source->estimate.wire_bytes_per_page / 1e6;
     uint64_t bandwidth = haul_estimate_bandwidth(&source->estimate);
     uint64_t cap = haul_source_rate_limit(migration);
+    uint64_t flush_ns = source->estimate.flush_ns;
     bool capped = cap > 0 && cap < bandwidth;
-    haul_migration_say(migration,
-                       "does not converge: the guest dirties memory at %.0f MB/s on the wire, %s %.0f "
-                       "MB/s, and stopping now would take %llu ms (limit %u ms); a longer downtime "
-                       "limit, %sor more bandwidth would help",
-                       dirty, capped ? "max-bandwidth allows" : "the channels carry",
-                       (double)(capped ? cap : bandwidth) / 1e6, (unsigned long long)(predicted_ns / 1000000),
-                       haul_knobs_downtime_limit_ms(migration),
-                       migration->guest.throttle && !migration->options.auto_converge ? "auto-converge "
-                                                                                      : "");
+    bool flushes = flush_ns > predicted_ns / 2; /* then it is the destination's disks that are too slow */
+    char dirt[96];
+    char flush[64] = "";
+    tell_dirt(source, dirt, sizeof dirt);
+    if (flush_ns > predicted_ns / 10) {
+        snprintf(flush, sizeof flush, ", %llu ms of it to flush the destination's disks",
+                 (unsigned long long)(flush_ns / 1000000));
+    }
+    haul_migration_say(
+        migration,
+        "does not converge: the guest dirties %s on the wire, %s %.0f MB/s, and stopping now would take %llu "
+        "ms%s (limit %u ms); a longer downtime limit, %sor %s would help",
+        dirt, capped ? "max-bandwidth allows" : "the channels carry",
+        (double)(capped ? cap : bandwidth) / 1e6, (unsigned long long)(predicted_ns / 1000000), flush,
+        haul_knobs_downtime_limit_ms(migration),
+        migration->guest.throttle && !migration->options.auto_converge ? "auto-converge " : "",
+        flushes ? "a faster disk there" : "more bandwidth");
     source->advised = true;
 }
 

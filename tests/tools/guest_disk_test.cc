@@ -174,6 +174,37 @@ TEST(GuestDisk, VersionsFollowThePosition)
     }
 }
 
+// How often the blocks of a disk of kDiskBytes were written since it was filled.
+uint64_t writes_to(const std::string &image)
+{
+    uint64_t writes = 0;
+    for (uint64_t block = 1; block <= kHot; block++) {
+        std::string held = block_of(image, block);
+        writes += haul_guest_disk_header(reinterpret_cast<const unsigned char *>(held.data())).version;
+    }
+    return writes;
+}
+
+// One that writes as fast as it can does so in bursts of 256 blocks, and a pause comes in the middle of one.
+TEST(GuestDisk, PauseEndsABurst)
+{
+    Directory directory;
+    std::string path = directory / "disk";
+    haul_guest_options options = options_for(path, kDiskBytes, UINT64_C(1) << 50);
+    haul_guest_disk *disk = nullptr;
+    haul_error error = {};
+    ASSERT_EQ(haul_guest_disk_new(&options, HAUL_GUEST_SOURCE, &disk, &error), 0) << error.message;
+    bool within_burst = false;
+    for (int i = 0; i < 200 && !within_burst; i++) {
+        usleep(5000);
+        ASSERT_EQ(haul_guest_disk_pause(disk, &error), 0) << error.message;
+        within_burst = writes_to(ReadImage(path)) % 256 != 0;
+        haul_guest_disk_resume(disk);
+    }
+    haul_guest_disk_free(disk);
+    EXPECT_TRUE(within_burst) << "every pause came after a whole burst";
+}
+
 // An image that such a guest left is used again, where it stopped.
 TEST(GuestDisk, GoesOnWithItsImage)
 {

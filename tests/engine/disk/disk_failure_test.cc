@@ -244,6 +244,30 @@ TEST(DiskFailure, CancelEndsALongFlush)
     EXPECT_LT(machines.copy->calls[Disk::kFlush], 1000u);
 }
 
+// The other side's end, too: nobody wants what is being flushed.
+TEST(DiskFailure, CancelAtTheSourceEndsALongFlush)
+{
+    constexpr unsigned kPieces = 20000; // of a millisecond at least
+    DiskMachines machines(2 * kMiB);
+    machines.from.Run(5, 1000);
+    machines.disk->Run(5, 1000);
+    haul_migration *source = nullptr;
+    machines.from.on_attach = [&, before = machines.from.on_attach](haul_migration *migration) {
+        before(migration);
+        source = migration;
+    };
+    machines.copy->flush_pieces = kPieces;
+    machines.copy->on_call = [&](Disk::Call call) {
+        if (call == Disk::kFlush && machines.copy->calls[Disk::kFlush] == 3) {
+            haul_cancel(source);
+        }
+        usleep(call == Disk::kFlush ? 1000 : 0);
+    };
+    Move move(machines.from, machines.to, Options());
+    machines.ExpectStayed(move, ECANCELED, "cancelled");
+    EXPECT_LT(machines.copy->calls[Disk::kFlush], kPieces);
+}
+
 // ---- the end ----
 
 // A program may close its image in `stop`.

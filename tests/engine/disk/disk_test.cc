@@ -13,6 +13,15 @@ namespace
 
 constexpr uint64_t kMiB = 1 << 20;
 
+std::string Said(const Guest &guest)
+{
+    std::string said;
+    for (const std::string &message : guest.messages) {
+        said += message + "\n";
+    }
+    return said;
+}
+
 struct Case {
     const char *name;
     uint64_t bytes;
@@ -214,6 +223,43 @@ TEST(Disk, LongFlushIsWaitedFor)
     EXPECT_GE(move.stats.total_time_ns, 2700000000u);
 }
 
+// As long as that takes for all of them, each being quick enough.
+void MoveManyDisks(Disk::Call slow)
+{
+    constexpr int kDisks = 5;
+    DiskMachines machines(kMiB);
+    Directory others;
+    std::vector<std::unique_ptr<Disk>> disks, copies;
+    for (int i = 1; i < kDisks; i++) {
+        std::string name = std::to_string(i);
+        MakeImage(others / ("from" + name), kMiB, [](uint64_t block) { return block < 10; });
+        disks.push_back(std::make_unique<Disk>(others / ("from" + name), true, 0, "vd" + name));
+        copies.push_back(std::make_unique<Disk>(others / ("to" + name), false, kMiB, "vd" + name));
+        disks.back()->Plug(machines.from);
+        copies.back()->Plug(machines.to);
+    }
+    auto delay = [&](Disk::Call call) { usleep(call == slow ? 500000 : 0); };
+    machines.copy->on_call = delay;
+    for (auto &copy : copies) {
+        copy->on_call = delay;
+    }
+    haul_options options = Options();
+    options.timeout_s = 2;
+    Move move(machines.from, machines.to, options);
+    machines.ExpectMoved(move);
+    EXPECT_GE(move.stats.total_time_ns, kDisks * UINT64_C(500000000));
+}
+
+TEST(Disk, ManyFlushesAreWaitedFor)
+{
+    MoveManyDisks(Disk::kFlush);
+}
+
+TEST(Disk, ManyCompletionsAreWaitedFor)
+{
+    MoveManyDisks(Disk::kComplete);
+}
+
 // The image that a link leads to is received, and has its name again; the link stays what it is.
 TEST(Disk, ALinkToAnImage)
 {
@@ -265,6 +311,27 @@ TEST(Disk, BlocksLeftCountInTheDecision)
     EXPECT_GT(move.stats.disk.remaining, 10 * kPage);
     EXPECT_GT(move.stats.disk.dirty_pages_rate, 0u);
     EXPECT_EQ(move.stats.remaining, 0u) << "memory stands still";
+    EXPECT_NE(Said(machines.from).find("does not converge: the guest dirties its disks at"),
+              std::string::npos)
+        << Said(machines.from);
+}
+
+// A disk that takes longer to flush than the limit allows is named.
+TEST(Disk, FlushThatDoesNotConverge)
+{
+    DiskMachines machines(2 * kMiB);
+    machines.copy->on_call = [](Disk::Call call) { usleep(call == Disk::kFlush ? 300000 : 0); };
+    machines.from.on_round = [&](uint32_t) { machines.disk->Write(9, 0x77); };
+    haul_options options = Options();
+    options.downtime_limit_ms = 100;
+    options.max_rounds = 3;
+    Move move(machines.from, machines.to, options);
+    EXPECT_EQ(move.Wait(), -ETIME) << move.source_error.message;
+    EXPECT_EQ(machines.from.stops, 0u);
+    for (const char *text :
+         {"ms of it to flush the destination's disks (limit 100 ms)", "a faster disk there"}) {
+        EXPECT_NE(Said(machines.from).find(text), std::string::npos) << Said(machines.from);
+    }
 }
 
 TEST(Disk, SharesTheBandwidthLimitWithMemory)

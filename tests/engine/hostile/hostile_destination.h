@@ -20,6 +20,7 @@
 #include <poll.h>
 #include <string>
 #include <thread>
+#include <vector>
 
 namespace haul_test
 {
@@ -31,11 +32,13 @@ constexpr size_t kBytes = 1 << 20;
 using Lie = std::function<bool(FramePeer &peer, const Frame &frame)>;
 
 // A destination with one channel that answers each frame of the source as it should, unless the lie comes
-// first. The frame of a data connection's HELLO is answered by `data_lie`.
+// first. The frame of a data connection's HELLO is answered by `data_lie`. With `disks` the source moves one
+// of kBytes, too.
 class RawDestination
 {
   public:
-    RawDestination(Lie lie, Lie data_lie = nullptr) : lie_(std::move(lie)), data_lie_(std::move(data_lie))
+    RawDestination(Lie lie, Lie data_lie = nullptr, unsigned disks = 0)
+        : lie_(std::move(lie)), data_lie_(std::move(data_lie)), views_(1 + disks)
     {
         uri = UnixUri();
         listener_ = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -120,12 +123,14 @@ class RawDestination
             return false;
         }
         data.Send(HAUL_FRAME_WELCOME);
-        view_.host = memory_.data;
-        view_.pages = kBytes / 4096;
+        for (haul_block_view &view : views_) { // a disk may well be received into memory
+            view.host = memory_.data;
+            view.pages = kBytes / 4096;
+        }
         haul_receiver_options options{};
         options.fd = dup(data.fd());
-        options.blocks = &view_;
-        options.block_count = 1;
+        options.blocks = views_.data();
+        options.block_count = static_cast<uint32_t>(views_.size());
         options.opaque = this;
         options.round = OnRound;
         return haul_receiver_new(&options, &receiver_, nullptr) == 0;
@@ -183,7 +188,7 @@ class RawDestination
     Lie lie_, data_lie_;
     int listener_;
     GuardedMemory memory_{kBytes};
-    haul_block_view view_{};
+    std::vector<haul_block_view> views_;
     haul_receiver *receiver_ = nullptr;
     FramePeer control_;
     std::mutex send_; // one frame at a time, and one lie
@@ -192,8 +197,12 @@ class RawDestination
 };
 
 struct Source {
-    explicit Source(const RawDestination &destination, bool verify = false, uint32_t timeout_ms = 1000)
+    explicit Source(const RawDestination &destination, bool verify = false, uint32_t timeout_ms = 1000,
+                    const std::function<void(Guest &)> &prepare = nullptr)
     {
+        if (prepare) {
+            prepare(guest);
+        }
         guest.Run(5, 1000);
         haul_options options;
         haul_options_default(&options);

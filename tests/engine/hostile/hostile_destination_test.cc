@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Rule R4 the other way round: a destination that lies, against a real source. Whatever it says, the guest
 // goes on at the source before HANDOVER, and stays paused after it unless RUNNING or NOT_STARTED came.
+#include "tests/engine/disk/disk.h"
 #include "tests/engine/hostile/hostile_destination.h"
 
 #include <cerrno>
@@ -123,6 +124,51 @@ TEST(HostileDestination, RoundDoneTwice)
             peer.Send(HAUL_FRAME_ROUND_DONE, Number(1));
         },
         EPROTO, "unexpected ROUND_DONE");
+}
+
+// What a flush took is taken out of what the round took.
+TEST(HostileDestination, RoundDoneWithAFlushThatCannotBe)
+{
+    const std::pair<uint64_t, const char *> lies[] = {
+        {UINT64_MAX, "the destination says that round 1 flushed its disks for 18446744073709 ms"},
+        {UINT64_C(3600000000000), "flushed its disks for 3600000 ms, which is longer than the round took"},
+    };
+    for (const auto &lie : lies) {
+        RawDestination destination(
+            [&](FramePeer &peer, const Frame &frame) {
+                Payload payload = frame.payload;
+                Append(&payload, lie.first, 8);
+                bool now = frame.type == HAUL_FRAME_ROUND_DONE;
+                if (now) {
+                    peer.Send(HAUL_FRAME_ROUND_DONE, payload);
+                }
+                return now;
+            },
+            nullptr, 1);
+        Directory directory;
+        MakeImage(directory / "disk", kBytes, [](uint64_t block) { return block < 4; });
+        Disk disk(directory / "disk", true);
+        Source source(destination, false, 1000, [&](Guest &guest) { disk.Plug(guest); });
+        EXPECT_EQ(source.Wait(), -EPROTO) << source.error.message;
+        EXPECT_NE(std::string(source.error.message).find(lie.second), std::string::npos)
+            << source.error.message;
+        destination.Stop();
+        ExpectOwnership(source, destination);
+    }
+}
+
+TEST(HostileDestination, RoundDoneWithoutTheFlush)
+{
+    RawDestination destination(nullptr, nullptr, 1);
+    Directory directory;
+    MakeImage(directory / "disk", kBytes, [](uint64_t block) { return block < 4; });
+    Disk disk(directory / "disk", true);
+    Source source(destination, false, 1000, [&](Guest &guest) { disk.Plug(guest); });
+    EXPECT_EQ(source.Wait(), -EPROTO) << source.error.message;
+    EXPECT_NE(std::string(source.error.message).find("unexpected ROUND_DONE"), std::string::npos)
+        << source.error.message;
+    destination.Stop();
+    ExpectOwnership(source, destination);
 }
 
 TEST(HostileDestination, RoundDoneNever)

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +16,7 @@
 
 struct haul_guest_disk {
     struct haul_guest_cpu writer; /* the disk's writer runs as a vCPU does: at its pace, until it is paused */
+    atomic_bool kicked;           /* relaxed: a hint, what it is about is under the runner's lock */
     struct haul_disk_file *file;
     int fd;
     struct haul_guest_disk_layout layout;
@@ -58,12 +60,15 @@ static int write_block(struct haul_guest_disk *disk, uint64_t block, uint32_t ve
 
 /* ---- the writer --------------------------------------------------------------------------------------- */
 
-/* Reads each block before it overwrites it, so that what was lost is found before it is healed. */
+/* Reads each block before it overwrites it, so that what was lost is found before it is healed. Whenever it
+ * returns the blocks are whole. */
 static int writer_run(struct haul_guest_cpu *writer, uint32_t blocks, struct haul_error *error)
 {
     struct haul_guest_disk *disk = (struct haul_guest_disk *)writer;
     unsigned char found[HAUL_GUEST_DISK_BLOCK];
-    for (; blocks; blocks--) {
+    bool kicked = false;
+    for (; blocks && !kicked; blocks--) {
+        kicked = atomic_exchange_explicit(&disk->kicked, false, memory_order_relaxed);
         uint64_t block = haul_guest_disk_next(&disk->layout, disk->position);
         uint32_t version = disk->position.version;
         int result = read_block(disk, block, found, error);
@@ -82,15 +87,22 @@ static int writer_run(struct haul_guest_cpu *writer, uint32_t blocks, struct hau
     return HAUL_GUEST_RUN_BOUNDARY;
 }
 
+/* On a slow disk what is left of a burst takes long. */
+static void writer_kick(struct haul_guest_cpu *writer, pthread_t runner)
+{
+    (void)runner;
+    atomic_store_explicit(&((struct haul_guest_disk *)writer)->kicked, true, memory_order_relaxed);
+}
+
 static int writer_settle(struct haul_guest_cpu *writer, struct haul_error *error)
 {
-    (void)writer;
     (void)error;
+    atomic_store_explicit(&((struct haul_guest_disk *)writer)->kicked, false, memory_order_relaxed);
     return 0;
 }
 
 static const struct haul_guest_cpu_ops writer_ops = {
-    .name = "disk", .run = writer_run, .settle = writer_settle};
+    .name = "disk", .run = writer_run, .kick = writer_kick, .settle = writer_settle};
 
 static int start_writer(struct haul_guest_disk *disk, struct haul_error *error)
 {

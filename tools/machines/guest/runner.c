@@ -221,6 +221,9 @@ void haul_guest_runner_throttle(struct haul_guest_runner *runner, unsigned perce
     runner->pace.percent = percent > 99 ? 99 : percent;
     runner->pace.idle_until_ns = 0;
     pthread_cond_signal(&runner->wake);
+    if (runner->cpu->ops->kick && !runner->is_paused) {
+        runner->cpu->ops->kick(runner->cpu, runner->thread); /* it idles for what it ran, from now on */
+    }
     pthread_mutex_unlock(&runner->lock);
 }
 
