@@ -61,6 +61,9 @@ struct haul_disk_ops {
      * it.
      */
     int (*open)(void *opaque, struct haul_error *error);
+    /* Loader thread, once, after open; may be NULL: how long `complete` is reckoned to take, for the source's
+     * prediction of the downtime. */
+    uint64_t (*complete_ns)(void *opaque);
     /* Channel threads, several at once, never for overlapping bytes. Offsets and lengths as in `read`. */
     int (*write)(void *opaque, uint64_t offset, const void *bytes, size_t length, struct haul_error *error);
     /* As write: the bytes read as zero from now on, unallocated where that can be done. */

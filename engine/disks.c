@@ -252,11 +252,19 @@ int haul_disks_fetch(struct haul_migration *migration, uint64_t *const *bitmaps,
 
 /* ---- destination ---- */
 
+/* However many disks there are and however long each takes, the source hears that it goes on. */
+static void got_further(struct haul_migration *migration)
+{
+    atomic_fetch_add_explicit(&migration->disks->flush_steps, 1, memory_order_relaxed);
+    haul_control_progress(migration->control);
+}
+
 int haul_disks_open(struct haul_migration *migration, struct haul_error *error)
 {
     for (uint32_t i = 0; i < haul_disks_count(migration); i++) {
         const struct haul_own_disk *disk = &migration->disks->disk[i];
         migration->disks->opened = i + 1; /* discard is due even when open fails half way */
+        got_further(migration);
         int rc = disk->ops->open ? disk->ops->open(disk->opaque, error) : 0;
         if (rc < 0) {
             return haul_error_prefix(error, "disk %s: ", disk->name);
@@ -265,18 +273,21 @@ int haul_disks_open(struct haul_migration *migration, struct haul_error *error)
     return 0;
 }
 
+uint64_t haul_disks_complete_ns(const struct haul_migration *migration)
+{
+    uint64_t total = 0;
+    for (uint32_t i = 0; i < haul_disks_count(migration); i++) {
+        const struct haul_own_disk *disk = &migration->disks->disk[i];
+        total += disk->ops->complete_ns ? disk->ops->complete_ns(disk->opaque) : 0;
+    }
+    return total;
+}
+
 void haul_disks_abandon(struct haul_migration *migration)
 {
     if (migration->disks) {
         atomic_store_explicit(&migration->disks->abandoned, true, memory_order_relaxed);
     }
-}
-
-/* However many disks there are and however long each takes, the source hears that it goes on. */
-static void got_further(struct haul_migration *migration)
-{
-    atomic_fetch_add_explicit(&migration->disks->flush_steps, 1, memory_order_relaxed);
-    haul_control_progress(migration->control);
 }
 
 /* The end of the move, wherever it comes from, ends a long one. */

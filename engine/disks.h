@@ -103,6 +103,9 @@ int haul_disks_fetch(struct haul_migration *migration, uint64_t *const *bitmaps,
 /* haul_disks_open makes the disks ready for a source whose tables fit. Loader. */
 int haul_disks_open(struct haul_migration *migration, struct haul_error *error);
 
+/* haul_disks_complete_ns returns how long haul_disks_complete is reckoned to take. All disks are open. */
+uint64_t haul_disks_complete_ns(const struct haul_migration *migration);
+
 /* haul_disks_flush makes durable what was written since the last flush; *took_ns gets the time, 0 for
  * nothing. While no channel writes. */
 int haul_disks_flush(struct haul_migration *migration, uint64_t *took_ns, struct haul_error *error);

@@ -156,7 +156,7 @@ static int agree_on_blocks(struct haul_migration *migration, struct haul_error *
         rc = haul_migration_try_step(migration, &trial_ns, error);
     }
     if (rc == 0) {
-        uint64_t microseconds = (trial_ns + 999) / 1000;
+        uint64_t microseconds = (trial_ns + haul_disks_complete_ns(migration) + 999) / 1000;
         unsigned char payload[4];
         struct haul_writer writer;
         haul_writer_init(&writer, payload, sizeof payload);

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #define GRANULE 4096u
@@ -28,6 +29,7 @@ struct haul_disk_file {
     bool kept;            /* HANDOVER came: the guest's only copy, unless it is discarded after all */
     /* Bytes written since the last flush; relaxed, nothing is written during one. */
     _Atomic uint64_t unsynced;
+    uint64_t naming_ns;      /* what a change of its name took */
     uint64_t synced_to;      /* how far the flush under way has come */
     uint64_t words;          /* of `dirty` */
     _Atomic uint64_t *dirty; /* one bit per granule; set on any thread, taken by fetch */
@@ -142,11 +144,14 @@ static const struct haul_disk_ops source_ops = {
 
 /* ---- destination ---- */
 
-/* Makes the names in the image's directory durable. */
-static int sync_directory(const struct haul_disk_file *file)
+/* Makes the names in the image's directory durable; with `touch` there is something to do in any case. */
+static int sync_directory(const struct haul_disk_file *file, bool touch)
 {
     char *copy = strdup(file->path);
     int fd = copy ? open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+    if (fd >= 0 && touch) {
+        futimens(fd, NULL); /* a failure only makes the measurement worse */
+    }
     int rc = fd >= 0 && fsync(fd) == 0 ? 0 : -errno;
     if (fd >= 0) {
         close(fd);
@@ -170,17 +175,36 @@ static int rename_to_new(const char *from, const char *to)
     return rename(from, to) == 0 ? 0 : -errno;
 }
 
-/* An image that was there before loses its name; a created one never had it. */
+static uint64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+/* An image that was there before loses its name; a created one never had it. Either way this tells what
+ * giving it its name is going to take, which the guest waits for. */
 static int file_open(void *opaque, struct haul_error *error)
 {
     struct haul_disk_file *file = opaque;
-    if (file->created) {
-        return 0;
+    uint64_t begun = now_ns();
+    int rc = file->created ? 0 : rename_to_new(file->path, file->incomplete);
+    file->opened = !file->created && rc == 0;
+    rc = rc < 0 ? rc : sync_directory(file, true);
+    file->naming_ns = now_ns() - begun;
+    if (rc < 0) {
+        return fail(file,
+                    file->created ? "making its directory durable"
+                                  : "taking its name away while it is incomplete",
+                    -rc, error);
     }
-    int rc = rename_to_new(file->path, file->incomplete);
-    file->opened = rc == 0;
-    rc = rc < 0 ? rc : sync_directory(file);
-    return rc < 0 ? fail(file, "taking its name away while it is incomplete", -rc, error) : 0;
+    return 0;
+}
+
+static uint64_t file_complete_ns(void *opaque)
+{
+    const struct haul_disk_file *file = opaque;
+    return file->naming_ns;
 }
 
 static int file_write(void *opaque, uint64_t offset, const void *bytes, size_t length,
@@ -261,7 +285,7 @@ static int file_complete(void *opaque, struct haul_error *error)
                               file->path, strerror(-rc));
     }
     file->named = true;
-    rc = sync_directory(file);
+    rc = sync_directory(file, false);
     return rc < 0 ? fail(file, "giving it its name", -rc, error) : 0;
 }
 
@@ -292,7 +316,8 @@ static void file_discard(void *opaque, struct haul_error *left)
         let_go(file, left);
     }
     if (file->kept) {
-        sync_directory(file); /* before the source goes on; should that fail, it is not looked for here */
+        sync_directory(file,
+                       false); /* before the source goes on; should that fail, it is not looked for here */
     }
     file->created = file->opened = file->kept = file->named = false;
 }
@@ -302,6 +327,7 @@ static const struct haul_disk_ops destination_ops = {
     .clear_holes = file_clear_holes,
     .flush = file_flush,
     .open = file_open,
+    .complete_ns = file_complete_ns,
     .write = file_write,
     .zero = file_zero,
     .complete = file_complete,

@@ -47,7 +47,7 @@ struct haul_estimate {
     uint64_t verify_ns;            /* 0 without --verify */
     uint64_t flush_ns;             /* to make disks durable after the last pass; 0: nothing to flush */
     uint64_t sending_ns;           /* the step event before HANDOVER, as tried in setup */
-    uint64_t receiving_ns;         /* the destination's, before it starts the guest */
+    uint64_t receiving_ns; /* what the destination does before it starts the guest, as tried in setup */
     uint64_t round_trip_ns;
     uint64_t switchover_bandwidth_bytes_per_s; /* the user's, or 0 */
     bool shares_memory; /* nothing is scanned or sent: no last pass, and state goes at the speed of memory */

@@ -199,6 +199,12 @@ static int Complete(void *opaque, haul_error *error)
     return rc ? rc : Inner(disk).complete(disk->inner.opaque, error);
 }
 
+static uint64_t CompleteNs(void *opaque)
+{
+    auto *disk = static_cast<Disk *>(opaque);
+    return disk->complete_ns ? disk->complete_ns.load() : Inner(disk).complete_ns(disk->inner.opaque);
+}
+
 static void Discard(void *opaque, haul_error *left)
 {
     auto *disk = static_cast<Disk *>(opaque);
@@ -211,6 +217,7 @@ static const haul_disk_ops kSourceOps = {
 static const haul_disk_ops kDestinationOps = {.read = Read,
                                               .clear_holes = ClearHoles,
                                               .open = Open,
+                                              .complete_ns = CompleteNs,
                                               .write = Write,
                                               .zero = Zero,
                                               .flush = Flush,

@@ -67,6 +67,7 @@ class Disk
     std::atomic<int> fail[kCalls] = {}; // errno that this call fails with
     std::atomic<bool> unflushed{false}; // something was written since the last flush
     std::atomic<bool> drop_a_write{false};
+    std::atomic<uint64_t> complete_ns{0};  // what it says of `complete`; 0: what the image says
     std::atomic<unsigned> flush_pieces{0}; // a flush says so many times that it got further
     std::function<void(Call)> on_call;
     uint32_t granularity = kPage;

@@ -208,6 +208,19 @@ TEST(Disk, FlushIsPredicted)
     EXPECT_LE(move.stats.expected.total_ns, 1000000000u);
 }
 
+// And what the destination does between HANDOVER and the guest's start.
+TEST(Disk, CompletionIsPredicted)
+{
+    DiskMachines machines(2 * kMiB);
+    machines.copy->complete_ns = 70000000;
+    haul_options options = Options();
+    options.downtime_limit_ms = 1000;
+    Move move(machines.from, machines.to, options);
+    machines.ExpectMoved(move);
+    EXPECT_GE(move.stats.expected.start_ns, 70000000u);
+    EXPECT_LE(move.stats.expected.total_ns, 1000000000u);
+}
+
 // Longer than the silence timeout: the source hears that it goes on.
 TEST(Disk, LongFlushIsWaitedFor)
 {
