@@ -2,7 +2,7 @@
 #include "channels/transport/child.h"
 
 #include "channels/socket_io.h"
-#include "channels/wire.h"
+#include "channels/transport/ops.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -154,6 +154,15 @@ static int weight(const struct haul_child *child)
     return !child->reaped ? 0 : WIFSIGNALED(child->status) ? 3 : WEXITSTATUS(child->status) ? 2 : 1;
 }
 
+/* Whether the end of `child` is what to tell, rather than that of `other`. The channels are made in their
+ * order, so the first that broke is the one for which a move failed. */
+static bool tells_more(const struct haul_child *child, const struct haul_child *other)
+{
+    int more = weight(child) - weight(other);
+    return more > 0 ||
+           (more == 0 && haul_channel_position(child->channel) < haul_channel_position(other->channel));
+}
+
 bool haul_children_explain(struct haul_children *children, int wait_ms, struct haul_error *error)
 {
     if (children->count == 0) {
@@ -164,7 +173,7 @@ bool haul_children_explain(struct haul_children *children, int wait_ms, struct h
     }
     const struct haul_child *told = &children->list[0];
     for (unsigned i = 1; i < children->count; i++) {
-        if (weight(&children->list[i]) > weight(told)) {
+        if (tells_more(&children->list[i], told)) {
             told = &children->list[i];
         }
     }

@@ -170,6 +170,9 @@ static int ssh_connect(struct haul_connector *connector, const struct haul_attem
 /* A password that the control connection was asked for, or a server that lets fewer log in at a time. */
 static bool ssh_again(struct haul_connector *connector, uint16_t channel)
 {
+    if (channel == HAUL_CONTROL_CHANNEL) {
+        return false; /* it could ask */
+    }
     struct ssh_state *state = connector->state;
     bool *tried = &state->tried[channel % HAUL_CHANNELS_MAX];
     bool again = !*tried && haul_children_forget(&state->children, channel, 255, EXPLAIN_MS);

@@ -101,7 +101,10 @@ static int give_up(struct haul_migration *migration, int *fd, struct haul_error 
     return haul_error_prefix(error, "handshake with %s: ", migration->uri);
 }
 
-/* The first half of haul_source_connect: HELLO is said. */
+/*
+ * The first half of haul_source_connect: HELLO is said. A peer that has gone already, such as an ssh that
+ * could not log in, is left to the second half, which reads what it said before and may try once more.
+ */
 static int call(struct haul_migration *migration, uint16_t channel, int *fd, struct haul_error *error)
 {
     int rc = haul_connector_connect(migration->connector, channel, migration->cancel_fd, fd, error);
@@ -112,7 +115,7 @@ static int call(struct haul_migration *migration, uint16_t channel, int *fd, str
     if (rc == 0) {
         rc = say_hello(migration, *fd, channel, error);
     }
-    return rc < 0 ? give_up(migration, fd, error) : 0;
+    return rc < 0 && rc != -EPIPE && rc != -ECONNRESET ? give_up(migration, fd, error) : 0;
 }
 
 static int await_welcome(struct haul_migration *migration, int *fd, struct haul_error *error)
