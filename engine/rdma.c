@@ -20,8 +20,7 @@ int haul_rdma_prepare(struct haul_migration *migration, struct haul_error *error
     if (!haul_rdma_wanted(migration)) {
         return 0;
     }
-    /* What the source asks for is compared with what the destination has. */
-    return haul_rma_load(migration->source ? NULL : migration->options.rdma_provider, error);
+    return haul_rma_load(migration->options.rdma_provider, !migration->source, error);
 }
 
 int haul_rdma_check_hello(const struct haul_migration *migration, const struct haul_hello *hello,

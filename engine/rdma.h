@@ -16,8 +16,8 @@ bool haul_rdma_wanted(const struct haul_migration *migration);
 /*
  * haul_rdma_prepare does nothing unless rdma: is wanted. Else it does ahead what needs no other side and
  * takes a while, so that neither side waits for the other's: the destination before it looks who connected,
- * the source while the destination registers its memory. -ENOSYS: there is no libfabric; -ENODEV: the
- * destination's has no such provider. migration_thread or loader thread.
+ * the source while the destination registers its memory. -ENOSYS: there is no libfabric; -ENODEV: it has no
+ * such provider. migration_thread or loader thread.
  */
 int haul_rdma_prepare(struct haul_migration *migration, struct haul_error *error);
 

@@ -6,6 +6,7 @@
 #include <netdb.h>
 #include <rdma/fi_endpoint.h>
 #include <rdma/fi_errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -83,9 +84,32 @@ static struct fi_info *make_hints(const struct haul_rma *rma, int family, const 
     return hints;
 }
 
-int haul_rma_load(const char *provider, struct haul_error *error)
+/* Fills `text` with the names of the providers for addresses of IP: "tcp;ofi_rxm, sockets". */
+static void list_providers(const struct haul_rma *rma, char *text, size_t size)
 {
-    struct haul_rma asking = {.target = true};
+    struct fi_info *found = NULL;
+    struct fi_info *hints = make_hints(rma, AF_INET, NULL);
+    size_t used = 0;
+    if (hints && rma->library.getinfo(API_VERSION, NULL, NULL, 0, hints, &found) < 0) {
+        found = NULL;
+    }
+    for (const struct fi_info *info = found, *before = NULL; info && used < size;
+         before = info, info = info->next) {
+        const char *name = info->fabric_attr->prov_name; /* a provider's entries follow each other */
+        if (!before || strcmp(before->fabric_attr->prov_name, name) != 0) {
+            used += (size_t)snprintf(text + used, size - used, "%s%s", used ? ", " : "", name);
+        }
+    }
+    if (used == 0) {
+        snprintf(text, size, "none");
+    }
+    rma->library.freeinfo(found);
+    rma->library.freeinfo(hints);
+}
+
+int haul_rma_load(const char *provider, bool target, struct haul_error *error)
+{
+    struct haul_rma asking = {.target = target};
     struct fi_info *found = NULL;
     int rc = haul_rma_library_load(&asking.library, error);
     if (rc < 0) {
@@ -101,10 +125,12 @@ int haul_rma_load(const char *provider, struct haul_error *error)
     if (rc == 0) {
         asking.library.freeinfo(found);
     } else if (provider && *provider) {
-        rc = haul_error_set(error, ENODEV,
-                            "rdma: libfabric has no provider \"%s\" that can write remote memory; "
-                            "`fi_info -t FI_EP_RDM -c FI_RMA` lists those that can",
-                            provider);
+        char names[256];
+        list_providers(&asking, names, sizeof names);
+        rc = haul_error_set(
+            error, ENODEV,
+            "rdma: libfabric has no provider \"%s\" here that can write remote memory, but: %s", provider,
+            names);
     } else {
         rc = 0; /* choosing one, at an address, has more to say */
     }

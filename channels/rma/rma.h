@@ -46,10 +46,10 @@ struct haul_rma_options {
 /*
  * haul_rma_load loads libfabric and lets it look for its providers, once in a process. That takes a few
  * tenths of a second, which would otherwise be part of the first haul_rma_target or haul_rma_initiator.
- * -ENOSYS: it is not installed, or too old; -ENODEV: it has no such provider, which may be NULL or "". Any
- * thread.
+ * -ENOSYS: it is not installed, or too old; -ENODEV: it has no such provider (NULL or "": any will do) for
+ * this side of a move, and the message lists those that it has. Any thread.
  */
-int haul_rma_load(const char *provider, struct haul_error *error);
+int haul_rma_load(const char *provider, bool target, struct haul_error *error);
 
 /*
  * haul_rma_target opens the provider and registers all blocks for writing by the peer.
