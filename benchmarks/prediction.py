@@ -2,9 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Moves live guests again and again and compares the downtime that haul predicted with what it was.
 
-  guest  the reference guest at two dirty rates over two numbers of channels
-  qemu   a Linux guest in QEMU (TCG) that rewrites its memory, moved to and fro
-  disk   the same with two disks under load by direct I/O, for which haul stops it at every scan
+  guest        the reference guest at two dirty rates over two numbers of channels
+  guest-disk   the same with little memory and a disk that moves along, at rest and while the guest writes it
+  qemu         a Linux guest in QEMU (TCG) that rewrites its memory, moved to and fro
+  disk         the same with two disks under load by direct I/O, for which haul stops it at every scan
+  drives       the same with two drives at rest that move along (--disks)
+  drives-busy  and with two that the guest writes, flushes and reads all the time
 
 Prints per case the median and the worst error of the prediction, in percent of the actual downtime, the median
 of each part, predicted and actual, and how often a move that the engine chose to finish exceeded its limit.
@@ -18,9 +21,10 @@ import time
 import harness
 import linux_guest
 
-CASES = ("guest", "qemu", "disk")
+CASES = ("guest", "guest-disk", "qemu", "disk", "drives", "drives-busy")
 PARTS = ("stop", "last-pass", "device", "start")
 BOOT_SECONDS = 300
+DRIVE_BYTES = 32 << 20
 
 
 def make_disks(work):
@@ -47,13 +51,13 @@ def make_disks(work):
 class Guest:
     """A machine with a Linux guest that rewrites and checks its memory."""
 
-    def __init__(self, bench, name, initrd, incoming, disks):
+    def __init__(self, bench, name, initrd, incoming, disks, load, cache):
         self.console = os.path.join(bench.work, name + ".log")
         extra = ["-serial", f"file:{self.console}",
                  *linux_guest.words(bench.options.kernel, initrd,
-                                    f"haul.mib=96 haul.rate={bench.options.rate} haul.disk={int(bool(disks))}")]
+                                    f"haul.mib=96 haul.rate={bench.options.rate} haul.disk={load}")]
         for i, disk in enumerate(disks):
-            extra += ["-drive", f"if=none,format=raw,cache=none,aio=native,id=d{i},file={disk}",
+            extra += ["-drive", f"if=none,format=raw,id=d{i},file={disk}{cache}",
                       "-device", f"virtio-blk-pci,drive=d{i}"]
         self.machine = bench.machine(name, size=256, incoming=incoming, extra=extra)
 
@@ -84,16 +88,41 @@ def guest_moves(bench, case):
         yield move(bench, case, guest, ["--guest", "--guest-memory", "512M", "--run-for", "1"])
 
 
+def guest_disk_moves(bench, case):
+    guest = ["--guest", "--guest-memory", "64M"]
+    for _ in range(bench.options.repeat):
+        images = [bench.path(bench.options.dir, side) for side in ("from", "to")]
+        yield move(bench, case, [*guest, "--guest-dirty-rate", "20M", "--guest-hot-set", "16M", "--disk",
+                                 f"{images[0]},size=64M,rate={case['rate']}"],
+                   [*guest, "--run-for", "1", "--disk", f"{images[1]},size=64M"])
+        harness.remove(*images)
+
+
+def make_images(bench, machine):
+    """Empty ones for the drives of a machine that are to move along."""
+    images = [bench.path(bench.options.dir, f"{machine}-{drive}") for drive in ("a", "b")]
+    for image in images:
+        with open(image, "wb") as out:
+            out.truncate(DRIVE_BYTES)
+    return images
+
+
 def machine_moves(bench, case):
+    along = ["--disks"] if case["name"].startswith("drives") else []
+    load = {"disk": 1, "drives-busy": 2}.get(case["name"], 0)
+    cache = ",cache=none,aio=native" if case["name"] == "disk" else ""
     initrd = os.path.join(bench.work, "initrd")
     linux_guest.make_initrd(initrd, bench.built("tests/machines/guest_init"), bench.options.kernel)
-    disks = make_disks(bench.work) if case["name"] == "disk" else []
-    source = Guest(bench, "m0", initrd, False, disks)
-    source.expect(b"files" if disks else b"sweep", BOOT_SECONDS)
+    disks = make_disks(bench.work) if case["name"] == "disk" else make_images(bench, "m0") if along else []
+    source = Guest(bench, "m0", initrd, False, disks, load, cache)
+    source.expect((b"sweep", b"files", b"vda")[load], BOOT_SECONDS)
     for i in range(1, bench.options.repeat + 1):
-        destination = Guest(bench, f"m{i}", initrd, True, disks)
-        yield move(bench, case, ["--qemu", source.machine.qmp_path], ["--qemu", destination.machine.qmp_path])
+        before, disks = disks, make_images(bench, f"m{i}") if along else disks
+        destination = Guest(bench, f"m{i}", initrd, True, disks, load, cache)
+        yield move(bench, case, ["--qemu", source.machine.qmp_path, *along],
+                   ["--qemu", destination.machine.qmp_path, *along])
         source.machine.stop()
+        harness.remove(*(before if along else []))
         source = destination
         source.expect(b"ok", 30)
     source.machine.stop()
@@ -106,7 +135,8 @@ def describe(case):
 def measure(bench, case):
     options = bench.options
     rows = []
-    for report in (guest_moves if case["name"] == "guest" else machine_moves)(bench, case):
+    how = {"guest": guest_moves, "guest-disk": guest_disk_moves}.get(case["name"], machine_moves)
+    for report in how(bench, case):
         predicted, actual = (report["downtime-detail"][key] for key in ("predicted", "actual"))
         rows.append({"predicted": predicted, "actual": actual, "limit": case["limit"], "seconds": report["total-time"] / 1e3,
                      "rounds": report["ram"]["dirty-sync-count"], "error": (predicted["total"] / actual["total"] - 1) * 100})
@@ -126,8 +156,8 @@ def print_case(name, rows):
     def parts(key):
         return " ".join(f"{statistics.median(row[key][part] for row in rows):8.1f}" for part in ("total", *PARTS))
 
-    print(f"{name:<28}{len(rows):>4}{statistics.median(errors):8.1f} %{max(errors):8.1f} %{over:6}   {parts('predicted')}")
-    print(f"{'':<60}{parts('actual')}", flush=True)
+    print(f"{name:<32}{len(rows):>4}{statistics.median(errors):8.1f} %{max(errors):8.1f} %{over:6}   {parts('predicted')}")
+    print(f"{'':<64}{parts('actual')}", flush=True)
 
 
 def cases(options):
@@ -139,14 +169,12 @@ def cases(options):
             for rate in ("100M", "1000M"):
                 for channels in (1, 4):
                     yield {"name": name, "rate": rate, "channels": channels, "limit": options.limit or 100}
+        elif name == "guest-disk":
+            for rate in ("0M", "20M"):
+                for channels in (1, 4):
+                    yield {"name": name, "rate": rate, "channels": channels, "limit": options.limit or 100}
         else:
             yield {"name": name, "channels": 2, "limit": options.limit or 300}
-
-
-def enter_link(rate):
-    """Goes on in a network namespace whose loopback carries no more than `rate`."""
-    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-    subprocess.run(["tc", "qdisc", "add", "dev", "lo", "root", "tbf", "rate", rate, "burst", "256kb", "latency", "50ms"], check=True)
 
 
 def enter_link(rate):
@@ -164,6 +192,7 @@ def main():
     parser.add_argument("--link", metavar="RATE", help="a network of this rate between the two sides, as tc writes it (1gbit); "
                         "default: loopback as it is")
     parser.add_argument("--kernel", default=linux_guest.default_kernel(), help="a kernel for the QEMU guest (default %(default)s)")
+    parser.add_argument("--dir", default="/var/tmp", help="where images that move along are: a disk (default %(default)s)")
     parser.add_argument("--patience", type=int, default=60, metavar="S", help="longest move (default %(default)s)")
     parser.add_argument("--verbose", "-v", action="count", default=0, help="a line per move; twice: what haul said")
     options = parser.parse_args()
@@ -175,7 +204,7 @@ def main():
     if not options.kernel:
         sys.exit("prediction: a cloud kernel is not installed; run tools/setup")
     with harness.Bench(options, ["//tests/machines:guest_init"]) as bench:
-        print(f"{bench.title}\n{'case':<28}{'n':>4}{'median':>10}{'worst':>10}{'over':>6}      total     stop last pass   device    start"
+        print(f"{bench.title}\n{'case':<32}{'n':>4}{'median':>10}{'worst':>10}{'over':>6}      total     stop last pass   device    start"
               "   (ms, predicted then actual)")
         everything = {}
         for case in cases(options):
