@@ -262,11 +262,11 @@ TEST(Refuse, OperandsAndAddresses)
 TEST(Remote, IsTheSameMachineWithoutWordsOfItsOwn)
 {
     Parsed qemu = Parse(CLI_SEND, {"ssh:there", "--qemu", "/it's", "--disks"});
-    EXPECT_STREQ(qemu.options.remote, R"('--qemu' '/it'\''s' '--disks')") << qemu.message;
+    EXPECT_STREQ(qemu.options.remote.line, R"('--qemu' '/it'\''s' '--disks')") << qemu.message;
     Parsed guest = Parse(CLI_SEND, {"ssh:there", "--guest", "--guest-memory", "64M"});
-    EXPECT_STREQ(guest.options.remote, "'--guest' '--guest-memory' '67108864'") << guest.message;
+    EXPECT_STREQ(guest.options.remote.line, "'--guest' '--guest-memory' '67108864'") << guest.message;
     Parsed words = Parse(CLI_SEND, {"ssh:there", "--guest", "--", "--qemu", "/q"});
-    EXPECT_STREQ(words.options.remote, "'--qemu' '/q'") << words.message;
+    EXPECT_STREQ(words.options.remote.line, "'--qemu' '/q'") << words.message;
 }
 
 TEST(Remote, ADiskNeedsAPlaceThere)

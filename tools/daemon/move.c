@@ -40,8 +40,10 @@ struct haul_move {
 
     /* The server's thread writes these while no move is under way; then the move's thread reads them. */
     struct texts texts;
+    struct haul_machine_spec spec; /* its strings are those */
+    struct haul_remote remote;
     bool source;
-    struct haul_settings run; /* the settings that the move began with */
+    struct haul_settings run; /* the settings that the move began with; its strings are our own */
     bool has_thread;
     pthread_t thread;
 
@@ -307,7 +309,6 @@ static int check_order(const struct haul_move *move, const struct haul_move_orde
 /* The session for an order: the kept one with a new address, or a new one. */
 static int prepare(struct haul_move *move, const struct haul_move_order *order, struct haul_error *error)
 {
-    struct haul_machine_spec spec;
     if (move->session) {
         char *uri = strdup(order->uri);
         if (!uri) {
@@ -318,10 +319,10 @@ static int prepare(struct haul_move *move, const struct haul_move_order *order, 
         return 0;
     }
     free_texts(&move->texts);
-    int status = copy_order(&move->texts, order, &spec, error);
+    int status = copy_order(&move->texts, order, &move->spec, error);
     struct haul_session *session = NULL;
     if (status == 0) {
-        status = haul_session_new(order->source, &spec, &session_events, move, &session, error);
+        status = haul_session_new(order->source, &move->spec, &session_events, move, &session, error);
     }
     pthread_mutex_lock(&move->lock);
     move->session = session;
@@ -329,12 +330,25 @@ static int prepare(struct haul_move *move, const struct haul_move_order *order, 
     return status;
 }
 
+/* What the haul receive that ssh: starts is told. */
+static int prepare_remote(struct haul_move *move, const struct haul_move_order *order,
+                          struct haul_error *error)
+{
+    const struct haul_machine_spec *spec = move->session ? &move->spec : &order->spec;
+    move->remote = order->remote;
+    if (move->remote.length == 0 && strncmp(order->uri, "ssh:", 4) == 0) {
+        haul_remote_add_machine(&move->remote, spec->qmp, spec->disks, spec->memory,
+                                spec->guest_options.memory_bytes);
+    }
+    return haul_remote_check(&move->remote, error);
+}
+
 int haul_move_start(struct haul_move *move, const struct haul_move_order *order, struct haul_error *error)
 {
     int status = check_order(move, order, error);
     if (status < 0 || (status = haul_check_uri(order->uri, !order->source, error)) < 0 ||
         (status = haul_descriptors_check(order->descriptors, order->uri, error)) < 0 ||
-        (status = prepare(move, order, error)) < 0 ||
+        (status = prepare_remote(move, order, error)) < 0 || (status = prepare(move, order, error)) < 0 ||
         (status = haul_descriptors_give(order->descriptors, order->uri, move->session, error)) < 0) {
         return status;
     }
@@ -345,6 +359,7 @@ int haul_move_start(struct haul_move *move, const struct haul_move_order *order,
     move->source = order->source;
     move->settings.throttle = HAUL_SETTINGS_NO_THROTTLE;
     haul_settings_copy(&move->run, &move->settings);
+    move->run.options.remote_options = move->remote.line;
     set_guest(move, order->source ? RUNNING : INMIGRATE);
     atomic_store_explicit(&move->state, HAUL_STATE_SETUP, memory_order_relaxed);
     atomic_store_explicit(&move->busy, true, memory_order_relaxed);

@@ -9,6 +9,7 @@
 
 #include "tools/daemon/descriptors.h"
 #include "tools/daemon/settings.h"
+#include "tools/session/remote.h"
 #include "tools/session/session.h"
 
 #ifdef __cplusplus
@@ -38,6 +39,7 @@ struct haul_move_order {
     struct haul_descriptors *descriptors; /* what an fd: URI may name */
     bool keeps_machine;                   /* no machine was named: move the reference guest that is here */
     struct haul_machine_spec spec;
+    struct haul_remote remote; /* what an ssh: URI starts there; nothing: the same machine as here */
 };
 
 /*

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <stddef.h>
+#include <string.h>
 
 static const char *const contents[] = {"random", "text", NULL};
 static const char *const trackers[] = {"auto", "kvm-log", "kvm-ring", "uffd", "bitmap", "soft-dirty", NULL};
@@ -50,6 +51,7 @@ const struct haul_qmp_argument haul_moves_send_arguments[] = {
     {"disks", HAUL_QMP_BOOLEAN, .optional = true},
     {"memory", HAUL_QMP_OBJECT, .optional = true, .members = source_memory},
     {"guest", HAUL_QMP_OBJECT, .optional = true, .members = guest},
+    {"remote", HAUL_QMP_ARRAY, .optional = true},
     {"detach", HAUL_QMP_BOOLEAN, .optional = true},
     {"blk", HAUL_QMP_BOOLEAN, .optional = true},
     {"inc", HAUL_QMP_BOOLEAN, .optional = true},
@@ -96,6 +98,24 @@ static void read_guest(const json_t *object, struct haul_guest_options *options)
     options->disk_bytes_per_s = number(disk, "rate", options->disk_bytes_per_s);
 }
 
+static int read_remote(const json_t *words, const char *uri, struct haul_remote *remote,
+                       struct haul_qmp_failure *failure)
+{
+    size_t index;
+    json_t *word;
+    if (words && strncmp(uri, "ssh:", 4) != 0) {
+        return haul_qmp_fail(failure, EINVAL, "Parameter 'remote' is for ssh: only");
+    }
+    json_array_foreach(words, index, word)
+    {
+        if (!json_is_string(word)) {
+            return haul_qmp_fail(failure, EINVAL, "Parameter 'remote' expects an array of strings");
+        }
+        haul_remote_add(remote, json_string_value(word));
+    }
+    return haul_remote_check(remote, &failure->error);
+}
+
 int haul_moves_order(const json_t *arguments, bool source, struct haul_move_order *order,
                      struct haul_qmp_failure *failure)
 {
@@ -130,5 +150,5 @@ int haul_moves_order(const json_t *arguments, bool source, struct haul_move_orde
     order->keeps_machine = named == 0;
     haul_guest_options_default(&order->spec.guest_options);
     read_guest(reference, &order->spec.guest_options);
-    return 0;
+    return read_remote(json_object_get(arguments, "remote"), order->uri, &order->remote, failure);
 }

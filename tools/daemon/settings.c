@@ -27,6 +27,8 @@ const struct haul_qmp_argument haul_settings_parameters[] = {
     {"placement", HAUL_QMP_STRING, .optional = true},
     {"bind", HAUL_QMP_STRING, .optional = true},
     {"rdma-provider", HAUL_QMP_STRING, .optional = true},
+    {"ssh", HAUL_QMP_STRING, .optional = true},
+    {"remote-haul", HAUL_QMP_STRING, .optional = true},
     {"direct-io", HAUL_QMP_BOOLEAN, .optional = true},
     {"cpu-throttle-initial", HAUL_QMP_UNSIGNED, .optional = true},
     {"cpu-throttle-increment", HAUL_QMP_UNSIGNED, .optional = true},
@@ -55,6 +57,8 @@ static const struct field fields[] = {
     {TEXT(placement)},
     {TEXT(bind)},
     {TEXT(rdma_provider)},
+    {TEXT(ssh)},
+    {TEXT(remote_haul)},
     {OPTION(direct_io)},
     {OPTION(throttle_steps.initial_percent), 1, 99},
     {OPTION(throttle_steps.increment_percent), 1, 99},
@@ -173,6 +177,8 @@ static void point_at_texts(struct haul_settings *settings)
         settings->background_snapshot ? haul_mode_name(HAUL_MODE_BACKGROUND_SNAPSHOT) : settings->mode;
     settings->options.placement = settings->placement;
     settings->options.bind = settings->bind[0] ? settings->bind : NULL;
+    settings->options.ssh = settings->ssh;
+    settings->options.remote_haul = settings->remote_haul;
     settings->options.rdma_provider = settings->rdma_provider[0] ? settings->rdma_provider : NULL;
 }
 
@@ -182,6 +188,8 @@ void haul_settings_default(struct haul_settings *settings)
         .compress = "none",
         .mode = "normal",
         .placement = "auto",
+        .ssh = "ssh -oBatchMode=yes", /* there is nobody to ask */
+        .remote_haul = "haul",
         .events = true,
         .throttle = HAUL_SETTINGS_NO_THROTTLE,
     };

@@ -23,6 +23,8 @@ struct haul_settings {
     char placement[256];
     char bind[256];
     char rdma_provider[64];
+    char ssh[1024];
+    char remote_haul[1024];
     bool events;              /* capability: events about this migration are sent */
     bool background_snapshot; /* the capability: options.mode is that, whatever `mode` says */
     int throttle;             /* percent asked for by the last change, or HAUL_SETTINGS_NO_THROTTLE */

@@ -7,6 +7,7 @@
 
 #include "engine/haul.h"
 #include "tools/machines/machine.h"
+#include "tools/session/remote.h"
 
 #include <stdio.h>
 
@@ -55,7 +56,7 @@ struct cli_options {
     const char *migration; /* query, set, cancel, continue, watch: the daemon's name of it, or NULL */
     char **assignments;    /* set: PARAM=VALUE */
     int assignment_count;
-    char remote[4096]; /* send ssh: options of the haul receive there; haul.remote_options points here */
+    struct haul_remote remote; /* send ssh: for the haul receive there; haul.remote_options points here */
     bool json;
     bool quiet;
     struct haul_options haul;

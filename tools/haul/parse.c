@@ -313,7 +313,7 @@ static int take_remote(int count, char **words, struct cli_options *options, str
                                            "after --, for the haul receive there",
                                            words[0]);
     }
-    options->haul.remote_options = options->remote;
+    options->haul.remote_options = options->remote.line;
     return cli_remote_options(options, count, words, error);
 }
 

@@ -3,6 +3,7 @@
 // file, over rdma, and plain memory objects.
 #include "tests/tools/daemon/daemon.h"
 #include "tests/tools/memory_writer.h"
+#include "tests/tools/ssh_server.h"
 
 #include <cerrno>
 #include <csignal>
@@ -167,6 +168,74 @@ TEST_F(DaemonTransport, ARdmaProviderThatIsNotThereIsNamed)
     EXPECT_EQ(from_->Guest("a"), "running");
 }
 
+// ---- ssh ----
+
+class DaemonSsh : public DaemonTransport
+{
+  protected:
+    void SetUp() override
+    {
+        if (!server_.Missing().empty()) {
+            GTEST_SKIP() << server_.Missing();
+        }
+    }
+    void Use(const std::string &remote_haul)
+    {
+        Set(R"("ssh": ")" + server_.Client() + R"(", "remote-haul": ")" + remote_haul + "\"");
+    }
+    void Set(const std::string &parameters)
+    {
+        from_->Get("migrate-set-parameters", Named("a", parameters));
+    }
+    std::string Haul()
+    {
+        return "env HAUL_STATE_DIR=" + to_.options.state_directory + " " + Runfile("tools/haul/haul");
+    }
+    SshServer server_;
+};
+
+TEST_F(DaemonSsh, StartsTheOtherSide)
+{
+    Use(Haul());
+    Send(server_.Uri(), std::string(kSourceGuest) +
+                            R"(, "remote": ["--guest", "--guest-memory", "16M", "--guest-vcpu", "thread"])");
+    ASSERT_TRUE(from_->Reaches("a", "completed")) << from_.program->Err() << server_.Log();
+    EXPECT_EQ(from_->Guest("a"), "postmigrate");
+}
+
+TEST_F(DaemonSsh, TheSameMachineIsMeantWhenNoneIsNamedForTheOtherSide)
+{
+    Use("sh -c 'exit 3'");
+    Send(server_.Uri());
+    ASSERT_TRUE(from_->Reaches("a", "failed"));
+    EXPECT_TRUE(Has(from_->Of("a", "error-desc"), "exited with status 3")) << from_->Of("a", "error-desc");
+    EXPECT_EQ(from_->Guest("a"), "running");
+    // It is still here, so it needs no name here either.
+    Use(Haul());
+    EXPECT_EQ(from_->Fails("migrate", Named("a", R"("uri": ")" + server_.Uri() + "\"")), "");
+    EXPECT_TRUE(from_->Reaches("a", "completed")) << from_.program->Err() << server_.Log();
+}
+
+TEST_F(DaemonTransport, SshAsksNobody)
+{
+    Json answer = from_->Get("query-migrate-parameters");
+    EXPECT_STREQ(json_string_value(json_object_get(answer.get(), "ssh")), "ssh -oBatchMode=yes");
+    EXPECT_STREQ(json_string_value(json_object_get(answer.get(), "remote-haul")), "haul");
+}
+
+TEST_F(DaemonTransport, WhatIsForTheOtherSideIsForSshAndMadeOfWords)
+{
+    auto says = [&](const std::string &uri, const std::string &remote) {
+        return from_->Fails(
+            "migrate", Named("a", R"("uri": ")" + uri + R"(", "remote": )" + remote + ", " + kSourceGuest));
+    };
+    EXPECT_EQ(says("tcp:127.0.0.1:1", R"(["--guest"])"), "Parameter 'remote' is for ssh: only");
+    EXPECT_EQ(says("ssh:nowhere", R"(["--run-for", 1])"), "Parameter 'remote' expects an array of strings");
+    EXPECT_EQ(says("ssh:nowhere", "[\"" + std::string(5000, 'x') + "\"]"),
+              "the options for the other host have more than 4095 bytes");
+    EXPECT_TRUE(Has(says("ssh:nowhere", R"("--guest")"), "'remote'"));
+}
+
 // ---- memory ----
 
 constexpr size_t kMemory = 4 << 20;
@@ -287,6 +356,24 @@ TEST_F(DaemonTransport, ABackgroundSnapshotLeavesTheGuestRunningHere)
     Receive("tcp:127.0.0.1:0");
     EXPECT_EQ(from_->Fails("migrate", Named("a", "\"uri\": \"" + Listening() + "\"")), "");
     ExpectCompleted();
+}
+
+TEST_F(DaemonTransport, ABackgroundSnapshotHearsOfAnotherBandwidth)
+{
+    if (geteuid() != 0) {
+        GTEST_SKIP() << "protecting memory from the kernel's writes too needs root";
+    }
+    from_->Get("migrate-set-capabilities",
+               Named("a", R"("capabilities": [{"capability": "background-snapshot", "state": true}])"));
+    from_->Get("migrate-set-parameters", Named("a", R"("max-bandwidth": 65536)")); // minutes
+    Send("file:" + MakeDirectory() + "/guest.haul", R"("guest": {"memory": 16777216, "vcpu": "thread"})");
+    ASSERT_TRUE(from_->Reaches("a", "active")) << from_.program->Err();
+    ASSERT_TRUE(from_->Until([&] { return from_->Number("a", "ram", "transferred") > 65536; }));
+    EXPECT_EQ(from_->Of("a", "status"), "active");
+    from_->Get("migrate-set-parameters", Named("a", R"("max-bandwidth": 0)"));
+    EXPECT_TRUE(from_->Reaches("a", "completed")) << from_.program->Err();
+    EXPECT_GT(from_->Number("a", "ram", "transferred"), 8 << 20) << "what had minutes to go";
+    EXPECT_EQ(from_->Guest("a"), "running");
 }
 
 TEST_F(DaemonTransport, ABackgroundSnapshotIsForAFile)
