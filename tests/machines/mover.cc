@@ -12,7 +12,7 @@
 //   cancel=STATE  cancel on entering it
 //   disks=1       with the machine's drives
 //   pid=FILE      write the process id there
-// States are haul's, and: "handshake" in setup, when the control connection stands (source of a guest);
+// States are haul's, and: "handshake" in setup, when the control connection stands (source);
 // "handover" before HANDOVER is sent; "handover-received"; "pass1" before the first pass over memory,
 // "round1" after it; "mirroring" and "mirrored" of drives. Standard input takes "go" and "cancel", a line
 // each. Prints "LISTEN URI", "STATE NAME" for each state, and at the end "CHECK REPORT" for a guest that runs
@@ -146,7 +146,7 @@ int on_setup(void *, haul_error *)
     return 0;
 }
 
-// Beside the guest's own state, and empty.
+// Beside the machine's own state, and empty.
 const haul_state_ops probe = {
     .name = "probe", .early = false, .setup = on_setup, .iterate = nullptr, .save = nullptr, .load = nullptr};
 
@@ -250,7 +250,7 @@ int move(bool sends, const std::string &name, const std::string &uri)
     }
     if ((sends ? haul_source_new : haul_destination_new)(&options, &migration, &error) ||
         machine->ops->attach(machine, migration, &error) ||
-        (name == "guest" && haul_add_state(migration, &probe, nullptr, &error))) {
+        haul_add_state(migration, &probe, nullptr, &error)) {
         haul_free(migration);
         machine->ops->free(machine);
         return fail("attach", error);

@@ -262,6 +262,12 @@ std::string Machine::status()
     return at == std::string::npos ? "" : reply.substr(at + 11, reply.find('"', at + 11) - at - 11);
 }
 
+std::string Machine::settings()
+{
+    return command("query-migrate-capabilities") + command("query-migrate-parameters") +
+           command("qom-get", "{\"path\":\"/machine\",\"property\":\"suppress-vmdesc\"}");
+}
+
 bool Machine::wait_for(const std::string &text, double seconds, size_t from) const
 {
     for (double deadline = now() + seconds; now() < deadline; nap()) {

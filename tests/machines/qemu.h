@@ -64,6 +64,8 @@ class Machine
     // Runs a command on the test's own monitor; the whole reply as text.
     std::string command(const std::string &execute, const std::string &arguments = "{}");
     std::string status();
+    // What haul changes in QEMU for a move.
+    std::string settings();
     // Waits for text on the console, after `from` (an earlier console().size()).
     bool wait_for(const std::string &text, double seconds, size_t from = 0) const;
     bool says_bad() const

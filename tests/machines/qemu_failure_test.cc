@@ -38,12 +38,7 @@ class QemuFailure : public ::testing::Test
             GTEST_SKIP() << missing();
         }
         ASSERT_EQ("running", source->status()) << source->console() << source->errors();
-        settings = settings_of(*source);
-    }
-    static std::string settings_of(Machine &machine)
-    {
-        return machine.command("query-migrate-capabilities") + machine.command("query-migrate-parameters") +
-               machine.command("qom-get", "{\"path\":\"/machine\",\"property\":\"suppress-vmdesc\"}");
+        settings = source->settings();
     }
     // One that no source reached waits on for the next.
     static void expect_failed(Move &move, const std::string &state)
@@ -65,11 +60,11 @@ class QemuFailure : public ::testing::Test
     void expect_back(Move &move, Machine &to)
     {
         EXPECT_TRUE(source->counts()) << source->status() << "\n" << move.log() << source->errors();
-        for (int i = 0; i < 100 && settings_of(*source) != settings; i++) {
+        for (int i = 0; i < 100 && source->settings() != settings; i++) {
             usleep(50000); // the guardian may still be at it
         }
         EXPECT_EQ("running", source->status());
-        EXPECT_EQ(settings, settings_of(*source));
+        EXPECT_EQ(settings, source->settings());
         EXPECT_FALSE(source->says_bad()) << source->console();
         EXPECT_FALSE(to.alive() && to.status() == "running") << move.log();
     }
@@ -278,10 +273,10 @@ TEST_F(QemuFailure, APausedGuestStaysPaused)
     auto to = destination();
     Move move(*source, *to, {{"die=device"}, {"timeout=5"}});
     EXPECT_EQ(-SIGKILL, move.source->wait()) << move.log();
-    for (int i = 0; i < 100 && settings_of(*source) != settings; i++) {
+    for (int i = 0; i < 100 && source->settings() != settings; i++) {
         usleep(50000);
     }
-    EXPECT_EQ(settings, settings_of(*source));
+    EXPECT_EQ(settings, source->settings());
     EXPECT_NE("running", source->status());
     EXPECT_FALSE(source->counts(1));
     source->command("cont");
@@ -313,7 +308,7 @@ TEST_F(QemuFailure, DestinationsQemuDiesWithTheWholeMachine)
     EXPECT_NE("running", source->status()) << move.log();
     source->command("cont");
     EXPECT_TRUE(source->counts());
-    for (int i = 0; i < 100 && settings_of(*source) != settings; i++) {
+    for (int i = 0; i < 100 && source->settings() != settings; i++) {
         usleep(50000);
     }
 }
@@ -372,7 +367,7 @@ TEST_F(QemuFailure, ThenItMovesAndComesBack)
     EXPECT_TRUE(to->counts());
     EXPECT_TRUE(to->wait_for("sweep", 60));
     EXPECT_FALSE(to->says_bad()) << to->console();
-    EXPECT_EQ(settings, settings_of(*source));
+    EXPECT_EQ(settings, source->settings());
 
     Mover again({"send", source->qmp(), "tcp:127.0.0.1:1"});
     EXPECT_EQ(1, again.wait());

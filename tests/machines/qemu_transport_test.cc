@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The haul program moves a QEMU machine over each transport, with its drives and without, after a cancel and
-// after a death on the other side. One machine is booted and goes from place to place.
+// The haul program moves a QEMU machine with its drives over each transport, after a cancel and after a death
+// on the other side. One machine is booted and goes from place to place. (qemu_transport_state_test breaks
+// the move of one without drives in every state.)
 #include "tests/machines/disks.h"
 #include "tests/tools/descriptors.h"
 #include "tests/tools/program.h"
@@ -21,7 +22,7 @@ using Words = std::vector<std::string>;
 constexpr unsigned kChannels = 2;
 constexpr unsigned kDrives = 2;
 
-class QemuTransport : public ::testing::TestWithParam<std::tuple<const char *, bool>>
+class QemuTransport : public ::testing::TestWithParam<const char *>
 {
   protected:
     static void SetUpTestSuite()
@@ -29,7 +30,6 @@ class QemuTransport : public ::testing::TestWithParam<std::tuple<const char *, b
         if (missing_for_disks().empty()) {
             drives = new Drives;
             here = drives->source();
-            images = new std::string("from");
         }
     }
     static void TearDownTestSuite()
@@ -38,7 +38,6 @@ class QemuTransport : public ::testing::TestWithParam<std::tuple<const char *, b
             expect_healthy(*here); // after all its moves
         }
         here.reset();
-        delete images;
         delete drives;
         drives = nullptr;
     }
@@ -59,31 +58,29 @@ class QemuTransport : public ::testing::TestWithParam<std::tuple<const char *, b
     }
     static std::string transport()
     {
-        return std::get<0>(GetParam());
-    }
-    // Else both machines use the same images.
-    static bool with_drives()
-    {
-        return std::get<1>(GetParam());
+        return GetParam();
     }
     void receive(const std::string &uri, const std::vector<int> &keep = {}, const Words &more = {})
     {
         destination_.keep = keep;
-        Words words = {"receive", "--listen", uri, "--qemu", to_->qmp(), "--timeout", "20"};
+        Words words = {"receive", "--listen", uri, "--qemu", to_->qmp(), "--disks", "--timeout", "20"};
         words.insert(words.end(), more.begin(), more.end());
-        if (with_drives()) {
-            words.push_back("--disks");
-        }
         receive_ = std::make_unique<Program>(destination_, words);
         ASSERT_NE(receive_->Address(), "") << receive_->Err();
     }
     void send(const std::string &uri, const Words &more, const std::vector<int> &keep = {})
     {
-        Words words = {"send",      uri,  "--qemu",     here->qmp(),
-                       "--timeout", "20", "--channels", std::to_string(kChannels)};
-        if (with_drives()) {
-            words.insert(words.end(), {"--disks", "--downtime-limit", "1000"});
-        }
+        Words words = {"send",
+                       uri,
+                       "--qemu",
+                       here->qmp(),
+                       "--disks",
+                       "--timeout",
+                       "20",
+                       "--downtime-limit",
+                       "1000",
+                       "--channels",
+                       std::to_string(kChannels)};
         words.insert(words.end(), more.begin(), more.end());
         source_.keep = keep;
         send_ = std::make_unique<Program>(source_, words);
@@ -93,11 +90,8 @@ class QemuTransport : public ::testing::TestWithParam<std::tuple<const char *, b
     {
         static int number;
         std::string name = "to" + std::to_string(number++);
-        if (with_drives()) {
-            drives->make_images(name);
-            new_images_ = name;
-        }
-        MachineOptions options = drives->options(with_drives() ? name : *images);
+        drives->make_images(name);
+        MachineOptions options = drives->options(name);
         options.incoming = true;
         options.paused = true;
         to_ = std::make_unique<Machine>(drives->folder, name, options);
@@ -117,26 +111,23 @@ class QemuTransport : public ::testing::TestWithParam<std::tuple<const char *, b
             more.insert(more.end(), {"--ssh", server_->Client(), "--remote-haul",
                                      "env HAUL_STATE_DIR=" + destination_.state_directory + " " +
                                          Runfile("tools/haul/haul"),
-                                     "--", "--qemu", to_->qmp()});
-            if (with_drives()) {
-                more.push_back("--disks");
-            }
+                                     "--", "--qemu", to_->qmp(), "--disks"});
             send(server_->Uri(), more);
         } else if (transport() == "Tcp" || transport() == "Networks") {
             receive(transport() == "Tcp" ? "tcp:[::1]:0" : "tcp:127.0.0.1:0,127.0.0.2:0");
             send(receive_->Address(), more);
         } else {
             Descriptors between(transport() == "Pipes" ? Descriptors::kPipes : Descriptors::kSockets,
-                                1 + kChannels + (with_drives() ? kDrives : 0));
+                                1 + kChannels + kDrives);
             receive(between.DestinationUri(), between.Destination());
             send(between.SourceUri(), more, between.Source());
         }
     }
-    // One that is in the middle of its drives, or else of its first round, for a long time.
+    // One that is in the middle of its drives for a long time.
     void begin_slowly()
     {
         begin({"--max-bandwidth", "1M"});
-        ASSERT_TRUE(send_->WaitFor(with_drives() ? "copying 2 drives" : "round 1")) << send_->Err();
+        ASSERT_TRUE(send_->WaitFor("copying 2 drives")) << send_->Err();
     }
     // The machine runs where it was, and nowhere else.
     void expect_back()
@@ -171,14 +162,9 @@ class QemuTransport : public ::testing::TestWithParam<std::tuple<const char *, b
         expect_clean(*here);
         expect_clean(*to_);
         here = std::move(to_);
-        if (with_drives()) {
-            *images = new_images_;
-        }
     }
     static Drives *drives;
     static std::unique_ptr<Machine> here; // where the guest runs
-    static std::string *images;           // that it runs on
-    std::string new_images_;
     std::unique_ptr<Machine> to_;
     std::unique_ptr<SshServer> server_;
     std::unique_ptr<Program> receive_, send_;
@@ -187,7 +173,6 @@ class QemuTransport : public ::testing::TestWithParam<std::tuple<const char *, b
 
 Drives *QemuTransport::drives;
 std::unique_ptr<Machine> QemuTransport::here;
-std::string *QemuTransport::images;
 
 TEST_P(QemuTransport, AfterACancelAndADeathTheMachineMoves)
 {
@@ -201,19 +186,9 @@ TEST_P(QemuTransport, AfterACancelAndADeathTheMachineMoves)
     expect_moved();
 }
 
-// The drives that stay where they are, on storage that both sides see, do without another connection.
 INSTANTIATE_TEST_SUITE_P(Over, QemuTransport,
-                         ::testing::Combine(::testing::Values("Unix", "Exec", "Sockets", "Pipes", "Ssh",
-                                                              "Rdma"),
-                                            ::testing::Bool()),
-                         [](const auto &info) {
-                             return std::string(std::get<0>(info.param)) +
-                                    (std::get<1>(info.param) ? "WithDrives" : "");
-                         });
-INSTANTIATE_TEST_SUITE_P(OverTcp, QemuTransport,
-                         ::testing::Combine(::testing::Values("Tcp", "Networks"), ::testing::Values(true)),
-                         [](const auto &info) {
-                             return std::get<0>(info.param) + std::string("WithDrives");
-                         });
+                         ::testing::Values("Unix", "Exec", "Sockets", "Pipes", "Ssh", "Rdma", "Tcp",
+                                           "Networks"),
+                         [](const auto &info) { return std::string(info.param); });
 
 } // namespace

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+// A QEMU machine over each transport (qemu_failure_test has tcp), and into a file: in each state up to
+// HANDOVER the move is cancelled, the source's haul is killed, or the destination's. The machine goes on at
+// the source, with QEMU as it was; in the end it moves over that transport, and from there on over the next.
+#include "tests/machines/qemu.h"
+#include "tests/machines/ways.h"
+
+#include <gtest/gtest.h>
+
+#include <csignal>
+#include <cstring>
+#include <optional>
+#include <unistd.h>
+
+namespace
+{
+
+using namespace haul_test;
+
+struct Case {
+    Way way;
+    std::optional<Moment> moment; // none: it moves
+    Fault fault;
+};
+
+std::vector<Case> cases()
+{
+    std::vector<Case> list;
+    std::vector<Way> ways = ways_of_sockets();
+    for (const Way &way : ways_of_processes()) {
+        ways.push_back(way);
+    }
+    ways.insert(ways.begin(), way_file());
+    for (const Way &way : ways) {
+        bool alone = way.make == way_file().make;
+        for (const Moment &moment : kMoments) {
+            for (Fault fault : {Fault::kCancel, Fault::kSourceDies, Fault::kDestinationDies}) {
+                if (!alone || fault != Fault::kDestinationDies) {
+                    list.push_back({way, moment, fault});
+                }
+            }
+        }
+        if (!alone) {
+            list.push_back({way, {}, Fault::kCancel});
+        }
+    }
+    return list;
+}
+
+std::string as_name(const ::testing::TestParamInfo<Case> &info)
+{
+    const auto &[way, moment, fault] = info.param;
+    return way.name +
+           (moment ? moment->name + std::string(kFaults[static_cast<int>(fault)]) : "InTheEndItMoves");
+}
+
+class QemuTransportState : public ::testing::TestWithParam<Case>
+{
+  protected:
+    static void SetUpTestSuite()
+    {
+        if (missing().empty()) {
+            folder = new Folder;
+            here = std::make_unique<Machine>(*folder, "from", MachineOptions());
+            here->wait_for("sweep 1 ok", kBootSeconds);
+            settings = new std::string(here->settings());
+        }
+    }
+    static void TearDownTestSuite()
+    {
+        here.reset();
+        delete settings;
+        delete folder;
+    }
+    void SetUp() override
+    {
+        if (!missing().empty()) {
+            GTEST_SKIP() << missing();
+        }
+        ASSERT_EQ("running", here->status()) << here->console() << here->errors();
+        static int number;
+        MachineOptions options;
+        options.incoming = true;
+        options.paused = true;
+        to_ = std::make_unique<Machine>(*folder, "to" + std::to_string(number++), options);
+        transport_ = GetParam().way.make();
+    }
+    // Whatever ends a move before HANDOVER is on its way, the source has its machine back.
+    void expect_back()
+    {
+        EXPECT_TRUE(here->counts()) << here->status() << "\n" << transport_->log() << here->errors();
+        for (int i = 0; i < 100 && here->settings() != *settings; i++) {
+            usleep(50000); // the guardian may still be at it
+        }
+        EXPECT_EQ("running", here->status());
+        EXPECT_EQ(*settings, here->settings());
+        EXPECT_FALSE(here->says_bad()) << here->console();
+        EXPECT_FALSE(to_->alive() && to_->status() == "running") << transport_->log();
+    }
+    void expect_moves()
+    {
+        long before = here->last_ok();
+        EXPECT_EQ(0, transport_->source->wait()) << transport_->log();
+        if (transport_->destination) {
+            EXPECT_EQ(0, transport_->destination->wait()) << transport_->log();
+        }
+        EXPECT_EQ("postmigrate", here->status());
+        EXPECT_EQ("running", to_->status());
+        ASSERT_TRUE(to_->counts()) << to_->console();
+        EXPECT_GE(to_->last_ok(), before);
+        EXPECT_TRUE(to_->wait_for("sweep", 60)) << to_->console();
+        EXPECT_FALSE(to_->says_bad()) << to_->console();
+        here = std::move(to_);
+    }
+    static Folder *folder;
+    static std::unique_ptr<Machine> here; // where the guest runs
+    static std::string *settings;         // of a QEMU that haul has left alone
+    std::unique_ptr<Machine> to_;
+    std::unique_ptr<Transport> transport_;
+};
+
+Folder *QemuTransportState::folder;
+std::unique_ptr<Machine> QemuTransportState::here;
+std::string *QemuTransportState::settings;
+
+TEST_P(QemuTransportState, HasOneOwner)
+{
+    const auto &[way, moment, fault] = GetParam();
+    std::vector<std::string> source = moment ? moment->settings : std::vector<std::string>();
+    source.push_back("downtime=1000");
+    std::string missing = transport_->start({here->qmp(), to_->qmp()}, source);
+    if (!missing.empty()) {
+        GTEST_SKIP() << missing;
+    }
+    if (!moment) {
+        expect_moves();
+        return;
+    }
+    int code = end_early(*transport_, *moment, fault);
+    bool handing_over = strcmp(moment->state, "handover") == 0;
+    if (code == 3 && handing_over && fault == Fault::kDestinationDies) {
+        // What carries HANDOVER may have taken it.
+        EXPECT_NE(transport_->log().find("stays paused here"), std::string::npos) << transport_->log();
+        EXPECT_NE("running", here->status());
+        here->command("cont");
+    } else {
+        EXPECT_EQ(fault == Fault::kSourceDies ? -SIGKILL : 1, code) << transport_->log();
+    }
+    if (fault == Fault::kCancel) {
+        EXPECT_NE(transport_->source->output().find("END -125 "), std::string::npos) << transport_->log();
+    }
+    transport_->expect_destination_failed(fault == Fault::kDestinationDies);
+    expect_back();
+}
+
+INSTANTIATE_TEST_SUITE_P(Over, QemuTransportState, ::testing::ValuesIn(cases()), as_name);
+
+} // namespace

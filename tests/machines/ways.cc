@@ -1,0 +1,295 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tests/machines/ways.h"
+
+#include "tests/machines/folder.h"
+#include "tests/tools/descriptors.h"
+#include "tests/tools/ssh_server.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <linux/vm_sockets.h>
+
+namespace haul_test
+{
+
+namespace
+{
+
+// Ends every connection by TCP that a child process of this one has; how many.
+int shut_tcp_sockets(pid_t child)
+{
+    int pidfd = (int)syscall(SYS_pidfd_open, child, 0);
+    int count = 0;
+    for (const auto &entry : std::filesystem::directory_iterator("/proc/" + std::to_string(child) + "/fd")) {
+        int copy = (int)syscall(SYS_pidfd_getfd, pidfd, atoi(entry.path().filename().c_str()), 0);
+        int domain = 0;
+        socklen_t length = sizeof domain;
+        // Fails for what listens, or is no socket.
+        if (getsockopt(copy, SOL_SOCKET, SO_DOMAIN, &domain, &length) == 0 && domain == AF_INET) {
+            count += shutdown(copy, SHUT_RDWR) == 0;
+        }
+        close(copy);
+    }
+    close(pidfd);
+    return count;
+}
+
+class Unix : public Transport
+{
+  public:
+    std::string start(const Ends &ends, std::vector<std::string> settings) override
+    {
+        send(ends, receive(ends, "unix:" + folder_ / "s"), std::move(settings));
+        return "";
+    }
+
+  private:
+    Folder folder_;
+};
+
+// A port of this machine's own CID that nobody has.
+sockaddr_vm free_vsock()
+{
+    sockaddr_vm address = {};
+    address.svm_family = AF_VSOCK;
+    address.svm_cid = VMADDR_CID_LOCAL;
+    address.svm_port = VMADDR_PORT_ANY;
+    socklen_t length = sizeof address;
+    int fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    bool bound =
+        bind(fd, (sockaddr *)&address, length) == 0 && getsockname(fd, (sockaddr *)&address, &length) == 0;
+    close(fd);
+    address.svm_port = bound ? address.svm_port : VMADDR_PORT_ANY;
+    return address;
+}
+
+bool has_vsock()
+{
+    return free_vsock().svm_port != VMADDR_PORT_ANY;
+}
+
+class Vsock : public Transport
+{
+  public:
+    std::string start(const Ends &ends, std::vector<std::string> settings) override
+    {
+        send(ends, receive(ends, "vsock:1:" + std::to_string(free_vsock().svm_port)), std::move(settings));
+        return "";
+    }
+};
+
+class Exec : public Transport
+{
+  public:
+    std::string start(const Ends &ends, std::vector<std::string> settings) override
+    {
+        receive(ends, "unix:" + folder_ / "s");
+        send(ends, "exec:" + Mover::program() + " relay unix:" + folder_ / "s", std::move(settings));
+        return "";
+    }
+    void cut() override
+    {
+        for (pid_t child : Children(source->pid())) {
+            kill(-child, SIGKILL);
+        }
+    }
+
+  private:
+    Folder folder_;
+};
+
+template <Descriptors::Kind kind> class Inherited : public Transport
+{
+  public:
+    std::string start(const Ends &ends, std::vector<std::string> settings) override
+    {
+        receive(ends, between_.DestinationUri(), between_.Destination());
+        send(ends, between_.SourceUri(), std::move(settings), between_.Source());
+        if (kind != Descriptors::kSockets) {
+            between_.CloseOwn();
+        }
+        return "";
+    }
+    void cut() override
+    {
+        between_.Cut();
+    }
+    void kill_destination() override
+    {
+        between_.CloseOwn();
+        Transport::kill_destination();
+    }
+    void expect_destination_failed(bool killed) override
+    {
+        between_.CloseOwn();
+        Transport::expect_destination_failed(killed);
+    }
+
+  private:
+    Descriptors between_{kind, 3};
+};
+
+// The destination is a process that sshd started.
+class Ssh : public Transport
+{
+  public:
+    std::string start(const Ends &ends, std::vector<std::string> settings) override
+    {
+        static SshServer server;
+        server_ = &server;
+        std::string there = ends.to + " timeout=5 pid=" + folder_ / "pid";
+        settings.insert(settings.end(), {"ssh=" + server.Client(), "remote=" + Mover::program(),
+                                         "there=" + there, "channels=1"});
+        if (server.Missing().empty()) {
+            send(ends, server.Uri(), std::move(settings));
+        }
+        return server.Missing();
+    }
+    void cut() override
+    {
+        server_->Cut();
+    }
+    void kill_destination() override
+    {
+        pid_t pid = remote();
+        ASSERT_GT(pid, 0);
+        std::string words = read_words(pid);
+        kill(pid, SIGKILL);
+        // Where it waits for channels; while it still does, nobody but it would remove that.
+        size_t at = words.find("stdio:");
+        ASSERT_NE(at, std::string::npos);
+        unlink(words.c_str() + at + strlen("stdio:"));
+    }
+    void expect_destination_failed(bool) override
+    {
+        pid_t pid = remote();
+        for (int i = 0; i < 1000 && (server_->Connections() > 0 || kill(pid, 0) == 0); i++) {
+            usleep(20000);
+        }
+        EXPECT_EQ(server_->Connections(), 0);
+        EXPECT_LT(kill(pid, 0), 0) << "the destination's haul is left behind";
+    }
+
+  private:
+    // The command line, each word ended by a zero byte.
+    static std::string read_words(pid_t pid)
+    {
+        std::ifstream file("/proc/" + std::to_string(pid) + "/cmdline", std::ios::binary);
+        return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+    }
+    pid_t remote()
+    {
+        pid_t pid = 0;
+        std::ifstream(folder_ / "pid") >> pid;
+        return pid;
+    }
+    Folder folder_;
+    SshServer *server_ = nullptr;
+};
+
+// Sockets of TCP on both sides: those of haul, and with this provider libfabric's too.
+class Rdma : public Transport
+{
+  public:
+    std::string start(const Ends &ends, std::vector<std::string> settings) override
+    {
+        const std::string provider = "provider=tcp;ofi_rxm";
+        settings.push_back(provider);
+        send(ends, receive(ends, "rdma:127.0.0.1:0", {}, {provider}), std::move(settings));
+        return "";
+    }
+    void cut() override
+    {
+        EXPECT_GT(shut_tcp_sockets(source->pid()), 0);
+    }
+};
+
+// No other side: what a save that failed must not leave is a file.
+class File : public Transport
+{
+  public:
+    std::string start(const Ends &ends, std::vector<std::string> settings) override
+    {
+        send(ends, "file:" + folder_ / "snapshot", std::move(settings));
+        return "";
+    }
+    void expect_destination_failed(bool) override
+    {
+        EXPECT_TRUE(std::filesystem::is_empty(folder_ / "")) << log();
+    }
+
+  private:
+    Folder folder_;
+};
+
+template <typename T> std::unique_ptr<Transport> make()
+{
+    return std::make_unique<T>();
+}
+
+} // namespace
+
+std::vector<Way> ways_of_processes()
+{
+    return {{"Exec", make<Exec>},
+            {"Sockets", make<Inherited<Descriptors::kSockets>>},
+            {"Pipes", make<Inherited<Descriptors::kRelayedPipes>>},
+            {"Ssh", make<Ssh>},
+            {"Rdma", make<Rdma>}};
+}
+
+std::vector<Way> ways_of_sockets()
+{
+    std::vector<Way> ways = {{"Unix", make<Unix>}};
+    if (has_vsock()) {
+        ways.push_back({"Vsock", make<Vsock>});
+    }
+    return ways;
+}
+
+Way way_file()
+{
+    return {"File", make<File>};
+}
+
+static void strike(Transport &transport, Fault fault)
+{
+    switch (fault) {
+    case Fault::kCancel:
+        transport.source->tell("cancel");
+        break;
+    case Fault::kSourceDies:
+        transport.source->kill(SIGKILL);
+        break;
+    case Fault::kDestinationDies:
+        transport.kill_destination();
+        break;
+    case Fault::kCut:
+        transport.cut();
+        break;
+    }
+}
+
+int end_early(Transport &transport, const Moment &moment, Fault fault)
+{
+    std::string line = std::string("STATE ") + moment.state;
+    transport.source->expect(line);
+    if (transport.source->output().find(line) == std::string::npos) {
+        ADD_FAILURE() << "never came to " << moment.state << ":\n" << transport.log();
+        return transport.source->wait();
+    }
+    strike(transport, fault);
+    if (moment.held && fault != Fault::kSourceDies) {
+        transport.source->tell("go");
+    }
+    return transport.source->wait();
+}
+
+} // namespace haul_test
