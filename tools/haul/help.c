@@ -135,9 +135,9 @@ static const struct command_help commands[CLI_COMMAND_COUNT] = {
             "how long.\n\n"
             "The machine goes on here whatever happens: a snapshot that fails or is cancelled leaves no "
             "file. "
-            "The file holds memory and devices, not disks: take a snapshot of the disks at the same moment, "
-            "or "
-            "keep them unwritten, if the machine is to be started from the file.",
+            "The file holds memory and devices, not drives, and a machine that is started from it needs its "
+            "drives as they were at that moment: haul warns of each writable one, and docs/snapshot.md tells "
+            "how to keep it.",
             SIZES "\n\n"
                   "Ctrl-C (SIGINT), SIGTERM and SIGHUP cancel the snapshot. docs/snapshot.md tells what it "
                   "takes.\n\n"

@@ -59,20 +59,35 @@ int haul_qemu_disks_attach(struct haul_qemu_source *source, struct haul_error *e
     return result;
 }
 
+/* A snapshot file has memory and devices only. */
+static void warn_of_file(struct haul_qemu_source *source, const struct haul_qemu_drive *drive)
+{
+    static const char moved[] = "haul restore needs its image as it is when the machine stops, so keep or "
+                                "copy it";
+    static const char goes_on[] = "the machine goes on writing to it, and haul restore needs it as it is at "
+                                  "the stop: docs/snapshot.md tells how to keep it so";
+    static const char paused[] = "haul restore needs it as it is now, so keep or copy it before the machine "
+                                 "goes on";
+    char text[768];
+    const char *advice = !source->snapshots ? moved : source->was_running ? goes_on : paused;
+    snprintf(text, sizeof text, "warning: drive %s (%.300s) is not in the file: %s", drive->name, drive->file,
+             advice);
+    haul_say(source->migration, text);
+}
+
 static void warn(struct haul_qemu_source *source, const struct haul_qemu_drive *drive)
 {
     struct haul_qemu_place place;
     char text[768];
-    if (!drive->read_only && haul_writes_file(source->migration)) {
-        snprintf(text, sizeof text,
-                 "warning: drive %s (%.300s) is not in the file: haul restore needs its image as it is when "
-                 "the machine stops, so keep or copy it",
-                 drive->name, drive->file);
-        haul_say(source->migration, text);
+    if (drive->read_only) {
+        return;
+    }
+    if (haul_writes_file(source->migration)) {
+        warn_of_file(source, drive);
         return;
     }
     haul_qemu_drive_find(drive, source->inspection.pid, &place);
-    if (drive->read_only || place.storage == HAUL_QEMU_STORAGE_SHARED ||
+    if (place.storage == HAUL_QEMU_STORAGE_SHARED ||
         haul_qemu_file_is_shared(&place, source->inspection.pid)) {
         return;
     }
@@ -86,8 +101,8 @@ static void warn(struct haul_qemu_source *source, const struct haul_qemu_drive *
 
 int haul_qemu_disks_warn(struct haul_qemu_source *source, struct haul_error *error)
 {
-    if (source->disks || haul_get_mode(source->migration) != HAUL_MODE_NORMAL) {
-        return 0; /* a snapshot moves nothing, and in mode cpr-transfer the storage is this host's */
+    if (source->disks || source->hands_over) {
+        return 0; /* in mode cpr-transfer the storage is this host's */
     }
     struct haul_qemu_drives *drives = calloc(1, sizeof *drives);
     int result = drives ? haul_qemu_drives_query(source->qmp, drives, error)
