@@ -20,7 +20,7 @@
 #define NICE (-20)
 #define WINDOW_NS 90000000u /* a look that comes sooner tells nothing */
 #define STARVED 5u          /* a writer that wants a CPU gets less than this part of one */
-#define SLOTS_SHORT 4u      /* this part of all slots is full */
+#define SLOTS_LEFT 8u       /* no more than this part of all slots is free */
 
 static id_t this_thread(void)
 {
@@ -67,9 +67,12 @@ static bool is_modest(struct haul_bg_priority *priority)
     return atomic_load_explicit(&priority->modest, memory_order_relaxed);
 }
 
+/* Not before the fault thread is about to wait for a slot: until then nobody but the writers gains by it, and
+ * the vCPU waits for their time slices. */
 static bool short_of_slots(struct haul_background *background)
 {
-    return haul_bg_pool_filled(&background->pool) > background->pool.count / SLOTS_SHORT;
+    uint32_t count = background->pool.count;
+    return haul_bg_pool_filled(&background->pool) >= count - count / SLOTS_LEFT;
 }
 
 void haul_bg_priority_hurry(struct haul_background *background)
