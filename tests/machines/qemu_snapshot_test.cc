@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Background snapshots of real machines, which go on while and after they are saved.
-#include "tests/machines/move.h"
+#include "tests/machines/disks.h"
 
 #include <gtest/gtest.h>
 
 #include <fcntl.h>
 #include <filesystem>
+#include <fstream>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -13,6 +14,19 @@ namespace
 {
 
 using namespace haul_test;
+
+// Whether any memory of the process is registered for write protection by a userfaultfd ("uw").
+bool guarded(const Machine &machine)
+{
+    std::ifstream smaps("/proc/" + std::to_string(machine.pid()) + "/smaps");
+    std::string line;
+    while (std::getline(smaps, line)) {
+        if (line.rfind("VmFlags:", 0) == 0 && line.find(" uw") != std::string::npos) {
+            return true;
+        }
+    }
+    return false;
+}
 
 class QemuSnapshot : public ::testing::Test
 {
@@ -66,26 +80,64 @@ TEST_F(QemuSnapshot, TheMachineGoesOnAndAnotherBeginsFromTheFile)
     ExpectRestores(options, before);
 }
 
-TEST_F(QemuSnapshot, ADeathInAnyStateLetsTheMachineGoOn)
+// However it ends before the file is whole, the machine goes on, unprotected.
+TEST_F(QemuSnapshot, AnEndInAnyStateLetsTheMachineGoOn)
 {
     MachineOptions options;
     Machine from(folder_, "from", options);
     ASSERT_TRUE(from.wait_for("sweep 1 ok", kBootSeconds)) << from.console() << from.errors();
-    for (const char *state : {"setup", "device", "active"}) {
-        Mover save(Snapshot(from, std::string("die=") + state));
-        EXPECT_EQ(-9, save.wait()) << save.output();
-        EXPECT_FALSE(std::filesystem::exists(path_)) << state;
-        EXPECT_FALSE(std::filesystem::exists(path_ + ".partial")) << state;
-        ASSERT_TRUE(from.counts()) << state;
-        EXPECT_FALSE(from.says_bad()) << from.console();
+    for (const char *end : {"die=", "cancel="}) {
+        for (const char *state : {"setup", "device", "active"}) {
+            SCOPED_TRACE(std::string(end) + state);
+            Mover save(Snapshot(from, std::string(end) + state));
+            EXPECT_EQ(end == std::string("die=") ? -9 : 1, save.wait()) << save.output();
+            EXPECT_FALSE(std::filesystem::exists(path_));
+            EXPECT_FALSE(std::filesystem::exists(path_ + ".partial"));
+            EXPECT_FALSE(guarded(from));
+            ASSERT_TRUE(from.counts());
+            EXPECT_FALSE(from.says_bad()) << from.console();
+        }
     }
     long before = from.last_ok();
-    Mover save(Snapshot(from));
+    Mover save(Snapshot(from, "hold=active"));
+    for (const char *state : {"setup", "device", "active"}) {
+        ASSERT_EQ(state, save.expect("STATE ")) << save.output();
+    }
+    EXPECT_TRUE(guarded(from)) << "this test could not tell";
+    save.tell("go");
     ASSERT_EQ(0, save.wait()) << save.output();
+    EXPECT_FALSE(guarded(from));
     ASSERT_TRUE(from.counts());
     from.kill();
     ExpectRestores(options, before);
 }
+
+class QemuSnapshotKilled : public QemuSnapshot, public testing::WithParamInterface<const char *>
+{
+};
+
+// Devices cannot be asked any more, so it cannot be told whether the balloon took what was to be saved.
+TEST_P(QemuSnapshotKilled, LeavesNoFile)
+{
+    MachineOptions options;
+    options.boot = false;
+    Machine from(folder_, "from", options);
+    Mover save(Snapshot(from, std::string("hold=") + GetParam()));
+    for (const char *state : {"setup", "device", "active"}) {
+        ASSERT_EQ(state, save.expect("STATE ")) << save.output();
+        if (state == std::string(GetParam())) {
+            break;
+        }
+    }
+    from.kill();
+    save.tell("go");
+    EXPECT_EQ(1, save.wait()) << save.output();
+    EXPECT_FALSE(std::filesystem::exists(path_)) << save.output();
+    EXPECT_FALSE(std::filesystem::exists(path_ + ".partial"));
+}
+
+INSTANTIATE_TEST_SUITE_P(In, QemuSnapshotKilled, ::testing::Values("setup", "device", "active"),
+                         [](const auto &info) { return std::string(info.param); });
 
 TEST_F(QemuSnapshot, APausedMachineStaysPaused)
 {
@@ -96,6 +148,78 @@ TEST_F(QemuSnapshot, APausedMachineStaysPaused)
     Mover save(Snapshot(from));
     ASSERT_EQ(0, save.wait()) << save.output();
     EXPECT_EQ("running", from.command("cont").empty() ? "" : from.status());
+}
+
+TEST_F(QemuSnapshot, DrivesThatAreNotInTheFileAreNamed)
+{
+    if (!missing_for_disks().empty()) {
+        GTEST_SKIP() << missing_for_disks();
+    }
+    run("qemu-img create -q -f raw " + (folder_ / "own") + " 8M");
+    run("qemu-img create -q -f raw " + (folder_ / "cd") + " 1M");
+    MachineOptions options;
+    options.boot = false;
+    options.extra = {"-drive",  "if=none,id=disk0,format=raw,file=" + (folder_ / "own"),
+                     "-device", "virtio-blk-pci,drive=disk0",
+                     "-drive",  "if=none,id=cd,media=cdrom,read-only=on,format=raw,file=" + (folder_ / "cd"),
+                     "-device", "ide-cd,drive=cd"};
+    Machine from(folder_, "from", options);
+    std::string named = "warning: drive disk0 (" + (folder_ / "own") + ") is not in the file: ";
+    Mover save(Snapshot(from));
+    ASSERT_EQ(0, save.wait()) << save.output();
+    EXPECT_NE(save.output().find(named + "the machine goes on writing to it"), std::string::npos)
+        << save.output();
+    EXPECT_EQ(save.output().find("drive cd"), std::string::npos) << save.output();
+    std::filesystem::remove(path_);
+    from.command("stop");
+    Mover paused(Snapshot(from));
+    ASSERT_EQ(0, paused.wait()) << paused.output();
+    EXPECT_NE(paused.output().find(named + "haul restore needs it as it is now"), std::string::npos)
+        << paused.output();
+}
+
+// docs/snapshot.md, "Drives": the machine is paused only until its memory is under protection.
+TEST_F(QemuSnapshot, DrivesAsTheyWereAtTheStopAreUnderTheirOverlays)
+{
+    if (!missing_for_disks().empty()) {
+        GTEST_SKIP() << missing_for_disks();
+    }
+    Drives drives;
+    auto from = drives.source();
+    from->command("stop");
+    auto overlay = [&](const std::string &drive) {
+        return "{\"type\":\"blockdev-snapshot-sync\",\"data\":{" + drive + ",\"format\":\"qcow2\",";
+    };
+    std::string reply = from->command(
+        "transaction", "{\"actions\":[" + overlay("\"device\":\"disk0\"") + "\"snapshot-file\":\"" +
+                           (drives.folder / "over0") + "\"}}," + overlay("\"node-name\":\"format1\"") +
+                           "\"snapshot-node-name\":\"over1\",\"snapshot-file\":\"" +
+                           (drives.folder / "over1") + "\"}}]}");
+    ASSERT_NE(reply.find("return"), std::string::npos) << reply;
+    std::string path = drives.folder / "snapshot";
+    {
+        Mover save({"send", from->qmp(), "file:" + path, "mode=background-snapshot", "hold=active"});
+        for (const char *state : {"setup", "device", "active"}) {
+            ASSERT_EQ(state, save.expect("STATE ")) << save.output();
+        }
+        from->command("cont");
+        EXPECT_EQ("running", from->status());
+        save.tell("go");
+        ASSERT_EQ(0, save.wait()) << save.output();
+    }
+    expect_healthy(*from);
+    from->kill();
+    // What is below the overlays was not written since.
+    for (const char *format : {"raw", "qcow2"}) {
+        std::filesystem::copy(drives.image("from", format), drives.image("to", format));
+    }
+    MachineOptions options = drives.options("to");
+    options.incoming = true;
+    Machine to(drives.folder, "to", options);
+    Mover restore({"receive", to.qmp(), "file:" + path});
+    ASSERT_EQ(0, restore.wait()) << restore.output() << to.errors();
+    to.command("cont"); // it was saved paused, and so it begins
+    expect_healthy(to);
 }
 
 TEST_F(QemuSnapshot, ABalloonThatReportsFreePagesIsRefused)
@@ -111,6 +235,23 @@ TEST_F(QemuSnapshot, ABalloonThatReportsFreePagesIsRefused)
         << save.output();
     EXPECT_FALSE(std::filesystem::exists(path_));
     EXPECT_EQ("running", from.status());
+}
+
+TEST_F(QemuSnapshot, ABalloonThatGivesHintsIsRefusedInEachMode)
+{
+    MachineOptions options;
+    options.boot = false;
+    options.extra = {"-object", "iothread,id=hints", "-device",
+                     "virtio-balloon-pci,free-page-hint=on,iothread=hints"};
+    Machine from(folder_, "from", options);
+    std::vector<std::string> move = {"send", from.qmp(), "file:" + path_};
+    for (const auto &words : {Snapshot(from), move}) {
+        Mover save(words);
+        EXPECT_EQ(1, save.wait());
+        EXPECT_NE(save.output().find("has free-page-hint=on"), std::string::npos) << save.output();
+        EXPECT_FALSE(std::filesystem::exists(path_));
+        EXPECT_EQ("running", from.status());
+    }
 }
 
 // What is taken away, and used again, before it was saved leaves no trace in memory.

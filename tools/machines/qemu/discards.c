@@ -1,36 +1,35 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * Who takes memory away from the machine while a background snapshot still has to save it. QEMU does not let
- * its balloon do so during a background snapshot of its own; of haul's it does not know.
- */
-#include "tools/machines/qemu/source.h"
+#include "tools/machines/qemu/discards.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
 #define BALLOON "child<virtio-balloon"
-#define REPORTING "free-page-reporting"
 
-static int check_balloon(struct haul_qmp *qmp, const char *path, struct haul_error *error)
+/* A property of a balloon, and why nothing works with it. */
+struct refusal {
+    const char *property;
+    const char *reason;
+};
+
+static int check_balloon(struct haul_qmp *qmp, const char *path, const struct refusal *refusal,
+                         struct haul_error *error)
 {
     json_t *reply = NULL;
-    /* QEMU before 5.1 has no such property. */
+    /* An old QEMU has no such property: free-page-hint came with 4.0, free-page-reporting with 5.1. */
     int result = haul_qmp_execute(
-        qmp, "qom-get", json_pack("{s:s, s:s}", "path", path, "property", REPORTING), &reply, error);
-    bool reports = result == 0 && json_is_true(reply);
+        qmp, "qom-get", json_pack("{s:s, s:s}", "path", path, "property", refusal->property), &reply, error);
+    bool on = result == 0 && json_is_true(reply);
     json_decref(reply);
-    if (reports) {
-        return haul_error_set(
-            error, ENOTSUP,
-            "the balloon %s has " REPORTING "=on: the guest gives memory away all the time, also "
-            "what is still to be saved as it was; start QEMU without it, or use haul send file:PATH",
-            path);
+    if (on) {
+        return haul_error_set(error, ENOTSUP, "the balloon %s has %s=on: %s", path, refusal->property,
+                              refusal->reason);
     }
     return result == -EREMOTEIO ? 0 : result;
 }
 
-int haul_qemu_check_reporting(struct haul_qmp *qmp, struct haul_error *error)
+static int check_balloons(struct haul_qmp *qmp, const struct refusal *refusal, struct haul_error *error)
 {
     static const char *const containers[] = {"/machine/peripheral", "/machine/peripheral-anon"};
     int result = 0;
@@ -46,7 +45,7 @@ int haul_qemu_check_reporting(struct haul_qmp *qmp, struct haul_error *error)
             char path[320];
             if (!result && name && type && strncmp(type, BALLOON, sizeof BALLOON - 1) == 0) {
                 snprintf(path, sizeof path, "%s/%s", containers[i], name);
-                result = check_balloon(qmp, path, error);
+                result = check_balloon(qmp, path, refusal, error);
             }
         }
         json_decref(list);
@@ -54,7 +53,26 @@ int haul_qemu_check_reporting(struct haul_qmp *qmp, struct haul_error *error)
     return result;
 }
 
-/* What the guest has of its memory; -1: there is no balloon. */
+int haul_qemu_refuse_reporting(struct haul_qmp *qmp, struct haul_error *error)
+{
+    static const struct refusal reporting = {
+        .property = "free-page-reporting",
+        .reason = "the guest gives memory away all the time, also what is still to be saved as it was; start "
+                  "QEMU without it, or use haul send file:PATH",
+    };
+    return check_balloons(qmp, &reporting, error);
+}
+
+int haul_qemu_refuse_hints(struct haul_qmp *qmp, struct haul_error *error)
+{
+    static const struct refusal hints = {
+        .property = "free-page-hint",
+        .reason = "QEMU takes such hints while it migrates, also of memory that it leaves to haul, and crashes "
+                  "there; start it without them",
+    };
+    return check_balloons(qmp, &hints, error);
+}
+
 static int64_t balloon_size(struct haul_qmp *qmp)
 {
     json_t *reply = NULL;
@@ -65,22 +83,23 @@ static int64_t balloon_size(struct haul_qmp *qmp)
     return size;
 }
 
-void haul_qemu_note_memory(struct haul_qemu_source *source)
+void haul_qemu_memory_note(struct haul_qmp *qmp, struct haul_qemu_memory *memory)
 {
-    source->balloon_size = balloon_size(source->qmp);
-    source->memory_changes = haul_qmp_memory_changes(source->qmp);
+    memory->balloon_size = balloon_size(qmp);
+    memory->changes = haul_qmp_memory_changes(qmp);
 }
 
 /*
  * QEMU reports at most one change a second: the size says what no event has said yet, and an event what was
  * taken and given back. One that came late, of a change before the stop, fails the snapshot for nothing.
  */
-int haul_qemu_check_discards(struct haul_qemu_source *source, struct haul_error *error)
+int haul_qemu_memory_check(struct haul_qmp *qmp, const struct haul_qemu_memory *memory,
+                           struct haul_error *error)
 {
-    bool resized = balloon_size(source->qmp) != source->balloon_size;
+    bool resized = balloon_size(qmp) != memory->balloon_size;
     /* The answer comes after the events so far. One could have been plugged, too. */
-    int result = haul_qemu_check_reporting(source->qmp, error);
-    if (!result && (resized || haul_qmp_memory_changes(source->qmp) != source->memory_changes)) {
+    int result = haul_qemu_refuse_reporting(qmp, error);
+    if (!result && (resized || haul_qmp_memory_changes(qmp) != memory->changes)) {
         result = haul_error_set(
             error, EAGAIN,
             "the machine's balloon or virtio-mem changed size while memory was saved, which may "

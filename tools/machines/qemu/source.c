@@ -210,8 +210,9 @@ static int attach(struct haul_machine *machine, struct haul_migration *migration
     source->hands_over = haul_get_mode(migration) == HAUL_MODE_CPR_TRANSFER;
     source->snapshots = haul_get_mode(migration) == HAUL_MODE_BACKGROUND_SNAPSHOT;
     int result = check_state(source, error);
+    result = result ? result : haul_qemu_refuse_hints(source->qmp, error);
     if (!result && source->snapshots) {
-        result = haul_qemu_check_reporting(source->qmp, error);
+        result = haul_qemu_refuse_reporting(source->qmp, error);
     }
     /* Who gets a descriptor must be able to write by it. */
     result = result ? result : haul_qemu_inspect(source->qmp, source->hands_over, &source->inspection, error);

@@ -5,6 +5,7 @@
 /* A QEMU machine that moves away: what its files (source, bracket, switchover) share. */
 
 #include "tools/machines/machine.h"
+#include "tools/machines/qemu/discards.h"
 #include "tools/machines/qemu/guardian.h"
 #include "tools/machines/qemu/mirror.h"
 #include "tools/machines/qemu/settings.h"
@@ -39,11 +40,10 @@ struct haul_qemu_source {
     struct haul_migration *migration; /* attached to */
     bool disks;                       /* the drives move too */
     struct haul_qemu_mirror mirror;
-    struct haul_qemu_lag lag; /* of the mirror behind the guest */
-    bool hands_over;          /* mode cpr-transfer: no writers, no tracker */
-    bool snapshots;           /* mode background-snapshot: the machine goes on here */
-    uint64_t memory_changes;  /* haul_qmp_memory_changes at the stop; the next as well */
-    int64_t balloon_size;
+    struct haul_qemu_lag lag;       /* of the mirror behind the guest */
+    bool hands_over;                /* mode cpr-transfer: no writers, no tracker */
+    bool snapshots;                 /* mode background-snapshot: the machine goes on here */
+    struct haul_qemu_memory memory; /* at the stop of a snapshot */
     struct haul_qemu_writers writers;
     struct haul_tracker *tracker;
     struct haul_write_guard *guard;      /* mode background-snapshot, in place of the tracker */
@@ -98,17 +98,7 @@ void haul_qemu_disks_detach(struct haul_qemu_source *source);
 /* haul_qemu_disks_summary writes a sentence about the drives, "" when none moved. */
 void haul_qemu_disks_summary(const struct haul_qemu_source *source, char *text, size_t size);
 
-/* ---- discards.c ---- */
-
-/* haul_qemu_check_reporting: -ENOTSUP when a balloon reports free pages. */
-int haul_qemu_check_reporting(struct haul_qmp *qmp, struct haul_error *error);
-
-/* haul_qemu_note_memory remembers what the machine has of its memory, at the stop of a snapshot. */
-void haul_qemu_note_memory(struct haul_qemu_source *source);
-
-/* haul_qemu_check_discards tells once all memory is saved: -EAGAIN when memory was taken away since the stop.
- */
-int haul_qemu_check_discards(struct haul_qemu_source *source, struct haul_error *error);
+/* ---- source.c ---- */
 
 /* haul_qemu_check_movable: -ENOTSUP unless the machine's `status` is one in which it can be moved. */
 int haul_qemu_check_movable(const char *status, struct haul_error *error);

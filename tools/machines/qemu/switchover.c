@@ -206,7 +206,7 @@ static int stop_guest(void *opaque, uint64_t *stopped_ns, struct haul_error *err
         return haul_error_prefix(error, "stopping the machine: ");
     }
     if (source->snapshots) {
-        haul_qemu_note_memory(source);
+        haul_qemu_memory_note(source->qmp, &source->memory);
     }
     uint64_t stopped = haul_qmp_stopped_at_ns(source->qmp);
     if (source->was_running && stopped > *stopped_ns) {
@@ -328,7 +328,8 @@ static int ready(void *opaque, struct haul_error *error)
 
 static int saved(void *opaque, struct haul_error *error)
 {
-    return haul_qemu_check_discards(opaque, error);
+    struct haul_qemu_source *source = opaque;
+    return haul_qemu_memory_check(source->qmp, &source->memory, error);
 }
 
 const struct haul_guest_ops *haul_qemu_switchover_guest_ops(void)
