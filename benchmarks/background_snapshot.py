@@ -8,8 +8,10 @@ itself, which is "handler p99"). Bar: 99 % of them under 1 ms at 500 MB/s.
 
 Then a Linux guest in QEMU (TCG) runs the same program, and is snapshotted by haul and by QEMU's capability
 background-snapshot into a file, in turn. QEMU says nothing of the writes that it held, so both are measured by the
-guest's own clock: all writes that took 50 microseconds or more count as waits. The stop is taken from QEMU's own STOP and
-RESUME events; seconds end when the file is on the disk.
+guest's own clock: all writes that took 50 microseconds or more count as waits ("held p99" is that of as many of the
+longest writes as haul held, as for the process). That clock also runs while the vCPU is ready but has no CPU: "no CPU s"
+says for how long that was, as the kernel counts it, and the way "none" what the guest sees without any snapshot. The
+stop is taken from QEMU's own STOP and RESUME events; seconds end when the file is on the disk.
 """
 import contextlib
 import json
@@ -25,7 +27,15 @@ import linux_guest
 
 WRITER = "benchmarks/engine/timed_writer"
 WAIT_NS = 50000
+LONG_NS = 1000000
+NONE_SECONDS = 2
 BOOT_SECONDS = 120
+
+
+def without_cpu(pid, tid):
+    """Seconds that a thread was ready to run and had no CPU."""
+    with open(f"/proc/{pid}/task/{tid}/schedstat", encoding="ascii") as file:
+        return int(file.read().split()[1]) / 1e9
 
 
 class Asked:
@@ -73,13 +83,16 @@ def writer_run(bench, rate):
         asked = Asked(writer.stdin, writer.stdout)
         time.sleep(0.3)
         asked.forget()
+        before = without_cpu(writer.pid, writer.pid)
         report = haul_snapshot(bench, path, "--memory", memory, "--pid", str(writer.pid))
         faults = report["write-faults"]["count"]
+        no_cpu = without_cpu(writer.pid, writer.pid) - before
         # The longest of all is the stop itself.
         row = asked.report(faults + 1, 0)
+        row.update({"held-p99": row["p99"], "long": asked.report(0, LONG_NS)["waits"] - 1})
         stop = report["downtime-detail"]["actual"]["total"]
         return {"stop": stop, "faults": faults, "seconds": report["total-time"] / 1e3, **row,
-                "handler-p99": report["write-faults"]["p99"]}
+                "handler-p99": report["write-faults"]["p99"], "no-cpu": no_cpu}
     finally:
         bench.end(writer)
         harness.remove(memory)
@@ -113,11 +126,16 @@ class Guest:
         self.machine = bench.machine("haul", extra=[
             "-qmp", f"unix:{events},server=on,wait=off", "-serial", f"unix:{console},server=on,wait=off",
             *linux_guest.words(bench.options.kernel, initrd, f"writer.mib={size - 160} writer.rate={rate}")])
+        with harness.monitors(self.machine) as (qmp,):
+            self.cpus = [cpu["thread-id"] for cpu in qmp("query-cpus-fast")]
         self.events = Events(events)
         self.console = socket.socket(socket.AF_UNIX)
         self.console.settimeout(BOOT_SECONDS)
         self.console.connect(console)
         self.asked = Asked(self.console.makefile("w"), self.console.makefile("r", errors="replace"))
+
+    def without_cpu(self):
+        return sum(without_cpu(self.machine.process.pid, thread) for thread in self.cpus)
 
     def stop(self):
         self.machine.stop()
@@ -149,28 +167,35 @@ def guest_run(bench, initrd, rate, way):
         time.sleep(0.3)
         guest.asked.forget()
         begun = time.monotonic()
+        before = guest.without_cpu()
         report = {}
         if way == "haul":
             report = haul_snapshot(bench, path, "--qemu", guest.machine.qmp_path)
-        else:
+        elif way == "qemu":
             qemu_snapshot(guest.machine, path)
+        else:
+            time.sleep(NONE_SECONDS)
         seconds = time.monotonic() - begun
+        no_cpu = guest.without_cpu() - before
         row = guest.asked.report(0, WAIT_NS)
+        row["long"] = guest.asked.report(0, LONG_NS)["waits"]  # the guest's clock stands still with the machine
+        row["held-p99"] = guest.asked.report(report["write-faults"]["count"], 0)["p99"] if report else 0
         stamps = guest.events.stamps
-        return {"stop": stamps["RESUME"] - stamps["STOP"], "seconds": seconds, **row,
-                "handler-p99": report["write-faults"]["p99"] if report else 0}
+        return {"stop": stamps["RESUME"] - stamps["STOP"] if way != "none" else 0, "seconds": seconds, **row,
+                "handler-p99": report["write-faults"]["p99"] if report else 0, "no-cpu": no_cpu}
     finally:
         guest.stop()
         settle(path)
 
 
-HEAD = "     stop   faults      p50      p99  longest  handler p99  waited s  seconds"
+HEAD = "     stop   faults      p50      p99  longest  over 1 ms  held p99  handler p99  waited s  no CPU s  seconds"
 
 
 def figures(row, count):
-    handler = f"{row['handler-p99']:12.3f}" if row["handler-p99"] else " " * 12
+    held, handler = (f"{row[key]:{width}.3f}" if row[key] else " " * width for key, width in (("held-p99", 9), ("handler-p99", 12)))
     return (f"{row['written']:8.0f} {row['stop']:8.1f} {row[count]:8.0f} {row['p50']:8.3f} {row['p99']:8.3f} "
-            f"{row['longest']:8.3f} {handler} {row['waited']:9.3f} {row['seconds']:8.2f}")
+            f"{row['longest']:8.3f} {row['long']:10.0f} {held} {handler} {row['waited']:9.3f} {row['no-cpu']:9.3f} "
+            f"{row['seconds']:8.2f}")
 
 
 def processes(bench, rows):
@@ -187,7 +212,7 @@ def guests(bench, rows):
     try:
         linux_guest.make_initrd(initrd, bench.built(WRITER), bench.options.kernel)
         for rate in harness.counts(bench.options.rates):
-            runs = {way: [] for way in ("haul", "qemu")}
+            runs = {way: [] for way in ("haul", "qemu", "none")}
             for _ in range(bench.options.repeat):
                 for way, done in runs.items():
                     done.append(guest_run(bench, initrd, rate, way))
