@@ -99,6 +99,7 @@ TEST(Rdma, DisksComeAlong)
     machines.from.Run(5, 1000);
     machines.disk->Run(5, 1000);
     haul_options options = RdmaOptions();
+    options.downtime_limit_ms = DiskOptions().downtime_limit_ms;
     options.verify = true;
     Move move(machines.from, machines.to, options, kListen);
     machines.ExpectMoved(move);

@@ -21,11 +21,10 @@ constexpr int kWarmUp = 3;
 haul_options RandomOptions(std::mt19937 *random)
 {
     static const char *const kCodecs[] = {"none", "lz4", "auto"};
-    haul_options options = Options();
+    haul_options options = DiskOptions();
     options.channels = 1 + (*random)() % 6;
     options.compress = kCodecs[(*random)() % 3];
     options.verify = (*random)() % 2;
-    options.downtime_limit_ms = 2000; // enough under a sanitizer
     return options;
 }
 

@@ -329,6 +329,13 @@ void Disk::Pause()
 
 // ---- two of them ----
 
+haul_options DiskOptions()
+{
+    haul_options options = Options();
+    options.downtime_limit_ms = 10000;
+    return options;
+}
+
 static constexpr size_t kMemory = 2 << 20;
 
 DiskMachines::DiskMachines(uint64_t bytes, const std::function<bool(uint64_t)> &present)

@@ -84,6 +84,9 @@ class Disk
     std::mutex write_lock_;
 };
 
+// As Options, with time for what the machine's own disks take while others use them too.
+haul_options DiskOptions();
+
 // Two guests with a disk each, in a directory of their own: "from", and "to", which is created.
 struct DiskMachines {
     explicit DiskMachines(

@@ -97,7 +97,7 @@ class Word
 int RunEnd(Guest &guest, bool source, const std::string &uri, haul_stats *stats, haul_error *error,
            Word *listening = nullptr)
 {
-    haul_options options = Options();
+    haul_options options = DiskOptions();
     haul_migration *migration = nullptr;
     int rc = source ? haul_source_new(&options, &migration, error)
                     : haul_destination_new(&options, &migration, error);
@@ -288,7 +288,7 @@ TEST(SourceDiesEarly, TheNextOneIsServed)
         RunEnd(from, true, uri, &stats, &error);
         _exit(0);
     }
-    haul_options options = Options();
+    haul_options options = DiskOptions();
     haul_migration *destination = nullptr;
     haul_error error{};
     Guest to({2 * kMiB}, false);

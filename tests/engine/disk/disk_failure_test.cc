@@ -45,7 +45,7 @@ TEST_P(DiskCallFailsLate, AndTheGuestGoesOn)
         machines.disk->Write(7, 0x77); // there is something to do
         (one.source ? machines.disk : machines.copy)->fail[one.call] = one.code;
     });
-    Move move(machines.from, machines.to, Options());
+    Move move(machines.from, machines.to, DiskOptions());
     machines.ExpectStayed(move, one.code, one.text);
     EXPECT_GE(machines.from.stops, 1u);
 }
@@ -56,7 +56,7 @@ TEST_P(DiskCallFails, AndTheGuestGoesOn)
     DiskMachines machines(4 * kMiB);
     machines.Run();
     (one.source ? machines.disk : machines.copy)->fail[one.call] = one.code;
-    Move move(machines.from, machines.to, Options());
+    Move move(machines.from, machines.to, DiskOptions());
     machines.ExpectStayed(move, one.code, one.text);
 }
 
@@ -93,7 +93,7 @@ TEST(DiskFailure, ImageOfTheSourceHasBecomeShorter)
         machines.disk->Write(1023, 0x77);
         EXPECT_EQ(truncate((machines.directory / "from").c_str(), kMiB), 0);
     });
-    Move move(machines.from, machines.to, Options());
+    Move move(machines.from, machines.to, DiskOptions());
     machines.ExpectStayed(move, EIO, "from has become shorter");
     EXPECT_GE(machines.from.stops, 1u);
 }
@@ -104,7 +104,7 @@ TEST(DiskFailure, ZeroingFails)
     machines.Run();
     machines.copy->fail[Disk::kZero] = EIO;
     machines.from.on_round = [&](uint32_t) { machines.disk->Write(3, 0); };
-    Move move(machines.from, machines.to, Options());
+    Move move(machines.from, machines.to, DiskOptions());
     machines.ExpectStayed(move, EIO, "disk vda: zeroing at byte ");
 }
 
@@ -120,7 +120,7 @@ TEST(DiskFailure, CompletingFails)
             EXPECT_EQ(machines.from.resumes, 0u) << "discarded before the source goes on";
         }
     };
-    Move move(machines.from, machines.to, Options());
+    Move move(machines.from, machines.to, DiskOptions());
     machines.ExpectStayed(move, EIO, "disk vda: told to fail with 5");
     EXPECT_EQ(machines.copy->calls[Disk::kComplete], 1u);
     EXPECT_EQ(machines.to.steps.back(), HAUL_STEP_NOT_STARTED) << "no record of HANDOVER stays";
@@ -134,7 +134,7 @@ TEST(DiskFailure, TheNameIsTaken)
     machines.Run();
     std::string path = machines.directory / "to";
     machines.WhenStopped([&] { mkdir(path.c_str(), 0700); });
-    Move move(machines.from, machines.to, Options());
+    Move move(machines.from, machines.to, DiskOptions());
     EXPECT_EQ(move.Wait(), -EEXIST) << move.source_error.message;
     EXPECT_EQ(rmdir(path.c_str()), 0) << "what was there was not touched";
     machines.ExpectStayed(move, EEXIST,
@@ -159,7 +159,7 @@ TEST(DiskFailure, CompletingTheSecondFails)
         }
     };
     more_copy.fail[Disk::kComplete] = EIO;
-    Move move(machines.from, machines.to, Options());
+    Move move(machines.from, machines.to, DiskOptions());
     EXPECT_EQ(move.Wait(), -EIO) << move.source_error.message;
     EXPECT_EQ(move.stats.ownership, HAUL_OWNER_SOURCE);
     EXPECT_EQ(machines.to.starts, 0u);
@@ -176,7 +176,7 @@ TEST(DiskFailure, CompletingFailsAndTheRecordStays)
     std::string path = machines.directory / "to";
     mkdir(path.c_str(), 0700);
     machines.to.refuse_steps = {HAUL_STEP_NOT_STARTED};
-    Move move(machines.from, machines.to, Options());
+    Move move(machines.from, machines.to, DiskOptions());
     EXPECT_LT(move.Wait(), 0);
     EXPECT_EQ(move.stats.ownership, HAUL_OWNER_UNCERTAIN);
     EXPECT_EQ(machines.to.starts, 0u);
@@ -195,7 +195,7 @@ TEST(DiskFailure, GuestCertainlyDidNotStart)
     machines.to.never_ran = true;
     std::vector<std::string> then;
     machines.to.on_start = [&] { then = machines.directory.Names(); };
-    Move move(machines.from, machines.to, Options());
+    Move move(machines.from, machines.to, DiskOptions());
     int result = move.Wait();
     EXPECT_LT(result, 0);
     EXPECT_EQ(then, (std::vector<std::string>{"from", "to"}));
@@ -208,7 +208,7 @@ TEST(DiskFailure, GuestMayHaveStarted)
 {
     DiskMachines machines(4 * kMiB);
     machines.to.fail_start = true;
-    Move move(machines.from, machines.to, Options());
+    Move move(machines.from, machines.to, DiskOptions());
     EXPECT_LT(move.Wait(), 0);
     EXPECT_EQ(move.stats.ownership, HAUL_OWNER_UNCERTAIN);
     EXPECT_TRUE(machines.disk->Content() == machines.copy->Content());
@@ -223,7 +223,7 @@ TEST(DiskFailure, StuckFlushIsGivenUp)
     DiskMachines machines(2 * kMiB);
     machines.Run();
     machines.copy->on_call = [](Disk::Call call) { usleep(call == Disk::kFlush ? 5000000 : 0); };
-    haul_options options = Options();
+    haul_options options = DiskOptions();
     options.timeout_s = 2;
     Move move(machines.from, machines.to, options);
     machines.ExpectStayed(move, ETIMEDOUT, "the destination answers but has not confirmed the round");
@@ -239,7 +239,7 @@ TEST(DiskFailure, CancelEndsALongFlush)
             haul_cancel(machines.destination);
         }
     };
-    Move move(machines.from, machines.to, Options());
+    Move move(machines.from, machines.to, DiskOptions());
     machines.ExpectStayed(move, ECANCELED, "cancelled");
     EXPECT_LT(machines.copy->calls[Disk::kFlush], 1000u);
 }
@@ -263,7 +263,7 @@ TEST(DiskFailure, CancelAtTheSourceEndsALongFlush)
         }
         usleep(call == Disk::kFlush ? 1000 : 0);
     };
-    Move move(machines.from, machines.to, Options());
+    Move move(machines.from, machines.to, DiskOptions());
     machines.ExpectStayed(move, ECANCELED, "cancelled");
     EXPECT_LT(machines.copy->calls[Disk::kFlush], kPieces);
 }
@@ -288,7 +288,7 @@ TEST(DiskFailure, NothingIsReadAfterStop)
             EXPECT_FALSE(stopped);
         }
     };
-    Move move(machines.from, machines.to, Options());
+    Move move(machines.from, machines.to, DiskOptions());
     machines.ExpectStayed(move, ECANCELED, "cancelled");
     EXPECT_TRUE(stopped);
 }
@@ -300,7 +300,7 @@ TEST(DiskFailure, VerifyFindsALostWrite)
     DiskMachines machines(4 * kMiB);
     machines.from.Run(5, 1000);
     machines.disk->Run(1, 1000);
-    haul_options options = Options();
+    haul_options options = DiskOptions();
     options.verify = true;
     machines.WhenStopped([&] {
         machines.disk->Write(9, 0x77); // of the last pass: nothing heals it
@@ -315,7 +315,7 @@ TEST(DiskFailure, VerifyCannotRead)
     DiskMachines machines(4 * kMiB);
     machines.from.Run(5, 1000);
     machines.disk->Run(1, 1000);
-    haul_options options = Options();
+    haul_options options = DiskOptions();
     options.verify = true;
     machines.copy->fail[Disk::kRead] = EIO;
     Move move(machines.from, machines.to, options);
@@ -335,7 +335,7 @@ TEST(DiskFailure, OverwrittenImageStaysNameless)
         copy.Plug(to);
         from.on_round = [&](uint32_t) { copy.fail[Disk::kWrite] = EIO; };
         disk.Run(5, 100);
-        haul_options options = Options();
+        haul_options options = DiskOptions();
         options.downtime_limit_ms = 0;
         Move move(from, to, options);
         EXPECT_EQ(move.Wait(), -EIO) << move.source_error.message;
@@ -360,7 +360,7 @@ TEST(DiskFailure, UntouchedImageHasItsNameBack)
     disk.Plug(from);
     copy.Plug(to);
     disk.fail[Disk::kStart] = EIO;
-    Move move(from, to, Options());
+    Move move(from, to, DiskOptions());
     EXPECT_EQ(move.Wait(), -EIO) << move.source_error.message;
     EXPECT_EQ(copy.calls[Disk::kOpen], 1u);
     EXPECT_EQ(directory.Names(), (std::vector<std::string>{"from", "to"}));
@@ -396,7 +396,7 @@ TEST_P(DiskEnds, LeaveTheGuestAtTheSource)
         }
     };
     machines.Run();
-    Move move(machines.from, machines.to, Options(), "tcp:127.0.0.1:0",
+    Move move(machines.from, machines.to, DiskOptions(), "tcp:127.0.0.1:0",
               [&](const std::string &uri) { return proxy.Open(uri); });
     if (one.state == HAUL_STATE_SETUP) { // the destination may not have met anybody
         move.source_result = haul_wait(move.source, &move.source_error);

@@ -43,7 +43,7 @@ TEST_P(DiskMoves, UnderLoad)
     machines.copy->granularity = one.copy_granularity;
     machines.from.Run(5, 1000);
     machines.disk->Run(5, 1000);
-    haul_options options = Options();
+    haul_options options = DiskOptions();
     options.channels = one.channels;
     options.compress = one.compress;
     options.verify = one.verify;
@@ -73,7 +73,7 @@ INSTANTIATE_TEST_SUITE_P(All, DiskMoves,
 TEST(Disk, SparseImageStaysSparse)
 {
     DiskMachines machines(64 * kMiB, [](uint64_t block) { return block == 7 || block == 16383; });
-    Move move(machines.from, machines.to, Options());
+    Move move(machines.from, machines.to, DiskOptions());
     machines.ExpectMoved(move);
     EXPECT_LE(AllocatedBytes(machines.directory / "to"), 4 * kPage);
     EXPECT_LE(machines.disk->calls[Disk::kRead], 4u) << "holes are not read";
@@ -89,7 +89,7 @@ TEST(Disk, WrittenZerosBecomeAHole)
     for (uint64_t block = 100; block < 900; block++) {
         machines.disk->Write(block, 0);
     }
-    Move move(machines.from, machines.to, Options());
+    Move move(machines.from, machines.to, DiskOptions());
     machines.ExpectMoved(move);
     EXPECT_LE(AllocatedBytes(machines.directory / "to"), 4 * kMiB - 700 * kPage);
     EXPECT_EQ(move.stats.disk.duplicate, 800u);
@@ -104,7 +104,7 @@ TEST(Disk, BlocksZeroedDuringTheMoveAreZeroed)
             machines.disk->Write(block * 3, 0);
         }
     };
-    Move move(machines.from, machines.to, Options());
+    Move move(machines.from, machines.to, DiskOptions());
     machines.ExpectMoved(move);
     EXPECT_EQ(machines.copy->Content()[3 * kPage], 0);
     EXPECT_GE(machines.copy->calls[Disk::kZero], 64u);
@@ -114,7 +114,7 @@ TEST(Disk, LastWriteBeforeTheStopArrives)
 {
     DiskMachines machines(4 * kMiB);
     machines.from.on_stop = [&] { machines.disk->Write(5, 0x5a); };
-    Move move(machines.from, machines.to, Options());
+    Move move(machines.from, machines.to, DiskOptions());
     machines.ExpectMoved(move);
     EXPECT_EQ(machines.copy->Content()[5 * kPage], 0x5a);
 }
@@ -124,7 +124,7 @@ TEST(Disk, WhatSavingTheStateWritesArrives)
 {
     DiskMachines machines(4 * kMiB);
     machines.from.on_save = [&](Guest &) { machines.disk->Write(6, 0xa5); };
-    Move move(machines.from, machines.to, Options());
+    Move move(machines.from, machines.to, DiskOptions());
     machines.ExpectMoved(move);
     EXPECT_EQ(static_cast<unsigned char>(machines.copy->Content()[6 * kPage]), 0xa5);
 }
@@ -141,7 +141,7 @@ TEST(Disk, ExistingImageIsOverwritten)
     copy.Plug(to);
     std::vector<std::string> during;
     from.on_round = [&](uint32_t) { during = directory.Names(); };
-    Move move(from, to, Options());
+    Move move(from, to, DiskOptions());
     ASSERT_EQ(move.Wait(), 0) << move.source_error.message;
     EXPECT_EQ(during, (std::vector<std::string>{"from", "to.incomplete"}));
     EXPECT_EQ(directory.Names(), (std::vector<std::string>{"from", "to"}));
@@ -160,7 +160,7 @@ TEST(Disk, HasItsNameOnlyWhenItIsWhole)
         }
     };
     machines.to.on_start = [&] { at_start = machines.directory.Names(); };
-    Move move(machines.from, machines.to, Options());
+    Move move(machines.from, machines.to, DiskOptions());
     machines.ExpectMoved(move);
     EXPECT_TRUE(flushed) << "the disk is durable before HANDOVER is sent";
     EXPECT_FALSE(early);
@@ -183,7 +183,7 @@ TEST(Disk, SeveralInAnyOrder)
     for (auto &copy : copies) {
         copy->Plug(to);
     }
-    haul_options options = Options();
+    haul_options options = DiskOptions();
     options.verify = true;
     Move move(from, to, options);
     ASSERT_EQ(move.Wait(), 0) << move.source_error.message;
@@ -199,13 +199,13 @@ TEST(Disk, FlushIsPredicted)
     DiskMachines machines(2 * kMiB);
     machines.copy->on_call = [](Disk::Call call) { usleep(call == Disk::kFlush ? 30000 : 0); };
     machines.from.on_round = [&](uint32_t) { machines.disk->Write(9, 0x77); }; // something is left to flush
-    haul_options options = Options();
-    options.downtime_limit_ms = 1000;
+    haul_options options = DiskOptions();
+    options.downtime_limit_ms = 5000;
     Move move(machines.from, machines.to, options);
     machines.ExpectMoved(move);
     EXPECT_GE(move.stats.disk.flush_ns, 30000000u);
     EXPECT_GE(move.stats.expected.last_pass_ns, 30000000u);
-    EXPECT_LE(move.stats.expected.total_ns, 1000000000u);
+    EXPECT_LE(move.stats.expected.total_ns, 5000000000u);
 }
 
 // And what the destination does between HANDOVER and the guest's start.
@@ -213,12 +213,12 @@ TEST(Disk, CompletionIsPredicted)
 {
     DiskMachines machines(2 * kMiB);
     machines.copy->complete_ns = 70000000;
-    haul_options options = Options();
-    options.downtime_limit_ms = 1000;
+    haul_options options = DiskOptions();
+    options.downtime_limit_ms = 5000;
     Move move(machines.from, machines.to, options);
     machines.ExpectMoved(move);
     EXPECT_GE(move.stats.expected.start_ns, 70000000u);
-    EXPECT_LE(move.stats.expected.total_ns, 1000000000u);
+    EXPECT_LE(move.stats.expected.total_ns, 5000000000u);
 }
 
 // Longer than the silence timeout: the source hears that it goes on.
@@ -229,7 +229,7 @@ TEST(Disk, LongFlushIsWaitedFor)
     machines.copy->on_call = [&](Disk::Call call) {
         usleep(call == Disk::kFlush && machines.copy->flush_pieces > 0 ? 300000 : 0);
     };
-    haul_options options = Options();
+    haul_options options = DiskOptions();
     options.timeout_s = 2;
     Move move(machines.from, machines.to, options);
     machines.ExpectMoved(move);
@@ -256,7 +256,7 @@ void MoveManyDisks(Disk::Call slow)
     for (auto &copy : copies) {
         copy->on_call = delay;
     }
-    haul_options options = Options();
+    haul_options options = DiskOptions();
     options.timeout_s = 2;
     Move move(machines.from, machines.to, options);
     machines.ExpectMoved(move);
@@ -285,7 +285,7 @@ TEST(Disk, ALinkToAnImage)
         Disk disk(directory / "from", true), copy(directory / "to", false);
         disk.Plug(from);
         copy.Plug(to);
-        Move move(from, to, Options());
+        Move move(from, to, DiskOptions());
         EXPECT_EQ(move.Wait(), 0) << move.source_error.message;
     }
     EXPECT_EQ(directory.Names(), (std::vector<std::string>{"from", "image", "to"}));
@@ -299,7 +299,7 @@ TEST(Disk, ALinkToAnImage)
 TEST(Disk, AReceivedImageIsNotTracked)
 {
     DiskMachines machines(2 * kMiB);
-    Move move(machines.from, machines.to, Options());
+    Move move(machines.from, machines.to, DiskOptions());
     machines.ExpectMoved(move);
     machines.copy->Write(3, 0x5a);
     EXPECT_EQ(machines.copy->Content()[3 * kPage], 0x5a);
@@ -314,7 +314,7 @@ TEST(Disk, BlocksLeftCountInTheDecision)
             machines.disk->Write(block, static_cast<unsigned char>(round));
         }
     };
-    haul_options options = Options();
+    haul_options options = DiskOptions();
     options.downtime_limit_ms = 40;
     options.switchover_bandwidth_bytes_per_s = 1000000; // ten blocks in the limit
     options.max_rounds = 4;
@@ -335,7 +335,7 @@ TEST(Disk, FlushThatDoesNotConverge)
     DiskMachines machines(2 * kMiB);
     machines.copy->on_call = [](Disk::Call call) { usleep(call == Disk::kFlush ? 300000 : 0); };
     machines.from.on_round = [&](uint32_t) { machines.disk->Write(9, 0x77); };
-    haul_options options = Options();
+    haul_options options = DiskOptions();
     options.downtime_limit_ms = 100;
     options.max_rounds = 3;
     Move move(machines.from, machines.to, options);

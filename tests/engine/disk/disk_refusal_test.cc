@@ -21,7 +21,7 @@ void ExpectRefused(const std::function<void(DiskMachines &)> &change, int code, 
     DiskMachines machines(4 * kMiB);
     machines.Run();
     change(machines);
-    Move move(machines.from, machines.to, Options());
+    Move move(machines.from, machines.to, DiskOptions());
     // A destination that refuses a HELLO goes on waiting for its source.
     haul_wait(move.source, &move.source_error);
     haul_cancel(move.destination);
@@ -62,7 +62,7 @@ TEST(DiskTable, OneMoreAtTheSource)
     MakeImage(machines.directory / "more", kMiB, [](uint64_t) { return true; });
     Disk more(machines.directory / "more", true, 0, "vdb");
     more.Plug(machines.from);
-    Move move(machines.from, machines.to, Options());
+    Move move(machines.from, machines.to, DiskOptions());
     EXPECT_EQ(move.Wait(), -EINVAL);
     EXPECT_NE(std::string(move.source_error.message).find("the source has 2 disks, the destination 1"),
               std::string::npos)
@@ -76,7 +76,7 @@ class AddDisk : public testing::Test
   protected:
     AddDisk()
     {
-        haul_options options = Options();
+        haul_options options = DiskOptions();
         EXPECT_EQ(haul_source_new(&options, &migration, &error), 0);
         ops.read = [](void *, uint64_t, void *, size_t, haul_error *) { return 0; };
         ops.start = [](void *, haul_error *) { return 0; };
@@ -146,7 +146,7 @@ TEST(DiskMode, FileAndHandOverAreRefused)
     for (bool source : {true, false}) {
         DiskMachines machines(kMiB);
         Guest &guest = source ? machines.from : machines.to;
-        haul_options options = Options();
+        haul_options options = DiskOptions();
         haul_migration *migration = nullptr;
         haul_error error{};
         ASSERT_EQ(source ? haul_source_new(&options, &migration, &error)
