@@ -69,18 +69,20 @@ int haul_source_check(struct haul_migration *migration, struct haul_error *error
     return rc;
 }
 
-/* ---- rate limit ---- */
-
-uint64_t haul_source_written_bytes(const struct haul_source *source)
+struct haul_source_sum haul_source_add_up(const struct haul_source *source)
 {
-    uint64_t total = 0;
+    struct haul_source_sum sum = {0};
     for (unsigned i = 0; i < source->sender_count; i++) {
         struct haul_channel_counters counters;
         haul_sender_counters(source->senders[i], &counters);
-        total += counters.bytes_written;
+        sum.written += counters.bytes_written;
+        sum.delivered += counters.bytes_delivered;
+        sum.content += counters.raw_pages + counters.compressed_pages;
     }
-    return total;
+    return sum;
 }
+
+/* ---- rate limit ---- */
 
 static uint64_t in_flight_bytes(const struct haul_source *source)
 {
@@ -106,7 +108,7 @@ static uint64_t rate_limit_wait(struct haul_migration *migration)
     uint64_t rate = haul_source_rate_limit(migration);
     uint64_t used = 0;
     if (rate > 0) { /* which is asked of every channel's kernel, before every batch */
-        used = haul_source_written_bytes(source) + in_flight_bytes(source) +
+        used = haul_source_add_up(source).written + in_flight_bytes(source) +
                haul_streams_carried(migration->streams, false);
     }
     return haul_rate_limit_wait(&source->limit, rate, used);
@@ -130,18 +132,6 @@ static uint32_t batch_pages(const struct haul_migration *migration, unsigned ind
 
 /* ---- waiting for the destination ---- */
 
-/* Bytes that left this host so far: while they grow, the destination is behind and not stuck. */
-static uint64_t delivered_bytes(const struct haul_source *source)
-{
-    uint64_t total = 0;
-    for (unsigned i = 0; i < source->sender_count; i++) {
-        struct haul_channel_counters counters;
-        haul_sender_counters(source->senders[i], &counters);
-        total += counters.bytes_delivered;
-    }
-    return total;
-}
-
 int haul_source_wait_round(struct haul_migration *migration, uint32_t round, struct haul_error *error)
 {
     struct haul_source *source = migration->source;
@@ -157,7 +147,8 @@ int haul_source_wait_round(struct haul_migration *migration, uint32_t round, str
             return rc;
         }
         uint64_t now = haul_now_ns();
-        uint64_t bytes = delivered_bytes(source);
+        /* While these grow, the destination is behind and not stuck. */
+        uint64_t bytes = haul_source_add_up(source).delivered;
         uint64_t works = migration->control ? haul_control_worked(migration->control) : 0;
         if (bytes != moved_bytes || source->rounds_done != moved_round || works != worked) {
             moved_ns = now;

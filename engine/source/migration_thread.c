@@ -181,17 +181,6 @@ int haul_source_sync(struct haul_migration *migration, struct haul_error *error)
 
 /* ---- rounds ---- */
 
-static uint64_t content_pages(const struct haul_source *source)
-{
-    uint64_t pages = 0;
-    for (unsigned i = 0; i < source->sender_count; i++) {
-        struct haul_channel_counters counters;
-        haul_sender_counters(source->senders[i], &counters);
-        pages += counters.raw_pages + counters.compressed_pages;
-    }
-    return pages;
-}
-
 void haul_source_begin_pass(struct haul_migration *migration)
 {
     migration->source->round++;
@@ -223,8 +212,7 @@ static int send_round(struct haul_migration *migration, struct haul_error *error
     };
     source->round_pages = source->dirty_pages;
     uint64_t begun = haul_now_ns();
-    uint64_t bytes = haul_source_written_bytes(source);
-    uint64_t content = content_pages(source);
+    struct haul_source_sum before = haul_source_add_up(source);
     haul_source_begin_pass(migration);
     int rc = sample.first ? haul_dispatch_holes(migration, error) : 0;
     if (rc == 0) {
@@ -240,8 +228,9 @@ static int send_round(struct haul_migration *migration, struct haul_error *error
     if (rc < 0) {
         return rc;
     }
+    struct haul_source_sum after = haul_source_add_up(source);
     if (sample.first) {
-        sample.pages = content_pages(source) - content; /* zero pages cost next to nothing */
+        sample.pages = after.content - before.content; /* zero pages cost next to nothing */
     }
     sample.elapsed_ns = haul_now_ns() - begun;
     if (source->flush_ns > sample.elapsed_ns) {
@@ -251,7 +240,7 @@ static int send_round(struct haul_migration *migration, struct haul_error *error
                               source->round, (unsigned long long)(source->flush_ns / 1000000));
     }
     sample.elapsed_ns -= source->flush_ns;
-    sample.wire_bytes = haul_source_written_bytes(source) - bytes;
+    sample.wire_bytes = after.written - before.written;
     learn_flush(source, sample.first);
     haul_source_measure(migration, true);
     haul_estimate_add_round(&source->estimate, &sample);

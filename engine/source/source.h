@@ -87,8 +87,15 @@ int haul_dispatch_mark(struct haul_migration *migration, struct haul_error *erro
 /* haul_source_check returns 0 while nothing failed and nobody cancelled; takes ROUND_DONE frames in. */
 int haul_source_check(struct haul_migration *migration, struct haul_error *error);
 
-/* haul_source_written_bytes returns what all channels wrote so far, headers included. migration_thread. */
-uint64_t haul_source_written_bytes(const struct haul_source *source);
+/* What all channels did so far. */
+struct haul_source_sum {
+    uint64_t written;   /* bytes, headers included */
+    uint64_t delivered; /* of these, bytes that left this host */
+    uint64_t content;   /* pages that were not sent as zero */
+};
+
+/* haul_source_add_up reads the counters of all channels. migration_thread. */
+struct haul_source_sum haul_source_add_up(const struct haul_source *source);
 
 /* haul_source_rate_limit returns max-bandwidth as it is now; 0: none. */
 uint64_t haul_source_rate_limit(const struct haul_migration *migration);
