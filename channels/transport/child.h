@@ -39,8 +39,8 @@ int haul_children_start(struct haul_children *children, const char *uri, const c
 
 /*
  * haul_children_explain puts before the message in `error` how a child ended, if one did: by a signal rather
- * than by a status, rather by another status than 0, and of several the first channel's. Waits up to `wait_ms`
- * for the first to end. Returns whether one did.
+ * than by a status, rather by another status than 0, and of several the first channel's. Waits up to
+ * `wait_ms` for the first to end. Returns whether one did.
  */
 bool haul_children_explain(struct haul_children *children, int wait_ms, struct haul_error *error);
 

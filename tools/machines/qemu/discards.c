@@ -67,8 +67,9 @@ int haul_qemu_refuse_hints(struct haul_qmp *qmp, struct haul_error *error)
 {
     static const struct refusal hints = {
         .property = "free-page-hint",
-        .reason = "QEMU takes such hints while it migrates, also of memory that it leaves to haul, and crashes "
-                  "there; start it without them",
+        .reason =
+            "QEMU takes such hints while it migrates, also of memory that it leaves to haul, and crashes "
+            "there; start it without them",
     };
     return check_balloons(qmp, &hints, error);
 }
