@@ -13,6 +13,9 @@
 namespace
 {
 
+// In the order in which a snapshot comes to them, "handshake" being a step of setup.
+const char *const kStates[] = {"setup", "handshake", "device", "active"};
+
 using namespace haul_test;
 
 // Whether any memory of the process is registered for write protection by a userfaultfd ("uw").
@@ -100,7 +103,7 @@ TEST_F(QemuSnapshot, AnEndInAnyStateLetsTheMachineGoOn)
     }
     long before = from.last_ok();
     Mover save(Snapshot(from, "hold=active"));
-    for (const char *state : {"setup", "device", "active"}) {
+    for (const char *state : kStates) {
         ASSERT_EQ(state, save.expect("STATE ")) << save.output();
     }
     EXPECT_TRUE(guarded(from)) << "this test could not tell";
@@ -123,7 +126,7 @@ TEST_P(QemuSnapshotKilled, LeavesNoFile)
     options.boot = false;
     Machine from(folder_, "from", options);
     Mover save(Snapshot(from, std::string("hold=") + GetParam()));
-    for (const char *state : {"setup", "device", "active"}) {
+    for (const char *state : kStates) {
         ASSERT_EQ(state, save.expect("STATE ")) << save.output();
         if (state == std::string(GetParam())) {
             break;
@@ -199,7 +202,7 @@ TEST_F(QemuSnapshot, DrivesAsTheyWereAtTheStopAreUnderTheirOverlays)
     std::string path = drives.folder / "snapshot";
     {
         Mover save({"send", from->qmp(), "file:" + path, "mode=background-snapshot", "hold=active"});
-        for (const char *state : {"setup", "device", "active"}) {
+        for (const char *state : kStates) {
             ASSERT_EQ(state, save.expect("STATE ")) << save.output();
         }
         from->command("cont");
@@ -271,7 +274,7 @@ TEST_F(QemuSnapshot, ABalloonThatChangesMeanwhileFailsTheSnapshot)
     {
         Mover save(
             {"send", from.qmp(), "file:" + path_, "mode=background-snapshot", "channels=2", "hold=active"});
-        for (const char *state : {"setup", "device", "active"}) {
+        for (const char *state : kStates) {
             ASSERT_EQ(state, save.expect("STATE ")) << save.output();
         }
         inflate(options.mib - 16);
