@@ -19,8 +19,7 @@
 #define PINGS_PER_TIMEOUT 4 /* at least, so that one that is late is not taken for silence */
 #define FIRST_PINGS 4       /* sent in quick succession, so that the first prediction knows the round trip */
 #define FIRST_PING_INTERVAL_MS 20
-#define REASON_MS 1000 /* how long who met a broken channel waits for the peer to say why */
-#define QUEUE_LIMIT 8  /* frames; the reader waits beyond it, so that the peer cannot fill our memory */
+#define QUEUE_LIMIT 8 /* frames; the reader waits beyond it, so that the peer cannot fill our memory */
 #define PASSED_LIMIT                                                                                         \
     (QUEUE_LIMIT + 2) /* of frames on the queue, the one taken last, and the one that waits */
 
@@ -493,9 +492,9 @@ int haul_control_status(struct haul_control *control, struct haul_error *error)
     return rc;
 }
 
-int haul_control_reason(struct haul_control *control, struct haul_error *error)
+int haul_control_reason(struct haul_control *control, int timeout_ms, struct haul_error *error)
 {
-    struct timespec deadline = haul_deadline(REASON_MS);
+    struct timespec deadline = haul_deadline(timeout_ms);
     int rc = 0;
     pthread_mutex_lock(&control->lock);
     while (control->reason.code == 0 && control->failure == 0 && rc == 0) {

@@ -106,11 +106,11 @@ int haul_control_expect(struct haul_control *control, enum haul_frame_type type,
 int haul_control_status(struct haul_control *control, struct haul_error *error);
 
 /*
- * haul_control_reason asks why the peer gives up, when something else broke: it waits for a FAILED frame for
- * a moment, no longer than the connection stands. 0: no reason came and `error` is unchanged; else the peer's
- * errno and text. Does not end by haul_control_wake.
+ * haul_control_reason asks why the peer gives up, when something else broke: it waits for a FAILED frame
+ * for timeout_ms, no longer than the connection stands. 0: no reason came and `error` is unchanged; else the
+ * peer's errno and text. Does not end by haul_control_wake.
  */
-int haul_control_reason(struct haul_control *control, struct haul_error *error);
+int haul_control_reason(struct haul_control *control, int timeout_ms, struct haul_error *error);
 
 /* haul_control_declined tells whether the peer failed by a NOT_STARTED that can be read and never said
  * RUNNING before it, also in another frame's place; ask haul_control_reason first. */

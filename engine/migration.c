@@ -16,6 +16,10 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+/* How long an end that met a broken channel waits for the peer to say why. */
+#define SOURCE_ASKS_MS 1000
+#define DESTINATION_ASKS_MS 3000
+
 static int migration_new(const struct haul_options *options,
                          int (*init)(struct haul_migration *migration, struct haul_error *error),
                          struct haul_migration **migration, struct haul_error *error)
@@ -421,6 +425,15 @@ void haul_migration_guest(struct haul_migration *migration, bool running)
 bool haul_migration_cancelled(const struct haul_migration *migration)
 {
     return atomic_load(&migration->gate) == HAUL_GATE_CANCELLED;
+}
+
+int haul_migration_reason(struct haul_migration *migration, struct haul_error *error)
+{
+    if (haul_migration_cancelled(migration)) {
+        return haul_error_set(error, ECANCELED, "cancelled");
+    }
+    int timeout_ms = migration->source ? SOURCE_ASKS_MS : DESTINATION_ASKS_MS;
+    return migration->control ? haul_control_reason(migration->control, timeout_ms, error) : 0;
 }
 
 bool haul_migration_commit(struct haul_migration *migration)

@@ -154,6 +154,14 @@ void haul_migration_guest(struct haul_migration *migration, bool running);
 /* haul_migration_cancelled tells whether haul_cancel came in time. Any thread. */
 bool haul_migration_cancelled(const struct haul_migration *migration);
 
+/*
+ * haul_migration_reason tells what really ended the migration when something broke: this side's own cancel,
+ * which looks like many a failure, or what the peer says. When both ends meet the same broken channel the
+ * source, whose guest waits, gives up asking first, and the destination hears its reason. 0: neither, and
+ * `error` is unchanged; else -ECANCELED or the peer's errno. Own thread.
+ */
+int haul_migration_reason(struct haul_migration *migration, struct haul_error *error);
+
 /* haul_migration_commit closes the gate for HANDOVER; false when haul_cancel was first. Own thread. */
 bool haul_migration_commit(struct haul_migration *migration);
 

@@ -216,7 +216,7 @@ int haul_streams_connect(struct haul_migration *migration, struct haul_error *er
         int fd;
         rc = haul_source_connect(migration, (uint16_t)(migration->options.channels + i), &fd, error);
         if (rc < 0) {
-            int reason = haul_control_reason(migration->control, error);
+            int reason = haul_migration_reason(migration, error);
             return reason < 0 ? reason : haul_error_prefix(error, "side stream %s: ", streams->list[i].name);
         }
         rc = start(&streams->list[i], fd, error);

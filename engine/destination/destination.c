@@ -89,7 +89,7 @@ static int explain(struct haul_migration *migration, int rc, struct haul_error *
         rc = -error->code;
     }
     bool gone = failed || rc == -EPIPE || rc == -ECONNRESET;
-    int reason = gone && migration->control ? haul_control_reason(migration->control, error) : 0;
+    int reason = gone ? haul_migration_reason(migration, error) : 0;
     if (gone && reason == 0 && migration->listener) {
         haul_listener_explain(migration->listener, error);
     }

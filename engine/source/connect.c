@@ -280,10 +280,10 @@ static void hang_up(struct calls *calls)
     }
 }
 
-/* The destination's reason, if it gave one, else what was found here. */
+/* A cancel, or the destination's reason if it gave one, else what was found here. */
 static int channel_failed(struct haul_migration *migration, unsigned index, struct haul_error *error)
 {
-    int reason = haul_control_reason(migration->control, error);
+    int reason = haul_migration_reason(migration, error);
     return reason < 0 ? reason : haul_error_prefix(error, "channel %u: ", index);
 }
 

@@ -312,8 +312,8 @@ static void *migration_thread(void *argument)
     haul_thread_enter(&migration->threads, &entry, "migration", HAUL_THREAD_ALONE);
     bool uncertain = false;
     int rc = migrate(migration, &uncertain, &migration->error);
-    if ((rc == -EPIPE || rc == -ECONNRESET) && migration->control) {
-        int reason = haul_control_reason(migration->control, &migration->error);
+    if (rc == -EPIPE || rc == -ECONNRESET) {
+        int reason = haul_migration_reason(migration, &migration->error);
         rc = reason < 0 ? reason : rc;
     }
     if (rc < 0 && rc != -ECANCELED && !uncertain && haul_migration_cancelled(migration)) {

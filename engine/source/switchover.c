@@ -251,7 +251,7 @@ static int hand_over(struct haul_migration *migration, struct times *times, bool
     times->running_ns = haul_now_ns();
     if (rc < 0) {
         /* Whatever broke first: a destination that is certain says so before it closes the connection. */
-        int reason = haul_control_reason(migration->control, error);
+        int reason = haul_migration_reason(migration, error);
         rc = reason < 0 ? reason : rc;
     }
     *uncertain = rc < 0 && !haul_control_declined(migration->control);

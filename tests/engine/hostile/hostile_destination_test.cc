@@ -26,6 +26,35 @@ TEST(HostileDestination, SilentToHello)
         HAUL_FRAME_HELLO, [](FramePeer &) {}, ETIMEDOUT, "handshake with unix:");
 }
 
+// A source that is cancelled knows why its channel broke, and does not wait for the destination to tell it:
+// both would wait, and the destination might give up first.
+TEST(HostileDestination, ACancelIsToldAtOnce)
+{
+    double least_ms = 1e9;
+    for (int i = 0; i < 3; i++) { // a busy machine may be late, but hardly three times
+        std::atomic<haul_migration *> cancelled{nullptr};
+        std::atomic<bool> told{false};
+        RawDestination destination(
+            [&](FramePeer &, const Frame &frame) {
+                told = told || frame.type == HAUL_FRAME_FAILED;
+                return false;
+            },
+            [&](FramePeer &, const Frame &) {
+                EXPECT_TRUE(Eventually([&] { return cancelled != nullptr; }));
+                haul_cancel(cancelled);
+                return true; // and its HELLO is never answered
+            });
+        Source source(destination);
+        auto begun = Clock::now();
+        cancelled = source.migration;
+        EXPECT_EQ(source.Wait(), -ECANCELED) << source.error.message;
+        least_ms = std::min(least_ms, static_cast<double>(MsSince(begun)));
+        EXPECT_TRUE(Eventually([&] { return told.load(); }));
+        ExpectOwnership(source, destination);
+    }
+    EXPECT_LT(least_ms, 900);
+}
+
 TEST(HostileDestination, OtherAnswersToHello)
 {
     ExpectFailure(
