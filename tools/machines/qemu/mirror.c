@@ -71,11 +71,13 @@ static int start_one(struct haul_qemu_mirror *mirror, unsigned index, struct hau
         return result;
     }
     /* The whole drive, with what backing files have: the destination's image need not have any. A job that
-     * ended stays to be looked at. */
+     * ended stays to be looked at, and one that meets an error waits to be cancelled: a job that ended by
+     * itself while QEMU stops the machine would make QEMU before 8.2.3 lose count of who uses the drive. */
     return haul_qmp_execute(qmp, "blockdev-mirror",
-                            json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:b}", "job-id", job, "device",
-                                      mirror->drives.list[index].node, "target", node, "sync", "full",
-                                      "copy-mode", "background", "filter-node-name", filter, "auto-dismiss",
+                            json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:b}", "job-id", job,
+                                      "device", mirror->drives.list[index].node, "target", node, "sync",
+                                      "full", "copy-mode", "background", "filter-node-name", filter,
+                                      "on-source-error", "stop", "on-target-error", "stop", "auto-dismiss",
                                       0),
                             NULL, error);
 }
@@ -95,7 +97,7 @@ int haul_qemu_mirror_start(struct haul_qemu_mirror *mirror, struct haul_qmp *qmp
 
 /* ---- watching ---- */
 
-/* One of our jobs in the answer of query-jobs, or NULL. */
+/* One of our jobs in the answer of query-block-jobs, or NULL. */
 static const json_t *find_job(const json_t *jobs, unsigned index)
 {
     char name[NAME_SIZE];
@@ -104,7 +106,7 @@ static const json_t *find_job(const json_t *jobs, unsigned index)
     snprintf(name, sizeof name, HAUL_QEMU_JOB_PREFIX "%u", index);
     json_array_foreach(jobs, i, job)
     {
-        if (strcmp(text_of(job, "id"), name) == 0) {
+        if (strcmp(text_of(job, "device"), name) == 0) {
             return job;
         }
     }
@@ -119,14 +121,26 @@ static uint64_t number_of(const json_t *object, const char *key)
 
 static uint64_t left_of(const json_t *job)
 {
-    uint64_t total = number_of(job, "total-progress");
-    uint64_t done = number_of(job, "current-progress");
+    uint64_t total = number_of(job, "len");
+    uint64_t done = number_of(job, "offset");
     return total > done ? total - done : 0;
+}
+
+/* Whether a job met an error, and waits. */
+static bool met_error(const json_t *job)
+{
+    const char *status = text_of(job, "io-status");
+    return status[0] && strcmp(status, "ok") != 0;
 }
 
 static int failed(const struct haul_qemu_drive *drive, const json_t *job, struct haul_error *error)
 {
     const char *why = text_of(job, "error");
+    if (!why[0] && met_error(job)) {
+        why = strcmp(text_of(job, "io-status"), "nospace") == 0
+                  ? "no space left there"
+                  : "an input/output error of the drive here, the connection, or the drive there";
+    }
     return haul_error_set(error, EIO, "mirroring drive %s to the destination: %s", drive->name,
                           why[0] ? why : "the job ended too early; did somebody cancel it?");
 }
@@ -153,7 +167,7 @@ int haul_qemu_mirror_poll(struct haul_qemu_mirror *mirror, struct haul_qmp *qmp,
 {
     json_t *jobs = NULL;
     uint64_t asked = now_ns();
-    int result = haul_qmp_execute(qmp, "query-jobs", NULL, &jobs, error);
+    int result = haul_qmp_execute(qmp, "query-block-jobs", NULL, &jobs, error);
     mirror->ask_ns = now_ns() - asked;
     uint64_t done = 0;
     uint64_t pending = 0;
@@ -161,12 +175,12 @@ int haul_qemu_mirror_poll(struct haul_qemu_mirror *mirror, struct haul_qmp *qmp,
     for (unsigned i = 0; !result && i < mirror->drives.count; i++) {
         const json_t *job = find_job(jobs, i);
         const char *status = text_of(job, "status");
-        if (!job || strcmp(status, "concluded") == 0 || strcmp(status, "aborting") == 0) {
+        if (!job || met_error(job) || strcmp(status, "concluded") == 0 || strcmp(status, "aborting") == 0) {
             result = failed(&mirror->drives.list[i], job, error);
         }
         struct haul_qemu_mirror_job *own = &mirror->jobs[i];
-        own->done_bytes = number_of(job, "current-progress");
-        own->total_bytes = number_of(job, "total-progress");
+        own->done_bytes = number_of(job, "offset");
+        own->total_bytes = number_of(job, "len");
         /* "standby" is a ready job that is held for a moment. */
         own->ready = strcmp(status, "ready") == 0 || strcmp(status, "standby") == 0;
         ready = ready && own->ready;
@@ -247,10 +261,11 @@ static int await_end(struct haul_qemu_mirror *mirror, unsigned index, struct hau
     uint64_t deadline = now_ns() + ENDING_NS;
     for (;;) {
         json_t *jobs = NULL;
-        int result = haul_qmp_execute(qmp, "query-jobs", NULL, &jobs, error);
+        int result = haul_qmp_execute(qmp, "query-block-jobs", NULL, &jobs, error);
         const json_t *job = find_job(jobs, index);
         bool concluded = strcmp(text_of(job, "status"), "concluded") == 0;
-        if (!result && (!job || (concluded && (text_of(job, "error")[0] || left_of(job))))) {
+        bool lacks = concluded && (text_of(job, "error")[0] || left_of(job));
+        if (!result && (!job || lacks || met_error(job))) {
             result = failed(drive, job, error);
         }
         json_decref(jobs);
@@ -313,13 +328,13 @@ static bool is_ours(const char *name, const char *prefix)
 static int remove_jobs(struct haul_qmp *qmp, bool *left, struct haul_error *error)
 {
     json_t *jobs = NULL;
-    int result = haul_qmp_execute(qmp, "query-jobs", NULL, &jobs, error);
+    int result = haul_qmp_execute(qmp, "query-block-jobs", NULL, &jobs, error);
     size_t index;
     const json_t *job;
     *left = false;
     json_array_foreach(jobs, index, job)
     {
-        const char *id = text_of(job, "id");
+        const char *id = text_of(job, "device");
         if (!is_ours(id, HAUL_QEMU_JOB_PREFIX)) {
             continue;
         }

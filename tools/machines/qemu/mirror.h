@@ -9,6 +9,10 @@
 
 #include "tools/machines/qemu/drives.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* One job, as it was looked at last. */
 struct haul_qemu_mirror_job {
     uint64_t done_bytes;
@@ -75,4 +79,7 @@ void haul_qemu_mirror_script(const struct haul_qemu_mirror *mirror, char *first,
 
 void haul_qemu_mirror_cleanup(struct haul_qemu_mirror *mirror);
 
+#ifdef __cplusplus
+}
+#endif
 #endif

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+// A drive's mirror whose destination dies while QEMU stops the machine. QEMU before 8.2.3 loses count of who
+// uses the drive when a mirror ends by itself while it flushes the drives of a stopped machine: the drive can
+// never be mirrored again, and QEMU aborts when it ends. So no mirror may end by itself.
+#include "tests/machines/disks.h"
+#include "tests/waiting.h"
+#include "tools/machines/qemu/mirror.h"
+
+#include <gtest/gtest.h>
+#include <memory>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <thread>
+#include <unistd.h>
+
+namespace
+{
+
+using namespace haul_test;
+
+// A destination's drive, served by qemu-nbd.
+class Server
+{
+  public:
+    explicit Server(const Folder &folder) : path_(folder / "nbd")
+    {
+        std::string image = folder / "copy";
+        run("truncate -s 16M " + image);
+        pid_ = fork();
+        if (pid_ == 0) {
+            execlp("qemu-nbd", "qemu-nbd", "--socket", path_.c_str(), "--format", "raw", "--export-name",
+                   HAUL_QEMU_NODE_PREFIX "0", image.c_str(), nullptr);
+            _exit(127);
+        }
+        EXPECT_TRUE(Eventually([&] { return (connection_ = connect()) >= 0; }));
+    }
+    ~Server()
+    {
+        Kill();
+        unlink(path_.c_str());
+    }
+    Server(const Server &) = delete;
+    // A connection that is the caller's.
+    int connection() const
+    {
+        return connection_;
+    }
+    void Freeze() const
+    {
+        kill(pid_, SIGSTOP);
+    }
+    void Kill()
+    {
+        if (pid_ > 0) {
+            kill(pid_, SIGKILL);
+            waitpid(pid_, nullptr, 0);
+            pid_ = -1;
+        }
+    }
+
+  private:
+    int connect() const
+    {
+        sockaddr_un address{};
+        address.sun_family = AF_UNIX;
+        snprintf(address.sun_path, sizeof address.sun_path, "%s", path_.c_str());
+        int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        if (::connect(fd, reinterpret_cast<sockaddr *>(&address), sizeof address) == 0) {
+            return fd;
+        }
+        close(fd);
+        return -1;
+    }
+    std::string path_;
+    pid_t pid_ = -1;
+    int connection_ = -1;
+};
+
+class QemuMirror : public ::testing::Test
+{
+  protected:
+    void SetUp() override
+    {
+        if (!missing_for_disks().empty()) {
+            GTEST_SKIP() << missing_for_disks();
+        }
+        MachineOptions options;
+        options.boot = false;
+        options.mib = 64;
+        // Each request takes 50 ms: long enough for what is to happen meanwhile. Of this kind of drive the
+        // firmware leaves the write cache alone, so there is something to flush.
+        options.extra = {"-blockdev",
+                         R"({"driver": "null-co", "node-name": "drive", "size": 16777216,)"
+                         R"( "latency-ns": 50000000, "read-zeroes": true})",
+                         "-device", "ide-hd,drive=drive,id=disk"};
+        machine = std::make_unique<Machine>(folder, "m", options);
+        ASSERT_EQ(0, haul_qmp_open(machine->qmp().c_str(), 5000, &qmp, &error)) << error.message;
+        haul_qemu_mirror_init(&mirror);
+    }
+    void TearDown() override
+    {
+        haul_qemu_mirror_cleanup(&mirror);
+        haul_qmp_close(qmp);
+    }
+    // Begins to mirror the drive, and waits until all of it is copied.
+    void Begin(const Server &server)
+    {
+        haul_qemu_mirror_cleanup(&mirror);
+        ASSERT_EQ(0, haul_qemu_drives_query(qmp, &mirror.drives, &error)) << error.message;
+        ASSERT_EQ(1u, mirror.drives.count);
+        mirror.sockets[0] = server.connection();
+        ASSERT_EQ(0, haul_qemu_mirror_start(&mirror, qmp, &error)) << error.message;
+        int ready = 0;
+        ASSERT_TRUE(Eventually([&] { return (ready = haul_qemu_mirror_poll(&mirror, qmp, &error)) != 0; }));
+        ASSERT_EQ(1, ready) << error.message;
+    }
+    // As the guest would; returns before it is done.
+    void Write(const std::string &offset) const
+    {
+        machine->command("human-monitor-command", R"({"command-line": "qemu-io -d disk )"
+                                                  R"(\"aio_write -q )" +
+                                                      offset + R"( 64k\""})");
+    }
+    Folder folder;
+    std::unique_ptr<Machine> machine;
+    haul_qmp *qmp = nullptr;
+    haul_qemu_mirror mirror = {};
+    haul_error error = {};
+};
+
+TEST_F(QemuMirror, DoesNotEndByItselfWhileTheMachineStops)
+{
+    for (int i = 0; i < 3; i++) {
+        Server server(folder);
+        ASSERT_NO_FATAL_FAILURE(Begin(server));
+        server.Freeze();
+        Write("0");
+        usleep(200000); // the mirror has read what was written, and waits for the server
+        Write("1M");
+        std::thread end([&server] {
+            usleep(150000); // QEMU waits for the mirror's requests, and then it flushes the drive
+            server.Kill();
+        });
+        machine->command("stop");
+        end.join();
+        ASSERT_TRUE(Eventually([&] { return haul_qemu_mirror_poll(&mirror, qmp, &error) < 0; }));
+        EXPECT_NE(nullptr, strstr(error.message, "mirroring drive ")) << error.message;
+        EXPECT_NE(nullptr, strcasestr(error.message, "input/output error")) << error.message;
+        ASSERT_EQ(0, haul_qemu_mirror_remove(qmp, &error)) << error.message;
+        expect_clean(*machine);
+        machine->command("cont");
+        EXPECT_EQ("running", machine->status());
+    }
+    machine->command("quit");
+    EXPECT_TRUE(Eventually([&] { return !machine->alive(); }));
+    EXPECT_EQ("", machine->errors());
+}
+
+TEST_F(QemuMirror, ACancelledOneIsAFailure)
+{
+    Server server(folder);
+    ASSERT_NO_FATAL_FAILURE(Begin(server));
+    machine->command("block-job-cancel", R"({"device": "haul-mirror-0", "force": true})");
+    ASSERT_TRUE(Eventually([&] { return haul_qemu_mirror_poll(&mirror, qmp, &error) < 0; }));
+    EXPECT_NE(nullptr, strstr(error.message, "mirroring drive ")) << error.message;
+    ASSERT_EQ(0, haul_qemu_mirror_remove(qmp, &error)) << error.message;
+    expect_clean(*machine);
+}
+
+} // namespace
