@@ -2,6 +2,8 @@
 // Memory that others than the machine's own vCPUs write: disks with direct I/O (trap T2), other processes
 // (trap T1).
 #include "tests/machines/move.h"
+#include "tests/machines/unseen.h"
+#include "tests/tools/memory_writer.h"
 #include "tools/machines/qemu/inspect.h"
 
 #include <fcntl.h>
@@ -146,6 +148,112 @@ TEST_F(QemuIo, AnotherProcessWritesTheMemory)
     waitpid(writer, nullptr, 0);
     haul_qemu_inspection_cleanup(&before);
     haul_qemu_inspection_cleanup(&after);
+}
+
+// Two machines that only their firmware runs, and a process that writes the first one's memory too.
+class QemuWriter : public QemuIo
+{
+  protected:
+    void SetUp() override
+    {
+        QemuIo::SetUp();
+        if (IsSkipped()) {
+            return;
+        }
+        MachineOptions options;
+        options.mib = 64;
+        options.boot = false;
+        from = std::make_unique<Machine>(folder, "from", options);
+        options.incoming = true;
+        to = std::make_unique<Machine>(folder, "to", options);
+        haul_error error = {};
+        haul_qmp *qmp = nullptr;
+        ASSERT_EQ(0, haul_qmp_open(from->qmp().c_str(), 5000, &qmp, &error)) << error.message;
+        ASSERT_EQ(0, haul_qemu_inspect(qmp, true, &inspection, &error)) << error.message;
+        haul_qmp_close(qmp);
+        ASSERT_EQ(1u, inspection.count);
+    }
+    void TearDown() override
+    {
+        haul_qemu_inspection_cleanup(&inspection);
+    }
+    // In the child: what a back end does with the descriptor that QEMU hands it.
+    void *map()
+    {
+        return mmap(nullptr, inspection.blocks[0].length, PROT_READ | PROT_WRITE, MAP_SHARED,
+                    inspection.blocks[0].fd, 0);
+    }
+    // And here: haul looks for who else maps the memory.
+    void forget()
+    {
+        munmap(inspection.blocks[0].host, inspection.blocks[0].length);
+        inspection.blocks[0].host = nullptr;
+    }
+    void expect_refused(Move &move, const std::string &why)
+    {
+        EXPECT_EQ(1, move.source->wait()) << move.log();
+        EXPECT_NE(std::string::npos, move.source->output().find(why)) << move.log();
+        EXPECT_EQ("running", from->status());
+    }
+    std::unique_ptr<Machine> from, to;
+    haul_qemu_inspection inspection = {};
+};
+
+TEST_F(QemuWriter, ThatCannotBeTrackedIsRefused)
+{
+    Child writer([&](const std::function<void()> &ready) {
+        if (watch_with_userfaultfd(map(), inspection.blocks[0].length)) {
+            ready();
+        }
+        pause();
+    });
+    forget();
+    Move move(*from, *to);
+    move.source->wait();
+    if (move.log().find("soft-dirty") != std::string::npos && move.source->wait() == 0) {
+        GTEST_SKIP() << "soft-dirty bits track it on this kernel";
+    }
+    expect_refused(move, "process " + std::to_string(writer.pid()) + " (");
+    expect_refused(move, "writes the machine's memory too and cannot be tracked: ");
+}
+
+TEST_F(QemuWriter, ThatDrivesAPassedThroughDeviceIsRefused)
+{
+    DeviceFile device;
+    ASSERT_TRUE(device.ok());
+    Child writer([&](const std::function<void()> &ready) {
+        map();
+        (void)!open(device.path().c_str(), O_RDWR);
+        ready();
+        pause();
+    });
+    forget();
+    Move move(*from, *to);
+    expect_refused(move, "drives a passed-through device (" + device.path() + ")");
+    EXPECT_EQ(std::string::npos, move.log().find("STATE round1")) << "not before the memory had gone";
+}
+
+// Plugged after the move had begun.
+TEST_F(QemuWriter, ThatGetsAPassedThroughDeviceLaterIsRefusedAtTheStop)
+{
+    DeviceFile device;
+    ASSERT_TRUE(device.ok());
+    std::string plug = folder / "plug", plugged = folder / "plugged";
+    Child writer([&](const std::function<void()> &ready) {
+        map();
+        ready();
+        Eventually([&] { return access(plug.c_str(), F_OK) == 0; });
+        (void)!open(device.path().c_str(), O_RDWR);
+        (void)!open(plugged.c_str(), O_WRONLY | O_CREAT, 0600);
+        pause();
+    });
+    forget();
+    Move move(*from, *to, {{"hold=round1"}});
+    move.source->expect("STATE round1");
+    close(open(plug.c_str(), O_WRONLY | O_CREAT, 0600));
+    EXPECT_TRUE(Eventually([&] { return access(plugged.c_str(), F_OK) == 0; }));
+    move.source->tell("go");
+    expect_refused(move, "drives a passed-through device (" + device.path() + ")");
 }
 
 } // namespace

@@ -81,7 +81,7 @@ TEST(Passthrough, KnowsTheDevices)
 {
     for (const char *link :
          {"/dev/vfio/vfio", "/dev/vfio/12", "/dev/vfio/devices/vfio0", "/dev/iommu", "/dev/vhost-vdpa-0",
-          "/dev/vhost-scsi", "anon_inode:[vfio-device]", "anon_inode:kvm-vfio"}) {
+          "/dev/vhost-scsi", "/dev/infiniband/uverbs0", "anon_inode:[vfio-device]", "anon_inode:kvm-vfio"}) {
         EXPECT_TRUE(haul_fd_is_passthrough(link)) << link;
     }
     for (const char *link :

@@ -111,7 +111,7 @@ static int visit_fds(pid_t pid, bool (*visit)(const char *path, const char *link
     bool done = false;
     while (!done && (entry = readdir(fds))) {
         char path[512];
-        char link[512];
+        char link[HAUL_FD_LINK_SIZE];
         snprintf(path, sizeof path, "%s/%s", folder, entry->d_name);
         ssize_t length = readlink(path, link, sizeof link - 1);
         if (length > 0) {
@@ -238,7 +238,8 @@ bool haul_fd_is_passthrough(const char *link)
 {
     return starts_with(link, "/dev/vfio/") || strcmp(link, "/dev/iommu") == 0 ||
            starts_with(link, "/dev/vhost-vdpa") || strcmp(link, "/dev/vhost-scsi") == 0 ||
-           starts_with(link, "anon_inode:[vfio-device]") || starts_with(link, "anon_inode:kvm-vfio");
+           starts_with(link, "/dev/infiniband/uverbs") || starts_with(link, "anon_inode:[vfio-device]") ||
+           starts_with(link, "anon_inode:kvm-vfio");
 }
 
 static bool match_passthrough(const char *path, const char *link, void *opaque)
@@ -247,14 +248,20 @@ static bool match_passthrough(const char *path, const char *link, void *opaque)
     if (!haul_fd_is_passthrough(link)) {
         return false;
     }
-    snprintf(opaque, 512, "%s", link);
+    snprintf(opaque, HAUL_FD_LINK_SIZE, "%s", link);
     return true;
+}
+
+int haul_process_find_passthrough(pid_t pid, char link[HAUL_FD_LINK_SIZE])
+{
+    link[0] = '\0';
+    return visit_fds(pid, match_passthrough, link);
 }
 
 int haul_process_refuse_passthrough(pid_t pid, struct haul_error *error)
 {
-    char link[512] = "";
-    int result = visit_fds(pid, match_passthrough, link);
+    char link[HAUL_FD_LINK_SIZE];
+    int result = haul_process_find_passthrough(pid, link);
     if (result) {
         return haul_error_set(
             error, -result,

@@ -49,10 +49,16 @@ int haul_process_find_fds(pid_t pid, int fd, int *numbers, unsigned capacity, un
                           struct haul_error *error);
 
 /* haul_fd_is_passthrough tells from a link in /proc/PID/fd whether the process drives a device that writes
- * guest memory by DMA or pins it, unseen by any tracker (trap T3): VFIO, iommufd, vDPA, vhost-scsi. */
+ * guest memory by DMA or pins it, unseen by any tracker (trap T3): VFIO, iommufd, vDPA, vhost-scsi, RDMA. */
 bool haul_fd_is_passthrough(const char *link);
 
-/* haul_process_refuse_passthrough: -ENOTSUP naming the device file, if the process holds one open. */
+#define HAUL_FD_LINK_SIZE 512
+
+/* haul_process_find_passthrough writes what links to such a device in the process's /proc/PID/fd, "" when
+ * nothing does. -ENOENT (the process is gone), -EACCES. */
+int haul_process_find_passthrough(pid_t pid, char link[HAUL_FD_LINK_SIZE]);
+
+/* haul_process_refuse_passthrough: -ENOTSUP naming the device file, if QEMU, the process, holds one open. */
 int haul_process_refuse_passthrough(pid_t pid, struct haul_error *error);
 
 /* haul_process_name writes the command name of a process ("?" when unknown). */

@@ -112,9 +112,45 @@ static int add_writers(const struct haul_qemu_inspection *inspection, const stru
         if (result) {
             return result;
         }
-        if (range_count && writers->count < HAUL_QEMU_WRITERS_MAX) {
-            writers->pids[writers->count++] = mappers[i];
+        if (!range_count) {
+            continue;
         }
+        if (writers->count == HAUL_QEMU_WRITERS_MAX) {
+            return haul_error_set(error, ENOSPC,
+                                  "more than %d processes map the machine's memory writable: unplug some of "
+                                  "the devices that they serve",
+                                  HAUL_QEMU_WRITERS_MAX);
+        }
+        writers->pids[writers->count++] = mappers[i];
+    }
+    return 0;
+}
+
+/* What a back end's device writes by DMA is in nobody's page tables (traps T1 and T3). QEMU's own devices are
+ * refused apart from these, in every mode. */
+static int refuse_passthrough(const struct haul_qemu_inspection *inspection,
+                              const struct haul_qemu_writers *writers, struct haul_error *error)
+{
+    for (unsigned i = 0; i < writers->count; i++) {
+        char link[HAUL_FD_LINK_SIZE];
+        int result = writers->pids[i] == inspection->pid
+                         ? -ENOENT
+                         : haul_process_find_passthrough(writers->pids[i], link);
+        if (result == -ENOENT || (result == 0 && !link[0])) {
+            continue; /* QEMU, one that is gone since, or one without */
+        }
+        char name[32];
+        haul_process_name(writers->pids[i], name, sizeof name);
+        return result
+                   ? haul_error_set(error, -result,
+                                    "cannot list the open files of process %d (%s), which writes the "
+                                    "machine's memory too: %s; run haul as root",
+                                    writers->pids[i], name, strerror(-result))
+                   : haul_error_set(error, ENOTSUP,
+                                    "process %d (%s) writes the machine's memory too and drives a "
+                                    "passed-through device (%.200s), which writes it unseen: unplug what it "
+                                    "serves (device_del) before the move",
+                                    writers->pids[i], name, link);
     }
     return 0;
 }
@@ -134,7 +170,7 @@ int haul_qemu_find_writers(const struct haul_qemu_inspection *inspection, struct
         return haul_error_set(error, ESRCH, "QEMU, process %d, no longer maps its memory",
                               (int)inspection->pid);
     }
-    return 0;
+    return refuse_passthrough(inspection, writers, error);
 }
 
 static int watch_process(const struct haul_qemu_inspection *inspection, int pid,

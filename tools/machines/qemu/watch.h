@@ -20,8 +20,11 @@ struct haul_qemu_writers {
     unsigned count;
 };
 
-/* haul_qemu_find_writers: -EPERM when some process cannot be looked into, so that the list might not be
- * complete. */
+/*
+ * haul_qemu_find_writers: -EPERM when some process cannot be looked into, so that the list might not be
+ * complete; -ENOSPC for more than HAUL_QEMU_WRITERS_MAX; -ENOTSUP when one beside QEMU drives a
+ * passed-through device (an SPDK or DPDK back end with VFIO), whose writes no tracker sees.
+ */
 int haul_qemu_find_writers(const struct haul_qemu_inspection *inspection, struct haul_qemu_writers *writers,
                            struct haul_error *error);
 
