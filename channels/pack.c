@@ -24,18 +24,17 @@ _Static_assert(SAMPLE_PAGES *SAMPLE_WORDS *SAMPLE_WORD == HAUL_CHOICE_SAMPLE, "a
 
 #define PATIENT_CHUNKS 3 /* encoded before giving up: the first finds the codec in no cache */
 
-int haul_pack_init(struct haul_pack *pack, enum haul_compress_mode mode, bool stages, int node)
+int haul_pack_init(struct haul_pack *pack, int mode, bool stages, int node)
 {
     if (stages && !(pack->staged = haul_placement_alloc(HAUL_PACKET_PAYLOAD_MAX, node))) {
         return -ENOMEM;
     }
-    if (mode == HAUL_COMPRESS_NONE) {
+    if (mode == HAUL_CODEC_RAW) {
         return 0;
     }
-    const struct haul_codec *codec = haul_codec_by_id(HAUL_CODEC_LZ4);
     pack->copy = haul_placement_alloc(HAUL_CODEC_CHUNK, node);
     pack->payload = haul_placement_alloc(HAUL_PACKET_PAYLOAD_MAX, node);
-    pack->codec_scratch_size = codec->scratch_size();
+    pack->codec_scratch_size = haul_codec_scratch_max();
     if (pack->codec_scratch_size > 0) {
         pack->codec_scratch = haul_placement_alloc(pack->codec_scratch_size, node);
     }

@@ -39,7 +39,7 @@ struct haul_pack {
  * haul_pack_init allocates scratch on `node` for `mode`, and for pages that have to be read first where
  * `stages` says that there may be some. -ENOMEM. A zeroed pack may be cleaned up.
  */
-int haul_pack_init(struct haul_pack *pack, enum haul_compress_mode mode, bool stages, int node);
+int haul_pack_init(struct haul_pack *pack, int mode, bool stages, int node);
 void haul_pack_cleanup(struct haul_pack *pack);
 
 /*

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The choice between raw and LZ4 compares what an input byte costs either way, in wall-clock nanoseconds.
- * Both costs are measured, never computed from parts: how far encoding, the kernel's work and the link
- * overlap depends on the socket and on the machine. Raw costs `link_ns` for each byte. Encoded costs
+ * The choice between raw and the codec compares what an input byte costs either way, in wall-clock
+ * nanoseconds. Both costs are measured, never computed from parts: how far encoding, the kernel's work and
+ * the link overlap depends on the socket and on the machine. Raw costs `link_ns` for each byte. Encoded costs
  * `cost_ns`, but no less than its share of the bytes costs on the link.
  *
  * Measuring: a socket does not wait evenly. It takes several batches at once, then sleeps until a good part
@@ -99,7 +99,7 @@ static double worth_encoding(const struct haul_choice *choice)
     return (1.0 - MUST_SAVE) * raw_cost(choice);
 }
 
-void haul_choice_init(struct haul_choice *choice, enum haul_compress_mode mode)
+void haul_choice_init(struct haul_choice *choice, int mode)
 {
     memset(choice, 0, sizeof(*choice));
     choice->mode = mode;
@@ -146,20 +146,20 @@ static bool tries_codec(struct haul_choice *choice, double raw_ns, double encode
 const struct haul_codec *haul_choice_pick(struct haul_choice *choice, const void *sample, size_t length)
 {
     const struct haul_codec *raw = haul_codec_by_id(HAUL_CODEC_RAW);
-    const struct haul_codec *lz4 = haul_codec_by_id(HAUL_CODEC_LZ4);
+    const struct haul_codec *codec = haul_codec_by_id(HAUL_COMPRESS_AUTO_CODEC);
     if (choice->mode != HAUL_COMPRESS_AUTO)
-        return choice->mode == HAUL_COMPRESS_LZ4 ? lz4 : raw;
+        return haul_codec_by_id((unsigned)choice->mode);
 
     choice->picked = looks_random(sample, length) ? CONTENT_RANDOM : CONTENT_PLAIN;
     if (choice->link_ns == 0)
         return raw; /* the first window is not over */
     if (choice->contents[choice->picked].trial > 0)
-        return lz4;
+        return codec;
     double raw_ns = raw_cost(choice);
     double encoded_ns = encoded_cost(choice, choice->picked);
     if (encoded_ns > 0 && encoded_ns < worth_encoding(choice))
-        return tries_raw(choice, raw_ns, encoded_ns) ? raw : lz4;
-    return tries_codec(choice, raw_ns, encoded_ns) ? lz4 : raw;
+        return tries_raw(choice, raw_ns, encoded_ns) ? raw : codec;
+    return tries_codec(choice, raw_ns, encoded_ns) ? codec : raw;
 }
 
 double haul_choice_patience(const struct haul_choice *choice)
@@ -286,15 +286,15 @@ void haul_choice_learn(struct haul_choice *choice, const struct haul_codec *code
     learn_codec(choice, cost);
 }
 
-int haul_compress_mode_parse(const char *text, enum haul_compress_mode *mode)
+int haul_compress_mode_parse(const char *text, int *mode)
 {
-    if (strcmp(text, "none") == 0)
-        *mode = HAUL_COMPRESS_NONE;
-    else if (strcmp(text, "lz4") == 0)
-        *mode = HAUL_COMPRESS_LZ4;
-    else if (strcmp(text, "auto") == 0)
+    if (strcmp(text, "auto") == 0) {
         *mode = HAUL_COMPRESS_AUTO;
-    else
+        return 0;
+    }
+    const struct haul_codec *codec = haul_codec_by_name(text);
+    if (!codec)
         return -EINVAL;
+    *mode = codec->id;
     return 0;
 }

@@ -15,11 +15,9 @@
 extern "C" {
 #endif
 
-enum haul_compress_mode {
-    HAUL_COMPRESS_NONE, /* always raw */
-    HAUL_COMPRESS_LZ4,  /* always LZ4; a chunk that does not shrink goes raw */
-    HAUL_COMPRESS_AUTO  /* per batch */
-};
+/* A mode is the id of a codec, which is then always used (a chunk that does not shrink goes raw), or: */
+#define HAUL_COMPRESS_AUTO (-1) /* raw or this codec, as each batch has it: */
+#define HAUL_COMPRESS_AUTO_CODEC HAUL_CODEC_LZ4
 
 /* Time per byte over a stretch that is long enough to even out what a socket does. */
 struct haul_choice_window {
@@ -43,7 +41,7 @@ struct haul_choice_content {
 #define HAUL_CHOICE_CONTENTS 2
 
 struct haul_choice {
-    enum haul_compress_mode mode;
+    int mode;
     /* Learned state, private to the owner thread; see choice.c. Zeroed means "nothing learned". */
     double copy_ns; /* per wire byte: the socket call when it does not wait */
     double link_ns; /* per wire byte: what the channel takes when it is kept busy */
@@ -72,7 +70,7 @@ struct haul_choice_cost {
 /* Bytes of a good sample: eight pages of the batch, four words of each. */
 #define HAUL_CHOICE_SAMPLE 256
 
-void haul_choice_init(struct haul_choice *choice, enum haul_compress_mode mode);
+void haul_choice_init(struct haul_choice *choice, int mode);
 
 /*
  * haul_choice_pick returns the codec for the next batch. `sample` is up to 4096 bytes from all over the batch
@@ -92,8 +90,8 @@ double haul_choice_patience(const struct haul_choice *choice);
 void haul_choice_learn(struct haul_choice *choice, const struct haul_codec *codec,
                        const struct haul_choice_cost *cost);
 
-/* haul_compress_mode_parse turns "none", "lz4" or "auto" into a mode; returns 0 or -EINVAL. */
-int haul_compress_mode_parse(const char *text, enum haul_compress_mode *mode);
+/* haul_compress_mode_parse turns one of HAUL_COMPRESS_NAMES into a mode; returns 0 or -EINVAL. */
+int haul_compress_mode_parse(const char *text, int *mode);
 
 #ifdef __cplusplus
 }

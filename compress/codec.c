@@ -4,10 +4,8 @@
 
 #include <string.h>
 
-static const struct haul_codec *const table[HAUL_CODEC_COUNT] = {
-    [HAUL_CODEC_RAW] = &haul_codec_raw,
-    [HAUL_CODEC_LZ4] = &haul_codec_lz4,
-};
+#define ROW(id, number, symbol, name) [number] = &haul_codec_##symbol,
+static const struct haul_codec *const table[HAUL_CODEC_COUNT] = {HAUL_CODECS(ROW)};
 
 const struct haul_codec *haul_codec_by_id(unsigned id)
 {
@@ -21,4 +19,14 @@ const struct haul_codec *haul_codec_by_name(const char *name)
             return table[id];
     }
     return NULL;
+}
+
+size_t haul_codec_scratch_max(void)
+{
+    size_t most = 0;
+    for (unsigned id = 0; id < HAUL_CODEC_COUNT; id++) {
+        size_t size = table[id]->scratch_size();
+        most = size > most ? size : most;
+    }
+    return most;
 }

@@ -4,8 +4,7 @@
 
 /*
  * Page codecs behind one ops table. A codec turns one chunk (up to HAUL_CODEC_CHUNK bytes of whole pages,
- * already gathered into a stable copy by the caller) into fewer bytes and back. A new codec is one file that
- * defines a `const struct haul_codec` and one line in the table of codec.c.
+ * already gathered into a stable copy by the caller) into fewer bytes and back.
  */
 
 #include <stddef.h>
@@ -17,8 +16,24 @@ extern "C" {
 
 #define HAUL_CODEC_CHUNK ((size_t)64 << 10)
 
-/* Codec ids are wire values (docs/protocol.md): never renumber. */
-enum haul_codec_id { HAUL_CODEC_RAW = 0, HAUL_CODEC_LZ4 = 1, HAUL_CODEC_COUNT };
+/*
+ * The codecs: HAUL_CODEC_ID and the number that stands for it on the wire (docs/protocol.md; never renumber,
+ * leave no gap), the object haul_codec_SYMBOL, and the name that --compress has for it. A new codec is a line
+ * here and a file that defines its object.
+ */
+#define HAUL_CODECS(CODEC)                                                                                   \
+    CODEC(RAW, 0, raw, "none")                                                                               \
+    CODEC(LZ4, 1, lz4, "lz4")
+
+#define HAUL_CODEC_MEMBER(id, number, symbol, name) HAUL_CODEC_##id = (number),
+enum haul_codec_id { HAUL_CODECS(HAUL_CODEC_MEMBER) HAUL_CODEC_COUNT };
+#undef HAUL_CODEC_MEMBER
+
+/* All that --compress may be: one string with bars between the names, and a list of them. */
+#define HAUL_CODEC_BAR(id, number, symbol, name) name "|"
+#define HAUL_CODEC_ITEM(id, number, symbol, name) name,
+#define HAUL_COMPRESS_NAMES HAUL_CODECS(HAUL_CODEC_BAR) "auto"
+#define HAUL_COMPRESS_LIST HAUL_CODECS(HAUL_CODEC_ITEM) "auto"
 
 struct haul_codec {
     enum haul_codec_id id;
@@ -53,6 +68,9 @@ const struct haul_codec *haul_codec_by_id(unsigned id);
 
 /* haul_codec_by_name returns the codec that --compress calls `name`, or NULL. */
 const struct haul_codec *haul_codec_by_name(const char *name);
+
+/* haul_codec_scratch_max returns the greatest scratch_size of all codecs. */
+size_t haul_codec_scratch_max(void);
 
 #ifdef __cplusplus
 }

@@ -104,6 +104,10 @@ struct haul_throttle_steps {
                       false */
 };
 
+/* What haul_options.compress may be: "none|lz4|auto", and the same as a list that ends with NULL. */
+extern const char haul_compress_names[];
+extern const char *const haul_compress_list[];
+
 /*
  * Options are copied and checked by haul_source_new and haul_destination_new. Call haul_options_default
  * first: it sets `size`, which lets the library tell an older caller's struct from a newer one's.
@@ -112,7 +116,7 @@ struct haul_options {
     size_t size;
     uint32_t channels;                  /* source: 1..128, default 2. The destination follows the source,
                                            or reads a file with as many threads. */
-    const char *compress;               /* source: "none", "lz4" or "auto" (default "none") */
+    const char *compress;               /* source: one of haul_compress_names (default "none") */
     uint32_t downtime_limit_ms;         /* source: 0..2000000, default 300 */
     uint64_t max_bandwidth_bytes_per_s; /* source: cap over all channels; 0 (default): none */
     uint64_t switchover_bandwidth_bytes_per_s; /* source: used for the threshold instead of the estimate; 0:

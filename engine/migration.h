@@ -72,7 +72,7 @@ struct haul_migration {
     /* ---- written before haul_start, then read by every thread ---- */
     struct haul_options options; /* strings point to the copies below */
     char placement[256];
-    enum haul_compress_mode compress;
+    int compress; /* a mode of compress/choice.h */
     char *strings[HAUL_TRANSPORT_STRINGS]; /* copies of the transport's options */
     struct haul_named_fd *fds;             /* handed over; fd_count entries */
     unsigned fd_count;

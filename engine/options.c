@@ -6,6 +6,9 @@
 #include <stdio.h>
 #include <string.h>
 
+const char haul_compress_names[] = HAUL_COMPRESS_NAMES;
+const char *const haul_compress_list[] = {HAUL_COMPRESS_LIST, NULL};
+
 void haul_options_default(struct haul_options *options)
 {
     *options = (struct haul_options){
@@ -91,8 +94,8 @@ int haul_migration_copy_options(struct haul_migration *migration, const struct h
         return rc;
     }
     if (haul_compress_mode_parse(own->compress ? own->compress : "none", &migration->compress) < 0) {
-        return haul_error_set(error, EINVAL, "compress is \"%s\"; it must be none, lz4 or auto",
-                              own->compress);
+        return haul_error_set(error, EINVAL, "compress is \"%s\"; it must be one of %s", own->compress,
+                              haul_compress_names);
     }
     rc = parse_mode(migration, own, error);
     if (rc < 0) {

@@ -29,7 +29,7 @@ struct options {
     const char *destination;
     const char *content;
     const char *uri;
-    enum haul_compress_mode compress;
+    int compress; /* a mode of compress/choice.h */
 };
 
 static const struct haul_transport_options transport = {.limits = {10000, 30000}};

@@ -18,10 +18,11 @@ struct haul_file_source {
 
 int haul_file_source_check(const struct haul_migration *migration, struct haul_error *error)
 {
-    if (migration->compress == HAUL_COMPRESS_LZ4) {
+    if (migration->compress != HAUL_CODEC_RAW && migration->compress != HAUL_COMPRESS_AUTO) {
         return haul_error_set(error, ENOTSUP,
                               "a file keeps every page at its own place, so it cannot be compressed: leave "
-                              "--compress lz4 out");
+                              "--compress %s out",
+                              haul_codec_by_id((unsigned)migration->compress)->name);
     }
     if (migration->mode == HAUL_MODE_CPR_TRANSFER) {
         return haul_error_set(error, ENOTSUP,

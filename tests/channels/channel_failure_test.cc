@@ -14,7 +14,7 @@ TEST(Channel, PeerClosingInTheMiddleFailsTheSender)
 {
     Link link(Later{1}, 2048);
     auto [out, in] = connect_pair("tcp:127.0.0.1:0");
-    link.add_sender(7, out, HAUL_COMPRESS_NONE);
+    link.add_sender(7, out, HAUL_CODEC_RAW);
     for (uint64_t i = 0; i < 2048; i++)
         link.source.fill(i, 1);
     char some[100];
@@ -36,7 +36,7 @@ TEST(Channel, PeerClosingInTheMiddleFailsTheSender)
 
 TEST(Channel, PeerClosingInTheMiddleFailsTheReceiver)
 {
-    Link link(1, 10, HAUL_COMPRESS_NONE, "tcp:127.0.0.1:0");
+    Link link(1, 10, HAUL_CODEC_RAW, "tcp:127.0.0.1:0");
     link.mark(1);
     ASSERT_TRUE(link.barrier.wait_round(1));
     haul_sender_abort(link.senders[0]);
@@ -52,7 +52,7 @@ TEST(Channel, SilentPeerTimesOut)
     haul_error error{};
     auto [out, in] = connected("tcp:127.0.0.1:0", {{5000, 100}});
     Link link(Later{1}, 2048);
-    link.add_sender(0, out, HAUL_COMPRESS_NONE);
+    link.add_sender(0, out, HAUL_CODEC_RAW);
     for (uint64_t i = 0; i < 2048; i++)
         link.source.fill(i, 1);
     for (int i = 0; i < 200 && haul_sender_error(link.senders[0], &error) == 0; i++)
@@ -71,7 +71,7 @@ TEST_P(Abort, WhileBlockedReturnsAtOnce)
 {
     Link link(Later{1}, 4096);
     auto [out, in] = connect_pair(GetParam());
-    link.add_sender(0, out, HAUL_COMPRESS_NONE);
+    link.add_sender(0, out, HAUL_CODEC_RAW);
     for (uint64_t i = 0; i < 4096; i++)
         link.source.fill(i, 1);
     for (uint64_t i = 0; i < HAUL_SENDER_DEPTH; i++)
@@ -91,7 +91,7 @@ TEST_P(Abort, WhileBlockedReturnsAtOnce)
 
 TEST_P(Abort, ReceiverThatWaitsReturnsAtOnceAndReportsNothing)
 {
-    Link link(1, 10, HAUL_COMPRESS_NONE, GetParam());
+    Link link(1, 10, HAUL_CODEC_RAW, GetParam());
     auto start = std::chrono::steady_clock::now();
     haul_receiver_abort(link.receivers[0]);
     haul_receiver_free(link.receivers[0]);

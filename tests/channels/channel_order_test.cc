@@ -71,8 +71,8 @@ TEST(Channel, DelayedChannelCannotBringBackAnOldPage)
     auto [relay_out, in0] = connect_pair("pair");
     auto [out1, in1] = connect_pair("pair");
     Relay relay(relay_in, relay_out);
-    link.add_sender(0, out0, HAUL_COMPRESS_NONE);
-    link.add_sender(1, out1, HAUL_COMPRESS_NONE);
+    link.add_sender(0, out0, HAUL_CODEC_RAW);
+    link.add_sender(1, out1, HAUL_CODEC_RAW);
     link.add_receiver(0, in0);
     link.add_receiver(1, in1);
     /* The old version is under way on the slow channel, */
@@ -112,7 +112,7 @@ TEST(Channel, SlowReceiverHoldsTheSenderBack)
 {
     Link link(Later{1}, 4096);
     auto [out, in] = connect_pair("pair");
-    link.add_sender(0, out, HAUL_COMPRESS_NONE);
+    link.add_sender(0, out, HAUL_CODEC_RAW);
     for (uint64_t i = 0; i < 4096; i++)
         link.source.fill(i, 1);
     /* Nobody reads: the depth of the ring is all that can be submitted. */
@@ -143,7 +143,7 @@ TEST(Channel, BellRingsOnceTheRingRunsLow)
 {
     Link link(Later{1}, 256 * HAUL_SENDER_DEPTH);
     auto [out, in] = connect_pair("pair");
-    link.add_sender(0, out, HAUL_COMPRESS_NONE);
+    link.add_sender(0, out, HAUL_CODEC_RAW);
     for (uint64_t i = 0; i < link.source.view.pages; i++)
         link.source.fill(i, 1);
     uint32_t ticket = haul_doorbell_ticket(&link.bell);
@@ -186,7 +186,7 @@ TEST(Channel, FreeSendsWhatIsInFlight)
 
 TEST(Channel, CountersNeverGoBack)
 {
-    Link link(1, 2048, HAUL_COMPRESS_NONE, "tcp:127.0.0.1:0");
+    Link link(1, 2048, HAUL_CODEC_RAW, "tcp:127.0.0.1:0");
     for (uint64_t i = 0; i < 2048; i++)
         link.source.fill(i, 1);
     HAUL_ATOMIC(bool) stop{false};

@@ -141,8 +141,7 @@ class Link
     {
         haul_doorbell_init(&bell);
     }
-    Link(unsigned channels, uint64_t pages, haul_compress_mode mode = HAUL_COMPRESS_NONE,
-         const std::string &uri = "pair")
+    Link(unsigned channels, uint64_t pages, int mode = HAUL_CODEC_RAW, const std::string &uri = "pair")
         : Link(Later{channels}, pages)
     {
         for (unsigned i = 0; i < channels; i++) {
@@ -161,7 +160,7 @@ class Link
         for (auto *receiver : receivers)
             haul_receiver_free(receiver);
     }
-    void add_sender(unsigned index, int fd, haul_compress_mode mode)
+    void add_sender(unsigned index, int fd, int mode)
     {
         haul_error error{};
         haul_sender_options options{};

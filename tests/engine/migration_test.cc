@@ -345,7 +345,7 @@ TEST(Options, OutOfRangeIsNamed)
     options = Options();
     options.compress = "zip";
     EXPECT_EQ(haul_source_new(&options, &migration, &error), -EINVAL);
-    EXPECT_STREQ(error.message, "compress is \"zip\"; it must be none, lz4 or auto");
+    EXPECT_STREQ(error.message, "compress is \"zip\"; it must be one of none|lz4|auto");
     options = Options();
     options.timeout_s = 0;
     EXPECT_EQ(haul_destination_new(&options, &migration, &error), -EINVAL);

@@ -10,7 +10,6 @@
     offsetof(struct haul_settings, options.field), sizeof(((struct haul_settings *)NULL)->options.field)
 #define TEXT(field) offsetof(struct haul_settings, field), sizeof(((struct haul_settings *)NULL)->field)
 
-static const char *const compressions[] = {"none", "lz4", "auto", NULL};
 static const char *const modes[] = {"normal", "cpr-transfer", NULL};
 
 /* `name` first, then one row for each of `fields` in the same order. */
@@ -20,7 +19,7 @@ const struct haul_qmp_argument haul_settings_parameters[] = {
     {"downtime-limit", HAUL_QMP_UNSIGNED, .optional = true},
     {"avail-switchover-bandwidth", HAUL_QMP_UNSIGNED, .optional = true},
     {"multifd-channels", HAUL_QMP_UNSIGNED, .optional = true},
-    {"multifd-compression", HAUL_QMP_CHOICE, .optional = true, .choices = compressions},
+    {"multifd-compression", HAUL_QMP_CHOICE, .optional = true, .choices = haul_compress_list},
     {"mode", HAUL_QMP_CHOICE, .optional = true, .choices = modes},
     {"max-rounds", HAUL_QMP_UNSIGNED, .optional = true},
     {"timeout", HAUL_QMP_UNSIGNED, .optional = true},

@@ -53,7 +53,7 @@ const struct cli_option cli_option_table[] = {
      .minimum = 1, .maximum = 128,
      .help = "Parallel connections, each with its own thread, or threads that write or read a file: 1 to "
              "128 (default 2)."},
-    {"compress", "MODE", SEND, CLI_OPTION_CHOICE, FIELD(haul.compress), .choices = "none|lz4|auto",
+    {"compress", "MODE", SEND, CLI_OPTION_CHOICE, FIELD(haul.compress), .choices = haul_compress_names,
      .help = "none (default), lz4, or auto, which decides for each batch of pages."},
     {"downtime-limit", "MS", SEND, CLI_OPTION_NUMBER, FIELD(haul.downtime_limit_ms), .maximum = 2000000,
      .help = "The longest that the guest may stand still, in milliseconds: 0 to 2000000 (default 300)."},

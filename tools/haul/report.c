@@ -139,7 +139,7 @@ static void print_channels(const struct haul_outcome *outcome, FILE *out)
         return;
     }
     fprintf(out,
-            "\n  Channel  CPU Node      Bytes     Pages      Zero       Raw       LZ4      Busy   Stalled\n");
+            "\n  Channel  CPU Node      Bytes     Pages      Zero       Raw   Encoded      Busy   Stalled\n");
     for (unsigned i = 0; i < outcome->channel_count; i++) {
         const struct haul_channel_stats *channel = &outcome->channels[i];
         char cpu[16], node[16], bytes[CLI_NUMBER_SIZE], busy[CLI_NUMBER_SIZE], stalled[CLI_NUMBER_SIZE];

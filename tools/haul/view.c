@@ -211,7 +211,7 @@ void cli_view_headline(const struct cli_view *view, char text[CLI_VIEW_LINE])
 }
 
 const char cli_view_channel_heading[] =
-    "  Channel  CPU Node        Rate      Bytes     Pages      Zero       LZ4      Busy   Stalled";
+    "  Channel  CPU Node        Rate      Bytes     Pages      Zero   Encoded      Busy   Stalled";
 
 size_t cli_view_channels(const struct cli_view *view)
 {

@@ -96,7 +96,7 @@ class GuardedMemory
     unsigned char *whole_;
 };
 
-inline Payload MakeRecord(uint64_t pages, unsigned rounds, enum haul_compress_mode compress)
+inline Payload MakeRecord(uint64_t pages, unsigned rounds, int compress)
 {
     GuardedMemory memory(pages * 4096);
     std::mt19937 random(5);
@@ -152,7 +152,7 @@ inline Payload MakeRecord(uint64_t pages, unsigned rounds, enum haul_compress_mo
 
 // The bytes that a sender writes for `rounds` rounds of all pages of one block: what a hostile source starts
 // from. Each is recorded once.
-inline const Payload &RecordChannel(uint64_t pages, unsigned rounds, enum haul_compress_mode compress)
+inline const Payload &RecordChannel(uint64_t pages, unsigned rounds, int compress)
 {
     static std::map<std::tuple<uint64_t, unsigned, int>, Payload> records;
     Payload &record = records[{pages, rounds, static_cast<int>(compress)}];

@@ -192,8 +192,8 @@ void Converse(std::mt19937 &random, const Payload &record, Tally *tally)
 TEST(HostileSource, ThousandsOfBrokenConversations)
 {
     constexpr int kThreads = 4;
-    const Payload records[] = {RecordChannel(kPages, 2, HAUL_COMPRESS_NONE),
-                               RecordChannel(kPages, 2, HAUL_COMPRESS_LZ4)};
+    const Payload records[] = {RecordChannel(kPages, 2, HAUL_CODEC_RAW),
+                               RecordChannel(kPages, 2, HAUL_CODEC_LZ4)};
     const char *wish = getenv("HAUL_TEST_ITERATIONS");
     int iterations = wish ? atoi(wish) : 2000;
     // Reading the machine's real topology would take most of the time.

@@ -156,7 +156,7 @@ class RawSource
     // Up to where every round arrived.
     void Rounds()
     {
-        const Payload &record = RecordChannel(kPages, 2, HAUL_COMPRESS_NONE); // before anybody waits for it
+        const Payload &record = RecordChannel(kPages, 2, HAUL_CODEC_RAW); // before anybody waits for it
         Hello();
         Blocks();
         Channel(record);

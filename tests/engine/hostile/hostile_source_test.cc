@@ -224,7 +224,7 @@ TEST(HostileSource, PagesAfterPreparedDoNotReachTheGuest)
     RawSource source(destination);
     source.Hello();
     source.Blocks();
-    Payload record = RecordChannel(kPages, 2, HAUL_COMPRESS_NONE);
+    Payload record = RecordChannel(kPages, 2, HAUL_CODEC_RAW);
     Payload round1(record.begin(), record.begin() + static_cast<ptrdiff_t>(record.size() / 2));
     Payload round2(record.begin() + static_cast<ptrdiff_t>(record.size() / 2), record.end());
     FramePeer data(ConnectTo(destination.uri));

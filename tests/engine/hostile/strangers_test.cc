@@ -108,7 +108,7 @@ TEST_P(Strangers, DoNotDisturbAMove)
     FramePeer second(ConnectTo(destination.uri));
     GetParam().say(second); // between the control connection and the channels
     source.Blocks();
-    source.Channel(RecordChannel(kPages, 2, HAUL_COMPRESS_LZ4));
+    source.Channel(RecordChannel(kPages, 2, HAUL_CODEC_LZ4));
     source.ExpectReply(HAUL_FRAME_ROUND_DONE);
     source.ExpectReply(HAUL_FRAME_ROUND_DONE);
     FramePeer third(ConnectTo(destination.uri));
@@ -154,7 +154,7 @@ TEST(StrangersToo, ManySilentOnesDelayNobody)
     source.Hello();
     ten_more();
     source.Blocks();
-    source.Channel(RecordChannel(kPages, 2, HAUL_COMPRESS_NONE));
+    source.Channel(RecordChannel(kPages, 2, HAUL_CODEC_RAW));
     source.ExpectReply(HAUL_FRAME_ROUND_DONE);
     EXPECT_LT(MsSince(begun), 10000) << "one after the other they take twenty times two seconds";
     Frame frame;
@@ -198,7 +198,7 @@ TEST(StrangersToo, ASecondSourceIsToldThatTheDestinationIsTaken)
     EXPECT_EQ(frame.type, HAUL_FRAME_FAILED);
     std::string text(frame.payload.begin(), frame.payload.end());
     EXPECT_NE(text.find("this destination is taken by another migration"), std::string::npos) << text;
-    source.Channel(RecordChannel(kPages, 2, HAUL_COMPRESS_NONE));
+    source.Channel(RecordChannel(kPages, 2, HAUL_CODEC_RAW));
     source.ExpectReply(HAUL_FRAME_ROUND_DONE);
 }
 

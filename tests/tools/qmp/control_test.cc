@@ -176,7 +176,7 @@ const char HEADLINE[] =
     "of 300 ms\n";
 
 const char TABLE[] =
-    "  Channel  CPU Node        Rate      Bytes     Pages      Zero       LZ4      Busy   Stalled\n"
+    "  Channel  CPU Node        Rate      Bytes     Pages      Zero   Encoded      Busy   Stalled\n"
     "        0    3    0   256 MiB/s    256 MiB         7         1         2    500 ms    1.0 ms\n"
     "        1  any  any   256 MiB/s    256 MiB         8         0         0    0.0 ms    0.0 ms\n";
 
