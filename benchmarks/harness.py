@@ -174,13 +174,13 @@ class Machine:
     With `prealloc` QEMU maps all of its memory, as it does memory that a guest has used; what is in the file stays.
     """
 
-    def __init__(self, bench, name, size, file=None, incoming=False, prealloc=False, extra=()):
+    def __init__(self, bench, name, size, file=None, incoming=False, prealloc=False, extra=(), program=None):
         self.bench = bench
         self.qmp_path = os.path.join(bench.work, name + ".qmp")
         memory = f"memory-backend-{'file' if file else 'memfd'},id=ram,size={size << 20},share=on"
         memory += f",mem-path={file}" if file else ""
         memory += ",prealloc=on" if prealloc else ""
-        command = [bench.options.qemu, "-accel", "tcg", "-machine", "q35,memory-backend=ram", "-m", f"{size}M",
+        command = [program or bench.options.qemu, "-accel", "tcg", "-machine", "q35,memory-backend=ram", "-m", f"{size}M",
                    "-object", memory, "-nodefaults", "-display", "none", "-qmp", f"unix:{self.qmp_path},server=on,wait=off", *extra]
         self.process = bench.start(command + (["-incoming", "defer", "-S"] if incoming else []))
         Qmp(self.qmp_path).close()
@@ -201,16 +201,19 @@ class Bench:
         self.program = os.path.basename(sys.argv[0]).removesuffix(".py")
         self.processes, self.folders = [], set()
         self.deaf, self.signal = False, 0  # a signal while it is deaf is heard afterwards
-        if not shutil.which(options.qemu):
-            self.refuse(f"{options.qemu} is not installed; run tools/setup")
+        self.version = self.qemu_version(options.qemu)
         self.build([*targets] + ([] if options.haul else ["//tools/haul"]))
         self.haul = options.haul or self.built("tools/haul/haul")
-        output = subprocess.run([options.qemu, "--version"], capture_output=True, text=True, check=True).stdout
-        self.version = output.split("\n")[0]
         self.title = f"{self.version}; medians of {options.repeat}; {os.cpu_count()} CPUs"
 
     def refuse(self, why):
         sys.exit(f"{self.program}: {why}")
+
+    def qemu_version(self, program):
+        if not shutil.which(program):
+            self.refuse(f"{program} is not installed; tools/setup installs Debian's QEMU")
+        output = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+        return output.split("\n")[0]
 
     def build(self, targets):
         if targets:
@@ -336,7 +339,7 @@ class Bench:
         return Machine(self, name, how.pop("size", None) or self.options.size, **how)
 
     @contextlib.contextmanager
-    def pair(self, source, destination, prealloc=(True, True), extra=((), ()), size=None):
+    def pair(self, source, destination, prealloc=(True, True), extra=((), ()), size=None, program=None):
         """Two machines that never run, one to move to the other, with these files, if any, for their memory."""
         with contextlib.ExitStack() as stack:
             machines = []
@@ -344,7 +347,8 @@ class Bench:
                 stack.callback(remove, destination)
             for i, (name, file) in enumerate((("source", source), ("destination", destination))):
                 more = extra[i] if i else (*extra[i], "-S")
-                machines.append(self.machine(name, file=file, incoming=i == 1, prealloc=prealloc[i], extra=more, size=size))
+                machines.append(self.machine(name, file=file, incoming=i == 1, prealloc=prealloc[i], extra=more, size=size,
+                                             program=program))
                 stack.callback(machines[i].stop)
             yield machines
 

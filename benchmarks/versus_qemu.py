@@ -24,14 +24,14 @@ import harness
 CASES = ("present", "waiting", "together", "untouched")
 
 
-def one_move(bench, by, case, channels):
-    """Starts both machines, moves once, ends both."""
+def one_move(bench, by, case, channels, program=None):
+    """Starts both machines, of QEMU's binary `program` if one is given, moves once, ends both."""
     size = bench.options.size
     destination = bench.memory("destination")
     untouched = case == "untouched"
     source = bench.memory("untouched") if untouched else bench.random_memory(size)
     try:
-        with bench.pair(source, destination, (not untouched, case == "present")) as machines:
+        with bench.pair(source, destination, (not untouched, case == "present"), program=program) as machines:
             if by == "haul":
                 figures = bench.haul_move(machines, channels, wait=case in ("present", "waiting"),
                                           populated=destination if case == "waiting" else None)
@@ -53,10 +53,12 @@ def limit(bench, case, channels, *how):
 
 
 def measure(bench, case, channels):
-    runs = {"haul": [], "qemu": [], "limit": [], "unmapped": []}
+    runs = {"haul": [], "qemu": [], "second-qemu": [], "limit": [], "unmapped": []}
     for _ in range(bench.options.repeat):
         runs["haul"].append(one_move(bench, "haul", case, channels))
         runs["qemu"].append(one_move(bench, "qemu", case, channels))
+        if bench.options.second_qemu:
+            runs["second-qemu"].append(one_move(bench, "qemu", case, channels, bench.options.second_qemu))
         if case != "untouched":
             runs["limit"].append(limit(bench, case, channels))
             runs["unmapped"].append(limit(bench, case, channels, "unmapped"))
@@ -88,23 +90,27 @@ def print_row(options, row):
     print(f"{row['case']:<10}{row['channels']:>3}  {speed(options, row, 'haul')}  {speed(options, row, 'qemu')}  "
           f"{speed(options, row, 'limit')}{ratio(row, 'qemu'):>11}{ratio(row, 'limit'):>12}{ratio(row, 'unmapped'):>15}"
           f"{row['haul-memory-mib']:>8.1f}{row['haul-coordinator-share'] * 100:>8.1f}", flush=True)
+    if "second-qemu-seconds" in row:
+        print(f"{'second QEMU':<38}{speed(options, row, 'second-qemu')}{'':<23}{ratio(row, 'second-qemu'):>11}", flush=True)
 
 
 def main():
     parser = harness.parser(__doc__, repeat=5, size=4096, channels="1,2,4,8")
     parser.add_argument("--cases", default=",".join(CASES), help="of " + ", ".join(CASES))
+    parser.add_argument("--second-qemu", metavar="QEMU", help="another QEMU, whose multifd takes turns with the first one's")
     options = parser.parse_args()
     cases = options.cases.split(",")
     if not set(cases) <= set(CASES):
         sys.exit(f"versus_qemu: --cases takes {', '.join(CASES)}")
     rows = []
     with harness.Bench(options, ["//benchmarks/channels:loopback_limit"]) as bench:
-        print(f"{bench.title}; {options.size} MiB\n{HEADING}")
+        second = bench.qemu_version(options.second_qemu) if options.second_qemu else None
+        print(f"{bench.title}; {options.size} MiB" + (f"\nsecond: {second}" if second else "") + f"\n{HEADING}")
         for case in cases:
             for channels in harness.counts(options.channels):
                 rows.append(measure(bench, case, channels))
                 print_row(options, rows[-1])
-        bench.save(rows, **{"size-mib": options.size})
+        bench.save(rows, **{"size-mib": options.size}, **({"second-qemu": second} if second else {}))
 
 
 if __name__ == "__main__":

@@ -64,6 +64,7 @@ static int show(const struct cli_options *options, struct haul_topology *topolog
     if (status == 0) {
         printf("\nPlacement of %u channels (--placement %s):\n", request.channels, request.policy);
         haul_placement_print(slots, request.channels, stdout);
+        printf("haul send weighs in where the guest's memory lies, where there are several nodes.\n");
     }
     free(slots);
     return status;
