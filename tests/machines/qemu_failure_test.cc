@@ -353,9 +353,47 @@ TEST_P(RefusedToContinue, GivesTheMachineBack)
 INSTANTIATE_TEST_SUITE_P(Disk, RefusedToContinue, ::testing::Bool(),
                          [](const auto &info) { return info.param ? "paused" : "autostart"; });
 
-// After all that: the same machine moves, paused, and goes on there when told to; then the source's copy is
-// taken back.
+// ---- after all that, the same machine moves ----
+
+// Ends the machine that moved, and lets the source's copy go on.
+void take_back(Machine &from, Machine &to)
+{
+    haul_machine *machine = nullptr;
+    haul_error error = {};
+    ASSERT_EQ(0, haul_qemu_attach_existing(to.qmp().c_str(), &machine, &error)) << error.message;
+    EXPECT_EQ(0, machine->ops->abandon(machine, &error)) << error.message;
+    machine->ops->free(machine);
+    for (int i = 0; i < 100 && to.alive(); i++) {
+        usleep(20000);
+    }
+    EXPECT_FALSE(to.alive());
+    ASSERT_EQ(0, haul_qemu_attach_existing(from.qmp().c_str(), &machine, &error)) << error.message;
+    EXPECT_EQ(0, machine->ops->resume(machine, &error)) << error.message;
+    EXPECT_EQ(from.qmp(), machine->ops->locator(machine));
+    machine->ops->free(machine);
+    EXPECT_TRUE(from.counts());
+    EXPECT_FALSE(from.says_bad()) << from.console();
+}
+
 TEST_F(QemuFailure, ThenItMovesAndComesBack)
+{
+    auto to = destination();
+    Move move(*source, *to, {});
+    ASSERT_EQ(0, move.source->wait()) << move.log() << to->errors();
+    ASSERT_EQ(0, move.destination->wait()) << move.log();
+    EXPECT_EQ("running", to->status());
+    EXPECT_TRUE(to->counts());
+    EXPECT_TRUE(to->wait_for("sweep", 60));
+    EXPECT_FALSE(to->says_bad()) << to->console();
+    EXPECT_EQ(settings, source->settings());
+
+    Mover again({"send", source->qmp(), "tcp:127.0.0.1:1"});
+    EXPECT_EQ(1, again.wait());
+    EXPECT_NE(std::string::npos, again.output().find("already moved away")) << again.output();
+    take_back(*source, *to);
+}
+
+TEST_F(QemuFailure, ThenItMovesPaused)
 {
     source->command("stop");
     auto to = destination();
@@ -367,27 +405,7 @@ TEST_F(QemuFailure, ThenItMovesAndComesBack)
     EXPECT_TRUE(to->counts());
     EXPECT_TRUE(to->wait_for("sweep", 60));
     EXPECT_FALSE(to->says_bad()) << to->console();
-    EXPECT_EQ(settings, source->settings());
-
-    Mover again({"send", source->qmp(), "tcp:127.0.0.1:1"});
-    EXPECT_EQ(1, again.wait());
-    EXPECT_NE(std::string::npos, again.output().find("already moved away")) << again.output();
-
-    haul_machine *machine = nullptr;
-    haul_error error = {};
-    ASSERT_EQ(0, haul_qemu_attach_existing(to->qmp().c_str(), &machine, &error)) << error.message;
-    EXPECT_EQ(0, machine->ops->abandon(machine, &error)) << error.message;
-    machine->ops->free(machine);
-    for (int i = 0; i < 100 && to->alive(); i++) {
-        usleep(20000);
-    }
-    EXPECT_FALSE(to->alive());
-    ASSERT_EQ(0, haul_qemu_attach_existing(source->qmp().c_str(), &machine, &error)) << error.message;
-    EXPECT_EQ(0, machine->ops->resume(machine, &error)) << error.message;
-    EXPECT_EQ(source->qmp(), machine->ops->locator(machine));
-    machine->ops->free(machine);
-    EXPECT_TRUE(source->counts());
-    EXPECT_FALSE(source->says_bad()) << source->console();
+    take_back(*source, *to);
 }
 
 } // namespace
