@@ -32,6 +32,7 @@ static const char *text_of(const json_t *object, const char *key)
 void haul_qemu_mirror_init(struct haul_qemu_mirror *mirror)
 {
     memset(mirror, 0, sizeof *mirror);
+    mirror->patience_ns = ENDING_NS;
     for (unsigned i = 0; i < HAUL_QEMU_DRIVES_MAX; i++) {
         mirror->sockets[i] = -1;
     }
@@ -48,6 +49,22 @@ void haul_qemu_mirror_cleanup(struct haul_qemu_mirror *mirror)
 }
 
 /* ---- starting ---- */
+
+/* QEMU mirrors a drive from its topmost node only. */
+static int explain_refusal(const struct haul_qemu_drive *drive, int result, struct haul_error *error)
+{
+    if (result != -EREMOTEIO || !error || !strstr(error->message, "Need a root block node")) {
+        return result;
+    }
+    return haul_error_set(
+        error, EBUSY,
+        "QEMU cannot mirror it, because another block node lies on its node %s. If somebody "
+        "added a filter there, remove it (blockdev-del). Otherwise another tool's mirror "
+        "left its filter when it failed, by a fault of QEMU before 8.2.3, and it stays "
+        "until that QEMU ends: move without --disks, or shut the guest down and start "
+        "it in a new QEMU",
+        drive->node);
+}
 
 static int start_one(struct haul_qemu_mirror *mirror, unsigned index, struct haul_qmp *qmp,
                      struct haul_error *error)
@@ -73,13 +90,14 @@ static int start_one(struct haul_qemu_mirror *mirror, unsigned index, struct hau
     /* The whole drive, with what backing files have: the destination's image need not have any. A job that
      * ended stays to be looked at, and one that meets an error waits to be cancelled: a job that ended by
      * itself while QEMU stops the machine would make QEMU before 8.2.3 lose count of who uses the drive. */
-    return haul_qmp_execute(qmp, "blockdev-mirror",
-                            json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:b}", "job-id", job,
-                                      "device", mirror->drives.list[index].node, "target", node, "sync",
-                                      "full", "copy-mode", "background", "filter-node-name", filter,
-                                      "on-source-error", "stop", "on-target-error", "stop", "auto-dismiss",
-                                      0),
-                            NULL, error);
+    result =
+        haul_qmp_execute(qmp, "blockdev-mirror",
+                         json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:b}", "job-id", job, "device",
+                                   mirror->drives.list[index].node, "target", node, "sync", "full",
+                                   "copy-mode", "background", "filter-node-name", filter, "on-source-error",
+                                   "stop", "on-target-error", "stop", "auto-dismiss", 0),
+                         NULL, error);
+    return explain_refusal(&mirror->drives.list[index], result, error);
 }
 
 int haul_qemu_mirror_start(struct haul_qemu_mirror *mirror, struct haul_qmp *qmp, struct haul_error *error)
@@ -202,12 +220,10 @@ int haul_qemu_mirror_poll(struct haul_qemu_mirror *mirror, struct haul_qmp *qmp,
     return ready;
 }
 
-int haul_qemu_mirror_flush(struct haul_qemu_mirror *mirror, struct haul_qmp *qmp, struct haul_error *error)
+static int flush_all(const struct haul_qemu_mirror *mirror, struct haul_qmp *qmp, uint64_t *took_ns,
+                     struct haul_error *error)
 {
     uint64_t begun = now_ns();
-    if (mirror->flushed_ns && begun - mirror->flushed_ns < FLUSH_AGAIN_NS) {
-        return 0;
-    }
     for (unsigned i = 0; i < mirror->drives.count; i++) {
         char line[NAME_SIZE + 32];
         char *text = NULL;
@@ -219,9 +235,32 @@ int haul_qemu_mirror_flush(struct haul_qemu_mirror *mirror, struct haul_qmp *qmp
             return result;
         }
     }
-    mirror->flushed_ns = now_ns();
-    mirror->flush_ns = mirror->flushed_ns - begun;
+    *took_ns = now_ns() - begun;
     return 0;
+}
+
+int haul_qemu_mirror_flush(struct haul_qemu_mirror *mirror, struct haul_qmp *qmp, struct haul_error *error)
+{
+    if (mirror->flushed_ns && now_ns() - mirror->flushed_ns < FLUSH_AGAIN_NS) {
+        return 0;
+    }
+    int result = flush_all(mirror, qmp, &mirror->flush_ns, error);
+    result = result ? result : flush_all(mirror, qmp, &mirror->reflush_ns, error);
+    mirror->flush_bytes = mirror->done_bytes - mirror->flushed_bytes;
+    mirror->flushed_bytes = mirror->done_bytes;
+    mirror->flushed_ns = now_ns();
+    return result;
+}
+
+/* What the flush at the end takes. The stop has flushed all that was mirrored by then, so that only what was
+ * pending is left: it takes so much of what the last flush took longer than one right after it. */
+static uint64_t last_flush_ns(const struct haul_qemu_mirror *mirror)
+{
+    if (mirror->flush_ns <= mirror->reflush_ns || mirror->pending_bytes >= mirror->flush_bytes) {
+        return mirror->flush_ns;
+    }
+    double part = (double)mirror->pending_bytes / (double)mirror->flush_bytes;
+    return mirror->reflush_ns + (uint64_t)(part * (double)(mirror->flush_ns - mirror->reflush_ns));
 }
 
 uint64_t haul_qemu_mirror_cost_ns(const struct haul_qemu_mirror *mirror)
@@ -231,7 +270,7 @@ uint64_t haul_qemu_mirror_cost_ns(const struct haul_qemu_mirror *mirror)
     }
     uint64_t asking = (ASKED_AT_THE_END + (uint64_t)ASKED_PER_DRIVE * mirror->drives.count) * mirror->ask_ns;
     double carry = mirror->bytes_per_s > 0 ? (double)mirror->pending_bytes * 1e9 / mirror->bytes_per_s : 0;
-    return asking + mirror->flush_ns + (uint64_t)carry;
+    return asking + last_flush_ns(mirror) + (uint64_t)carry;
 }
 
 uint64_t haul_qemu_mirror_stop_ns(const struct haul_qemu_mirror *mirror)
@@ -254,11 +293,10 @@ static int dismiss(struct haul_qmp *qmp, const char *job, struct haul_error *err
 }
 
 /* Waits for the end of one job, and looks whether it came to a good one. */
-static int await_end(struct haul_qemu_mirror *mirror, unsigned index, struct haul_qmp *qmp,
+static int await_end(struct haul_qemu_mirror *mirror, unsigned index, uint64_t deadline, struct haul_qmp *qmp,
                      struct haul_error *error)
 {
     const struct haul_qemu_drive *drive = &mirror->drives.list[index];
-    uint64_t deadline = now_ns() + ENDING_NS;
     for (;;) {
         json_t *jobs = NULL;
         int result = haul_qmp_execute(qmp, "query-block-jobs", NULL, &jobs, error);
@@ -275,19 +313,19 @@ static int await_end(struct haul_qemu_mirror *mirror, unsigned index, struct hau
         if (now_ns() > deadline) {
             return haul_error_set(error, ETIMEDOUT,
                                   "the last writes to drive %s did not get to the destination in %u s",
-                                  drive->name, (unsigned)(ENDING_NS / 1000000000u));
+                                  drive->name, (unsigned)(mirror->patience_ns / 1000000000u));
         }
         poll(NULL, 0, 1);
     }
 }
 
-static int end_one(struct haul_qemu_mirror *mirror, unsigned index, struct haul_qmp *qmp,
+static int end_one(struct haul_qemu_mirror *mirror, unsigned index, uint64_t deadline, struct haul_qmp *qmp,
                    struct haul_error *error)
 {
     char job[NAME_SIZE], node[NAME_SIZE];
     snprintf(job, sizeof job, HAUL_QEMU_JOB_PREFIX "%u", index);
     snprintf(node, sizeof node, HAUL_QEMU_NODE_PREFIX "%u", index);
-    int result = await_end(mirror, index, qmp, error);
+    int result = await_end(mirror, index, deadline, qmp, error);
     result = result ? result : dismiss(qmp, job, error);
     return result ? result
                   : haul_qmp_execute(qmp, "blockdev-del", json_pack("{s:s}", "node-name", node), NULL, error);
@@ -310,7 +348,7 @@ int haul_qemu_mirror_finish(struct haul_qemu_mirror *mirror, struct haul_qmp *qm
         result = cancel_job(qmp, job, false, error);
     }
     for (unsigned i = 0; !result && i < mirror->drives.count; i++) {
-        result = end_one(mirror, i, qmp, error);
+        result = end_one(mirror, i, begun + mirror->patience_ns, qmp, error);
     }
     mirror->finish_ns = now_ns() - begun;
     mirror->started = result != 0;

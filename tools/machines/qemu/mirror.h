@@ -24,8 +24,9 @@ struct haul_qemu_mirror {
     struct haul_qemu_drives drives;    /* those that move */
     int sockets[HAUL_QEMU_DRIVES_MAX]; /* what QEMU gets, until it has it; else -1 */
     struct haul_qemu_mirror_job jobs[HAUL_QEMU_DRIVES_MAX];
-    bool started; /* jobs and nodes may be there */
-    bool ready;   /* all had the whole drive once */
+    bool started;         /* jobs and nodes may be there */
+    bool ready;           /* all had the whole drive once */
+    uint64_t patience_ns; /* in finish, with all drives together; 30 s unless set */
     uint64_t begun_ns;
     uint64_t ready_ns;      /* from the start to the last drive's being ready */
     uint64_t polled_ns;     /* the last look at the jobs */
@@ -35,6 +36,9 @@ struct haul_qemu_mirror {
     uint64_t ask_ns;        /* one question to QEMU and its answer, of late */
     uint64_t flushed_ns;    /* the last flush; 0: none yet */
     uint64_t flush_ns;      /* what it took, all drives one after the other */
+    uint64_t reflush_ns;    /* and one right after it */
+    uint64_t flushed_bytes; /* done_bytes then */
+    uint64_t flush_bytes;   /* mirrored between the last two */
     uint64_t last_bytes;    /* pending when the guest stood still */
     uint64_t finish_ns;     /* from then to the end of the jobs */
 };
