@@ -14,9 +14,10 @@
 //   pid=FILE      write the process id there
 // States are haul's, and: "handshake" in setup, when the control connection stands (source);
 // "handover" before HANDOVER is sent; "handover-received"; "pass1" before the first pass over memory,
-// "round1" after it; "mirroring" and "mirrored" of drives. Standard input takes "go" and "cancel", a line
-// each. Prints "LISTEN URI", "STATE NAME" for each state, and at the end "CHECK REPORT" for a guest that runs
-// here and "END RESULT OWNER MESSAGE". Exit: 0 moved, 1 not, 3 uncertain.
+// "round1" after it; "mirroring" and "mirrored" of drives; "saved" when a file is complete and about to be
+// made durable, "naming" before it gets its name. Standard input takes "go" and "cancel", a line each. Prints
+// "LISTEN URI", "STATE NAME" for each state, and at the end "CHECK REPORT" for a guest that runs here and
+// "END RESULT OWNER MESSAGE". Exit: 0 moved, 1 not, 3 uncertain.
 #include "tools/machines/machine.h"
 
 #include <condition_variable>
@@ -29,6 +30,8 @@
 #include <map>
 #include <mutex>
 #include <string>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <thread>
 #include <unistd.h>
 #include <vector>
@@ -239,8 +242,11 @@ int make_machine(bool sends, const std::string &name, haul_machine **machine, ha
     return (sends ? haul_guest_source_new : haul_guest_destination_new)(&options, machine, error);
 }
 
+bool saves = false; // into a file
+
 int move(bool sends, const std::string &name, const std::string &uri)
 {
+    saves = sends && uri.rfind("file:", 0) == 0;
     haul_options options = options_of_settings();
     haul_error error = {};
     haul_machine *machine = nullptr;
@@ -275,6 +281,24 @@ int move(bool sends, const std::string &name, const std::string &uri)
 }
 
 } // namespace
+
+// In place of the C library's, for what no event tells.
+extern "C" int fsync(int fd)
+{
+    struct stat status = {};
+    if (saves && fstat(fd, &status) == 0 && S_ISREG(status.st_mode)) {
+        reached("saved");
+    }
+    return (int)syscall(SYS_fsync, fd);
+}
+
+extern "C" int linkat(int from, const char *path, int to, const char *name, int flags) noexcept
+{
+    if (saves) {
+        reached("naming");
+    }
+    return (int)syscall(SYS_linkat, from, path, to, name, flags);
+}
 
 int main(int count, char **arguments)
 {
