@@ -163,7 +163,8 @@ enum haul_step {
     HAUL_STEP_RUNNING,           /* destination: the guest runs; source: RUNNING came */
     HAUL_STEP_RESUMED,           /* source: not handed over, the guest runs here */
     /* destination: HANDOVER may have come, but the guest never ran here and never will, about to tell the
-     * source, which runs it again: a record of HANDOVER_RECEIVED has to go first */
+     * source, which runs it again: a record of HANDOVER_RECEIVED has to go first. A file has nobody to tell,
+     * it can be loaded again */
     HAUL_STEP_NOT_STARTED,
     /* both, in setup: nothing is owned by it. The caller does what will cost it time at HANDOVER_SENDING or
      * HANDOVER_RECEIVED (a record that is synced) once for trial; how long that takes counts in the

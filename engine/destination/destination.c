@@ -335,6 +335,23 @@ static int load(struct haul_migration *migration, struct haul_error *error)
     return rc < 0 && !migration->destination->handed_over ? explain(migration, rc, error) : rc;
 }
 
+static bool never_ran(struct haul_migration *migration)
+{
+    const struct haul_destination *destination = migration->destination;
+    const struct haul_guest_ops *guest = &migration->guest;
+    return !destination->handed_over ||
+           (!destination->adopted && guest->never_ran && guest->never_ran(migration->guest_opaque));
+}
+
+/* A file that was to be loaded holds the guest as before, when that certainly never ran here and never will.
+ */
+static bool leave_to_file(struct haul_migration *migration)
+{
+    struct haul_error error;
+    return !migration->destination->took ||
+           (never_ran(migration) && haul_migration_step(migration, HAUL_STEP_NOT_STARTED, &error) == 0);
+}
+
 /*
  * A failed move whose guest certainly never ran here and never will: tells the source, which may have sent
  * HANDOVER, that the guest is its own. What the step event wrote before has to be withdrawn first, and disks
@@ -342,15 +359,11 @@ static int load(struct haul_migration *migration, struct haul_error *error)
  */
 static bool decline(struct haul_migration *migration)
 {
-    const struct haul_destination *destination = migration->destination;
-    const struct haul_guest_ops *guest = &migration->guest;
-    if (!destination->prepared || !migration->control) {
+    struct haul_error error;
+    if (!migration->destination->prepared || !migration->control) {
         return false;
     }
-    bool never_ran = !destination->handed_over ||
-                     (!destination->adopted && guest->never_ran && guest->never_ran(migration->guest_opaque));
-    struct haul_error error;
-    if (!never_ran || haul_migration_step(migration, HAUL_STEP_NOT_STARTED, &error) < 0) {
+    if (!never_ran(migration) || haul_migration_step(migration, HAUL_STEP_NOT_STARTED, &error) < 0) {
         return false;
     }
     haul_disks_discard(migration);
@@ -380,7 +393,7 @@ static void *loader_thread(void *argument)
     if (rc < 0) {
         haul_disks_abandon(migration);
     }
-    bool declined = rc < 0 && decline(migration);
+    bool declined = rc < 0 && (destination->file ? leave_to_file(migration) : decline(migration));
     if (rc < 0 && !declined && migration->control) {
         haul_control_fail(migration->control, &migration->error);
     }

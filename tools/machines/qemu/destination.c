@@ -243,7 +243,12 @@ static int load(void *opaque, struct haul_state_reader *reader, struct haul_erro
     if (!result && (!destination->holds || destination->held != END_MARK)) {
         result = haul_error_set(error, EPROTO, "the source's device state does not end with QEMU's end mark");
     }
-    return result ? result : wait_accepted(destination, error);
+    result = result ? result : wait_accepted(destination, error);
+    char status[32];
+    if (result == -EPIPE && haul_qemu_status(destination->qmp, status, sizeof status, NULL) == -EPIPE) {
+        haul_error_prefix(error, "the destination's QEMU is gone, start it again for the next try: ");
+    }
+    return result;
 }
 
 /* Waits until QEMU left inmigrate; *status is what it became. */
