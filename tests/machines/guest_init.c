@@ -4,9 +4,9 @@
  * rewrites them, checks each before it rewrites it, and says on the console how it goes: "ok N" four times a
  * second, "sweep N ok" when all were checked in order, "BAD ..." for a lost, stale or torn page. With a disk
  * it also reads it by direct I/O into memory that it checks later, and writes and reads back files in its
- * file system. With haul.disk=2 it writes random blocks of both disks instead, flushes, reads others back,
- * and says "vda N" for every lap in which it checked all of the disk. Kernel command line: haul.mib=N
- * haul.rate=MIB_PER_S haul.disk=0|1|2 haul.balloon=0|1.
+ * file system. With haul.disk=2 (or 3: one disk) several threads write random blocks of both instead, in
+ * requests of several sizes, flush, read others back, and say "vda N" for every lap in which they checked all
+ * of the disk. Kernel command line: haul.mib=N haul.rate=MIB_PER_S haul.disk=0|1|2|3 haul.balloon=0|1.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -173,60 +173,105 @@ static void *use_files(void *opaque)
 
 /* ---- both disks under load: zero at first, then what was written last ---- */
 
-#define EXTENT 16384u /* one direct write */
-#define LOAD_WRITES 3 /* to each extent that is checked in order */
-#define LOAD_FLUSH 64 /* extents that are checked between two flushes */
+#define BLOCK 4096u
+#define LOADERS 4      /* threads for each disk, which share nothing of it */
+#define LOAD_CHECKED 4 /* blocks, by one direct read */
+#define LOAD_WRITES 3  /* direct ones for each read, */
+#define LOAD_SIZES 4   /* of 1, 2, 4 or 8 blocks */
+#define LOAD_MOST 8
+#define LOAD_FLUSH 64 /* reads between two flushes */
 
-static uint64_t extent_word(uint64_t extent, uint32_t version, unsigned i)
+struct load {
+    const char *disk;
+    pthread_barrier_t *lap_end;
+    uint64_t first; /* block of its own */
+    uint64_t count;
+    uint32_t *versions; /* of each of them; 0: never written */
+    uint64_t *buffer;   /* of LOAD_MOST blocks */
+    int fd;
+};
+
+static uint64_t block_word(uint64_t block, uint32_t version, unsigned i)
 {
-    return version ? mix(extent * 0x9e3779b97f4a7c15u + version) + i : 0;
+    return version ? mix(block * 0x9e3779b97f4a7c15u + version) + i : 0;
 }
 
-static void check_extent(int fd, const char *disk, uint64_t *buffer, uint64_t extent, uint32_t version)
+static void check_blocks(const struct load *load, uint64_t at, uint64_t count)
 {
-    if (pread(fd, buffer, EXTENT, (off_t)(extent * EXTENT)) != EXTENT) {
-        say("BAD %s read\n", disk);
+    const uint64_t *word = load->buffer;
+    if (pread(load->fd, load->buffer, count * BLOCK, (off_t)((load->first + at) * BLOCK)) !=
+        (ssize_t)(count * BLOCK)) {
+        say("BAD %s read\n", load->disk);
         return;
     }
-    for (unsigned i = 0; i < EXTENT / sizeof *buffer; i++) {
-        if (buffer[i] != extent_word(extent, version, i)) {
-            say("BAD %s extent %llu version %u word %u\n", disk, (unsigned long long)extent, version, i);
-            return;
+    for (uint64_t block = at; block < at + count; block++) {
+        uint64_t on_disk = load->first + block;
+        for (unsigned i = 0; i < BLOCK / sizeof *word; i++) {
+            if (*word++ != block_word(on_disk, load->versions[block], i)) {
+                say("BAD %s block %llu version %u word %u\n", load->disk, (unsigned long long)on_disk,
+                    load->versions[block], i);
+                return;
+            }
         }
     }
 }
 
-static void *load_disk(void *opaque)
+static void write_blocks(struct load *load, uint64_t at, uint64_t count)
 {
-    const char *disk = opaque;
+    uint64_t *word = load->buffer;
+    for (uint64_t block = at; block < at + count; block++) {
+        load->versions[block]++;
+        for (unsigned i = 0; i < BLOCK / sizeof *word; i++) {
+            *word++ = block_word(load->first + block, load->versions[block], i);
+        }
+    }
+    if (pwrite(load->fd, load->buffer, count * BLOCK, (off_t)((load->first + at) * BLOCK)) !=
+        (ssize_t)(count * BLOCK)) {
+        say("BAD %s write\n", load->disk);
+    }
+}
+
+static void *load_range(void *opaque)
+{
+    struct load *load = opaque;
+    uint64_t state = load->first + (uint64_t)load->disk[2];
+    for (uint64_t lap = 0;; lap++) {
+        for (uint64_t at = 0; at + LOAD_CHECKED <= load->count; at += LOAD_CHECKED) {
+            check_blocks(load, at, LOAD_CHECKED);
+            for (int n = 0; n < LOAD_WRITES; n++) {
+                state = mix(state + 0x9e3779b97f4a7c15u);
+                uint64_t count = 1u << (state >> 32) % LOAD_SIZES;
+                write_blocks(load, state % (load->count - count + 1), count);
+            }
+            if (at / LOAD_CHECKED % LOAD_FLUSH == 0 && fdatasync(load->fd) < 0) {
+                say("BAD %s flush\n", load->disk);
+            }
+        }
+        if (pthread_barrier_wait(load->lap_end) != 0) { /* one of them */
+            say("%s %llu\n", load->disk, (unsigned long long)lap);
+        }
+    }
+    return NULL;
+}
+
+static void load_disk(const char *disk)
+{
     char path[32];
     snprintf(path, sizeof path, "/dev/%s", disk);
     int fd = open(path, O_RDWR | O_DIRECT);
-    uint64_t extents = (uint64_t)lseek(fd, 0, SEEK_END) / EXTENT;
-    uint32_t *versions = calloc(extents, sizeof *versions);
-    uint64_t *buffer = mmap(NULL, EXTENT, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    uint64_t state = (uint64_t)disk[2];
-    for (uint64_t lap = 0;; lap++) {
-        for (uint64_t at = 0; at < extents; at++) {
-            check_extent(fd, disk, buffer, at, versions[at]);
-            for (int n = 0; n < LOAD_WRITES; n++) {
-                state = mix(state + 0x9e3779b97f4a7c15u);
-                uint64_t extent = state % extents;
-                versions[extent]++;
-                for (unsigned i = 0; i < EXTENT / sizeof *buffer; i++) {
-                    buffer[i] = extent_word(extent, versions[extent], i);
-                }
-                if (pwrite(fd, buffer, EXTENT, (off_t)(extent * EXTENT)) != EXTENT) {
-                    say("BAD %s write\n", disk);
-                }
-            }
-            if (at % LOAD_FLUSH == 0 && fdatasync(fd) < 0) {
-                say("BAD %s flush\n", disk);
-            }
-        }
-        say("%s %llu\n", disk, (unsigned long long)lap);
+    uint64_t count = (uint64_t)lseek(fd, 0, SEEK_END) / BLOCK / LOADERS;
+    struct load *loads = calloc(LOADERS, sizeof *loads);
+    pthread_barrier_t *lap_end = malloc(sizeof *lap_end);
+    pthread_barrier_init(lap_end, NULL, LOADERS);
+    for (unsigned i = 0; i < LOADERS; i++) {
+        pthread_t thread;
+        loads[i] =
+            (struct load){.disk = disk, .lap_end = lap_end, .first = i * count, .count = count, .fd = fd};
+        loads[i].versions = calloc(count, sizeof *loads[i].versions);
+        loads[i].buffer =
+            mmap(NULL, (size_t)LOAD_MOST * BLOCK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        pthread_create(&thread, NULL, load_range, &loads[i]);
     }
-    return NULL;
 }
 
 static void load_driver(const char *driver)
@@ -239,15 +284,25 @@ static void load_driver(const char *driver)
     load_module(driver);
 }
 
-static void start_disks(int load)
+/* What haul.disk says. */
+enum use { NO_DISK, READ_DISK, LOAD_TWO, LOAD_ONE };
+
+static void start_disks(enum use use)
 {
     pthread_t thread;
     load_driver("virtio_blk");
-    for (int i = 0; i < 100 && access("/dev/vdb", F_OK) < 0; i++) {
+    for (int i = 0; i < 100 && access(use == LOAD_ONE ? "/dev/vda" : "/dev/vdb", F_OK) < 0; i++) {
         usleep(50000);
     }
-    pthread_create(&thread, NULL, load ? load_disk : read_disk, "vda");
-    pthread_create(&thread, NULL, load ? load_disk : use_files, "vdb");
+    if (use != READ_DISK) {
+        load_disk("vda");
+        if (use == LOAD_TWO) {
+            load_disk("vdb");
+        }
+        return;
+    }
+    pthread_create(&thread, NULL, read_disk, NULL);
+    pthread_create(&thread, NULL, use_files, NULL);
 }
 
 /* ---- memory ---- */
@@ -313,8 +368,8 @@ int main(void)
     if (number(line, "haul.balloon=", 0)) {
         load_driver("virtio_balloon");
     }
-    if (number(line, "haul.disk=", 0)) {
-        start_disks(number(line, "haul.disk=", 0) == 2);
+    if (number(line, "haul.disk=", NO_DISK) != NO_DISK) {
+        start_disks((enum use)number(line, "haul.disk=", NO_DISK));
     }
     say("ready\n");
     work(memory, versions, pages, rate);
