@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Moves a QEMU machine at rest with its drive, by haul --disks and by QEMU alone, side by side.
+"""Moves a QEMU machine with its drive, by haul --disks and by QEMU alone, side by side: at rest, and while it writes.
 
 QEMU alone: the destination exports the drive on a TCP port of its own (nbd-server-start), the source mirrors
 to it (blockdev-mirror), and its migration follows when the mirror is ready. haul carries the mirror through
@@ -8,11 +8,19 @@ its own connections. Both take turns; prints medians, and compares the images af
 
 Time is from the start of the mirror (haul: of the migration) until the destination has the machine.
 """
+import contextlib
 import filecmp
+import os
+import sys
 import time
 
 import harness
+import linux_guest
 import mirror
+
+BUSY_MIB = 192  # of memory, which a Linux guest needs
+BUSY_SECONDS = 5  # of writing before the move
+BOOT_SECONDS = 300
 
 
 def qemu_move(machines, channels):
@@ -35,6 +43,51 @@ def qemu_move(machines, channels):
         return {"seconds": time.monotonic() - begun, "downtime_ms": info["downtime"]}
 
 
+def move(bench, by, machines):
+    if by == "qemu":
+        return qemu_move(machines, bench.options.channels)
+    return bench.haul_move(machines, bench.options.channels, arguments=("--disks",))
+
+
+def expect(console, text, seconds):
+    """Waits for `text` to come once more."""
+    start = os.path.getsize(console)
+    deadline = time.monotonic() + seconds
+    while text not in linux_guest.read(console)[start:]:
+        if time.monotonic() > deadline or b"BAD" in linux_guest.read(console):
+            raise RuntimeError(f"the guest does not say {text}: {linux_guest.read(console)[-500:]}")
+        time.sleep(0.05)
+
+
+def busy_move(bench, by):
+    """The same with a guest that writes the drive from its first block to its last, which are zero at first."""
+    options = bench.options
+    initrd = os.path.join(bench.work, "initrd")
+    linux_guest.make_initrd(initrd, bench.built("tests/machines/guest_init"), options.kernel)
+    with contextlib.ExitStack() as stack:
+        machines, consoles = [], []
+        for side in ("from", "to"):
+            image = bench.path(options.disk_dir, f"busy-{side}")
+            stack.callback(harness.remove, image)
+            with open(image, "wb") as out:
+                for _ in range(options.disk):
+                    out.write(bytes(1 << 20))
+            consoles.append(os.path.join(bench.work, f"console-{side}"))
+            machines.append(bench.machine(side, size=BUSY_MIB, incoming=side == "to", extra=[
+                *mirror.drive(image), "-serial", f"file:{consoles[-1]}",
+                *linux_guest.words(options.kernel, initrd, "haul.mib=16 haul.rate=1 haul.disk=3")]))
+            stack.callback(machines[-1].stop)
+        expect(consoles[0], b"ready", BOOT_SECONDS)
+        time.sleep(BUSY_SECONDS)
+        figures = move(bench, by, machines)
+        if by == "qemu":
+            with harness.monitors(machines[1]) as (there,):
+                there("cont")
+        for _ in range(4 * BUSY_SECONDS):
+            expect(consoles[1], b"ok", 30)
+        return figures
+
+
 def one_move(bench, by):
     """Starts both machines, moves once, compares the images, ends both."""
     options = bench.options
@@ -43,10 +96,7 @@ def one_move(bench, by):
         out.truncate(options.disk << 20)
     with bench.pair(bench.random_memory(options.size), bench.memory("destination"),
                     extra=[mirror.drive(image) for image in images]) as machines:
-        if by == "qemu":
-            figures = qemu_move(machines, options.channels)
-        else:
-            figures = bench.haul_move(machines, options.channels, arguments=("--disks",))
+        figures = move(bench, by, machines)
     if not filecmp.cmp(*images, shallow=False):
         raise RuntimeError(f"{by}: the images differ")
     return figures
@@ -57,21 +107,25 @@ def main():
     parser.add_argument("--disk", type=int, default=512, metavar="MIB", help="the machine's drive (default %(default)s)")
     parser.add_argument("--disk-dir", default="/dev/shm",
                         help="where the images are; on a tmpfs (the default) no disk's speed is measured")
+    parser.add_argument("--kernel", default=linux_guest.default_kernel(), help="a kernel for the guest (default %(default)s)")
     options = parser.parse_args()
-    with harness.Bench(options) as bench:
+    if not options.kernel:
+        sys.exit("disks: a cloud kernel is not installed; run tools/setup")
+    with harness.Bench(options, ["//tests/machines:guest_init"]) as bench:
         print(f"{bench.title}; drive of {options.disk} MiB, memory of {options.size} MiB")
         harness.fill(bench.path(options.disk_dir, "image-from"), options.disk)
-        runs = {"haul": [], "qemu": []}
+        runs = {}
         for _ in range(options.repeat):
-            for by, results in runs.items():
-                results.append(one_move(bench, by))
-        print("by     total ms    MiB/s   down ms")
+            for guest, one in (("at rest", one_move), ("writes", busy_move)):
+                for by in ("haul", "qemu"):
+                    runs.setdefault((guest, by), []).append(one(bench, by))
+        print("guest    by     total ms    MiB/s   down ms")
         rows = []
-        for by, results in runs.items():
-            row = {"by": by, **{key: harness.median(results, key) for key in ("seconds", "downtime_ms")}}
+        for (guest, by), results in runs.items():
+            row = {"guest": guest, "by": by, **{key: harness.median(results, key) for key in ("seconds", "downtime_ms")}}
             rows.append(row)
-            print(f"{by:<6}{row['seconds'] * 1e3:9.0f} {(options.disk + options.size) / row['seconds']:8.0f} "
-                  f"{row['downtime_ms']:9.1f}")
+            size = options.disk + (BUSY_MIB if guest == "writes" else options.size)
+            print(f"{guest:<9}{by:<6}{row['seconds'] * 1e3:9.0f} {size / row['seconds']:8.0f} {row['downtime_ms']:9.1f}")
         bench.save(rows, **{"disk-mib": options.disk, "size-mib": options.size})
 
 
