@@ -56,8 +56,9 @@ struct haul_tracker_ops {
 
 /* A thread of the guest that waits because it writes a protected page. */
 struct haul_waiting_write {
-    uint32_t block; /* in the order of haul_add_ram */
-    uint64_t page;  /* of 4096 bytes */
+    uint32_t block;    /* in the order of haul_add_ram */
+    uint64_t page;     /* of 4096 bytes */
+    uint64_t since_ns; /* CLOCK_MONOTONIC; for reports: see haul_write_guard_ops.wait */
 };
 
 /*
@@ -75,7 +76,8 @@ struct haul_write_guard_ops {
     /*
      * Waits until somebody writes a protected page, or `interrupt_fd` is readable: the number of `writes`
      * filled in, 0 for an interrupt. A writer is reported once; several may wait for one page, which may have
-     * been released meanwhile. One thread of its own.
+     * been released meanwhile. One thread of its own, which also serves the writes that it was told of: who
+     * came while it did so waits from then on, and since_ns says so, or an earlier time when nobody knows.
      */
     int (*wait)(void *opaque, int interrupt_fd, struct haul_waiting_write *writes, unsigned capacity,
                 struct haul_error *error);

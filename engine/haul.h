@@ -248,8 +248,8 @@ struct haul_stats {
     char rdma_provider[64];         /* rdma: only, else "" */
     uint64_t rdma_registered_bytes; /* rdma: guest memory registered with the provider at this end */
     uint32_t rdma_regions;          /* in so many pieces */
-    /* Mode background-snapshot: how often a write had to wait, and for how long from when this process was
-     * told; the guest feels the time until then, too. */
+    /* Mode background-snapshot: how often a write had to wait, and for how long: until its page was released,
+     * from when it began to wait, but for the time that a thread which slept until then took to wake up. */
     uint64_t write_faults;
     uint64_t write_fault_p50_ns;
     uint64_t write_fault_p99_ns;

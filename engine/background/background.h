@@ -217,9 +217,9 @@ void haul_bg_priority_init(struct haul_bg_priority *priority);
 /* haul_bg_priority_faults puts the calling thread before everybody, as far as it may. */
 void haul_bg_priority_faults(void);
 
-/* The coordinator calls haul_bg_priority_begin when the writers begin, which makes them modest;
- * haul_bg_priority_look now and then, which looks at what that does to them; and haul_bg_priority_end before
- * it joins them. */
+/* The coordinator calls haul_bg_priority_begin once the writers are started, which makes them modest;
+ * haul_bg_priority_look now and then from when they have work, which looks at what that does to them; and
+ * haul_bg_priority_end before it joins them. */
 void haul_bg_priority_begin(struct haul_background *background);
 void haul_bg_priority_look(struct haul_background *background);
 void haul_bg_priority_end(struct haul_background *background);

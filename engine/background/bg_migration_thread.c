@@ -173,6 +173,7 @@ static int start_threads(struct haul_background *background, struct haul_error *
     for (unsigned i = 0; rc == 0 && i < background->writer_count; i++) {
         rc = haul_bg_writer_start(&background->writers[i], error);
     }
+    haul_bg_priority_begin(background);
     return rc;
 }
 
@@ -265,7 +266,6 @@ static int stream(struct haul_migration *migration, struct haul_error *error)
     }
     /* Release, pairs with the acquire in the writers: they see the pages of the moment. */
     atomic_store_explicit(&background->begun, true, memory_order_release);
-    haul_bg_priority_begin(background);
     haul_bg_writers_ring(background);
     for (;;) {
         uint32_t ticket = haul_doorbell_ticket(bell);

@@ -66,14 +66,13 @@ static int save(struct haul_background *background, const struct haul_waiting_wr
 }
 
 static int serve(struct haul_background *background, const struct haul_waiting_write *write,
-                 struct haul_bg_slot **spare, uint64_t since_ns, struct haul_error *error)
+                 struct haul_bg_slot **spare, struct haul_error *error)
 {
     int rc;
-    if (haul_bg_pages_let_go(&background->pages, write, &rc, error)) {
-        return rc;
+    if (!haul_bg_pages_let_go(&background->pages, write, &rc, error)) {
+        rc = save(background, write, spare, error);
     }
-    rc = save(background, write, spare, error);
-    haul_wait_histogram_add(&background->waits, haul_now_ns() - since_ns);
+    haul_wait_histogram_add(&background->waits, haul_now_ns() - write->since_ns);
     return rc;
 }
 
@@ -90,10 +89,9 @@ static void *fault_main(void *argument)
         struct haul_waiting_write writes[WRITES];
         int count =
             pages->guard->wait(pages->guard_opaque, background->fault_stop_fd, writes, WRITES, &error);
-        uint64_t since = haul_now_ns();
         int rc = count < 0 ? count : 0;
         for (int i = 0; rc == 0 && i < count; i++) {
-            rc = serve(background, &writes[i], &spare, since, &error);
+            rc = serve(background, &writes[i], &spare, &error);
         }
         if (rc < 0) {
             haul_bg_fail(background, &error);

@@ -130,7 +130,11 @@ void haul_bg_priority_look(struct haul_background *background)
     for (unsigned i = 0; i < background->writer_count; i++) {
         modest = !starved(priority, &background->writers[i], passed) && modest;
     }
+    bool first = priority->looked_ns == 0; /* since when they have had work is not known */
     priority->looked_ns = now;
+    if (first) {
+        return;
+    }
     pthread_mutex_lock(&priority->lock);
     set_writers(background, modest);
     pthread_mutex_unlock(&priority->lock);
@@ -140,7 +144,6 @@ void haul_bg_priority_begin(struct haul_background *background)
 {
     struct haul_bg_priority *priority = &background->priority;
     if (priority->changeable) {
-        priority->looked_ns = haul_now_ns();
         pthread_mutex_lock(&priority->lock);
         set_writers(background, true);
         pthread_mutex_unlock(&priority->lock);

@@ -5,6 +5,7 @@
  * the unprivileged kind. It is the only one (see haul_inject_userfaultfd): when it is closed, or haul dies,
  * the kernel lifts all protection and wakes everybody.
  */
+#include "engine/clock.h"
 #include "engine/trackers/inject.h"
 #include "engine/trackers/maps.h"
 #include "engine/trackers/uffd_call.h"
@@ -25,6 +26,7 @@
 struct haul_write_guard {
     int pid; /* 0: this process */
     int uffd;
+    uint64_t drained_ns; /* nobody had waited by then of whom `wait` did not tell; its thread's */
     unsigned count;
     struct haul_tracked_range ranges[];
 };
@@ -84,7 +86,11 @@ static int take_writes(struct haul_write_guard *guard, struct haul_waiting_write
 {
     struct uffd_msg messages[MESSAGES];
     unsigned wanted = capacity < MESSAGES ? capacity : MESSAGES;
+    uint64_t now = haul_now_ns();
     ssize_t got = read(guard->uffd, messages, wanted * sizeof *messages);
+    if (got < (ssize_t)(wanted * sizeof *messages)) {
+        guard->drained_ns = now;
+    }
     if (got < 0) {
         return errno == EAGAIN || errno == EINTR
                    ? 0
@@ -104,8 +110,16 @@ static int guard_wait(void *opaque, int interrupt_fd, struct haul_waiting_write 
                       struct haul_error *error)
 {
     struct haul_write_guard *guard = opaque;
+    /*
+     * The kernel does not say since when somebody waits. Who is found without sleep came at any time since
+     * all were found last; who wakes this thread up came just now.
+     */
+    uint64_t since = guard->drained_ns;
     for (;;) {
         int count = take_writes(guard, writes, capacity, error);
+        for (int i = 0; i < count; i++) {
+            writes[i].since_ns = since;
+        }
         if (count != 0) {
             return count;
         }
@@ -113,6 +127,7 @@ static int guard_wait(void *opaque, int interrupt_fd, struct haul_waiting_write 
         if (poll(fds, 2, -1) < 0 && errno != EINTR) {
             return haul_error_set(error, errno, "waiting for the userfaultfd: %s", strerror(errno));
         }
+        since = haul_now_ns();
         if (fds[1].revents && !fds[0].revents) {
             return 0;
         }
@@ -181,6 +196,7 @@ int haul_write_guard_uffd_new(int pid, const struct haul_tracked_range *ranges, 
     }
     made->pid = pid == getpid() ? 0 : pid;
     made->uffd = -1;
+    made->drained_ns = haul_now_ns();
     made->count = count;
     memcpy(made->ranges, ranges, count * sizeof *ranges);
     int result = attach(made, error);

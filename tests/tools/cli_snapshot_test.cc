@@ -46,26 +46,9 @@ class CliSnapshot : public testing::Test
         std::filesystem::directory_iterator entries(directory);
         return static_cast<size_t>(std::distance(begin(entries), end(entries)));
     }
-    /* The last number that the writer wrote. Through the descriptor: a mapping of ours would be refused. */
-    static uint64_t Latest(const SharedObject &object)
-    {
-        uint64_t latest = 0;
-        for (size_t at = 0; at < object.size(); at += kMemoryPage) {
-            uint64_t number = 0;
-            EXPECT_EQ(pread(object.fd(), &number, sizeof number, static_cast<off_t>(at)),
-                      static_cast<ssize_t>(sizeof number));
-            latest = std::max(latest, number);
-        }
-        return latest;
-    }
-    /* The writer is alive and goes through many pages. */
     static void ExpectWritesOn(const SharedObject &object)
     {
-        uint64_t goal = Latest(object) + 300;
-        for (int i = 0; i < 3000 && Latest(object) < goal; i++) {
-            usleep(10000);
-        }
-        EXPECT_GE(Latest(object), goal) << "the writer hangs";
+        EXPECT_TRUE(haul_test::writes_on(object)) << "the writer hangs";
     }
 
     std::string directory_, file_, uri_;
@@ -124,7 +107,7 @@ TEST_F(CliSnapshot, OfAWritingProcessIsOfOneMoment)
     SharedObject object(16 << 20);
     ASSERT_TRUE(object.ok());
     Child writer(writer_of(object, 64));
-    while (Latest(object) < object.size() / kMemoryPage) {
+    while (haul_test::latest_of(object) < object.size() / kMemoryPage) {
         usleep(1000); /* until it came round once */
     }
     auto snapshot = Run(OfWriter(object, writer));

@@ -8,6 +8,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <csignal>
 #include <cstdint>
 #include <cstdlib>
@@ -171,6 +172,26 @@ inline void write_for_ever(unsigned char *data, size_t size, unsigned pages_per_
             }
         }
     }
+}
+
+// The last number that such a child wrote. Through the descriptor: a mapping of ours would be refused.
+inline uint64_t latest_of(const SharedObject &object)
+{
+    uint64_t latest = 0;
+    for (size_t at = 0; at < object.size(); at += kMemoryPage) {
+        uint64_t number = 0;
+        EXPECT_EQ(pread(object.fd(), &number, sizeof number, static_cast<off_t>(at)),
+                  static_cast<ssize_t>(sizeof number));
+        latest = std::max(latest, number);
+    }
+    return latest;
+}
+
+// The child is alive and goes through many pages.
+inline bool writes_on(const SharedObject &object)
+{
+    uint64_t goal = latest_of(object) + 300;
+    return Eventually([&] { return latest_of(object) >= goal; });
 }
 
 // A child that maps `object` by itself and writes all of it again and again.

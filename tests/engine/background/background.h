@@ -21,7 +21,7 @@ inline haul_options SnapshotOptions()
     return options;
 }
 
-// The real write guard, with hooks before its calls. A hook that returns less than 0 is the call's result.
+// The real write guard, with hooks around its calls. A hook that returns less than 0 is the call's result.
 class Guard
 {
   public:
@@ -57,6 +57,8 @@ class Guard
     std::string message;
     std::atomic<unsigned> protects{0}, stops{0};
     std::function<int(uint32_t, uint64_t, uint64_t)> on_protect, on_release;
+    std::function<void(uint64_t, uint64_t)> after_release; // in the thread that released
+    std::function<void()> on_wait;                         // the fault thread did what there was to do
 
   private:
     const haul_write_guard_ops *real() const
@@ -76,13 +78,20 @@ class Guard
     {
         auto *own = static_cast<Guard *>(opaque);
         int result = own->on_release ? own->on_release(block, first, count) : 0;
-        return result < 0 ? haul_error_set(error, -result, "no release")
-                          : own->real()->release(haul_write_guard_get_opaque(own->guard_), block, first,
-                                                 count, error);
+        result = result < 0 ? haul_error_set(error, -result, "no release")
+                            : own->real()->release(haul_write_guard_get_opaque(own->guard_), block, first,
+                                                   count, error);
+        if (own->after_release) {
+            own->after_release(first, count);
+        }
+        return result;
     }
     static int Wait(void *opaque, int fd, haul_waiting_write *writes, unsigned capacity, haul_error *error)
     {
         auto *own = static_cast<Guard *>(opaque);
+        if (own->on_wait) {
+            own->on_wait();
+        }
         return own->real()->wait(haul_write_guard_get_opaque(own->guard_), fd, writes, capacity, error);
     }
     static void Stop(void *opaque)

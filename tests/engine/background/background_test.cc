@@ -219,6 +219,51 @@ class SnapshotPriority : public Snapshot
     }
 };
 
+// From before there is anything to write: no vCPU that runs on after the moment waits for their time slices.
+TEST_F(SnapshotPriority, WritersComeLastFromTheBeginning)
+{
+    Make({4 * kMiB}, true);
+    guest->on_stop = [this] { EXPECT_TRUE(WaitForPolicy("bg-save_0", SCHED_IDLE)); };
+    ASSERT_EQ(end->Run(directory / "a"), 0) << end->message();
+    EXPECT_EQ(guest->stops, 1u);
+}
+
+// Nobody else would notice for a tenth of a second, which a write would wait.
+TEST_F(SnapshotPriority, WritersHurryWhenThereIsNoRoomForWrites)
+{
+    haul_options options = SnapshotOptions();
+    options.channels = 1;
+    Make({4 * kMiB}, true, options);
+    const size_t cluster = 16 * kPage, slots = 4 * kMiB / 4 / cluster, many = slots - slots / 8;
+    Signal stuck, go_on;
+    guard->on_release = [&](uint32_t, uint64_t, uint64_t count) {
+        if (count * kPage > cluster) { // the writer
+            stuck.Set();
+            EXPECT_TRUE(go_on.Wait());
+        }
+        return 0;
+    };
+    std::atomic<size_t> served{0};
+    std::atomic<int> policy{-1};
+    guard->after_release = [&](uint64_t, uint64_t count) { served += count * kPage == cluster; };
+    guard->on_wait = [&] {
+        if (served == many) {
+            policy = PolicyOf("bg-save_0");
+        }
+    };
+    ASSERT_EQ(end->Start(directory / "a"), 0) << end->message();
+    EXPECT_TRUE(stuck.Wait());
+    for (size_t i = 1; i <= many; i++) {
+        memset(guest->blocks[0]->data() + guest->blocks[0]->size() - i * cluster, 0xee, kPage);
+    }
+    EXPECT_TRUE(Eventually([&] { return policy >= 0; }));
+    EXPECT_EQ(policy, SCHED_OTHER);
+    std::this_thread::sleep_for(std::chrono::milliseconds(300)); // some looks of the coordinator later
+    EXPECT_EQ(PolicyOf("bg-save_0"), SCHED_OTHER) << "there still is no room";
+    go_on.Set();
+    ASSERT_EQ(end->Wait(), 0) << end->message();
+}
+
 TEST_F(SnapshotPriority, WritersComeLastAndTheFaultThreadFirst)
 {
     haul_options options = SnapshotOptions();

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Writes that wait: of this process and of another, by its threads and by the kernel for it.
+#include "tests/engine/held_write.h"
 #include "tests/engine/trackers/support.h"
 
 #include <thread>
@@ -10,6 +11,7 @@ namespace
 {
 
 using haul_test::Eventually;
+using haul_test::HeldWrite;
 
 struct GuardDeleter {
     void operator()(haul_write_guard *guard) const
@@ -132,6 +134,72 @@ TEST_F(WriteGuard, SeesWhatTheKernelWrites)
     EXPECT_EQ(memory.data()[9 * kPage], 9);
     close(ends[0]);
     close(ends[1]);
+}
+
+uint64_t now_ns()
+{
+    timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return static_cast<uint64_t>(now.tv_sec) * 1000000000u + static_cast<uint64_t>(now.tv_nsec);
+}
+
+// Who comes while nobody listens waits from then on.
+TEST_F(WriteGuard, SaysSinceWhenAWriteWasQueued)
+{
+    SharedMemory memory(64 * kPage);
+    Guard guard = make(0, {memory.range()});
+    protect(guard, 0, 0, 64);
+    std::vector<std::unique_ptr<HeldWrite>> held;
+    auto hold = [&](size_t page) {
+        held.push_back(std::make_unique<HeldWrite>(memory.data() + page * kPage));
+        EXPECT_TRUE(held.back()->Waits());
+    };
+    haul_waiting_write writes[4] = {};
+    int never = eventfd(0, EFD_CLOEXEC);
+    auto wait = [&](unsigned capacity) {
+        return ops(guard)->wait(haul_write_guard_get_opaque(guard.get()), never, writes, capacity, nullptr);
+    };
+    hold(1);
+    hold(2);
+    hold(3);
+    uint64_t waiting = now_ns();
+    for (int i = 0; i < 2; i++) { // one is left behind each time
+        EXPECT_EQ(wait(1), 1);
+        EXPECT_LE(writes[0].since_ns, waiting);
+    }
+    uint64_t before = now_ns();
+    EXPECT_EQ(wait(4), 1);
+    EXPECT_LE(writes[0].since_ns, waiting);
+    uint64_t drained = now_ns();
+    hold(4);
+    EXPECT_EQ(wait(4), 1);
+    EXPECT_GE(writes[0].since_ns, before) << "the ones before it do not matter";
+    EXPECT_LE(writes[0].since_ns, drained);
+    close(never);
+    release(guard, 0, 0, 64);
+}
+
+TEST_F(WriteGuard, SaysThatAWriteWaitsSinceItWokeUpWhoServesIt)
+{
+    SharedMemory memory(64 * kPage);
+    Guard guard = make(0, {memory.range()});
+    protect(guard, 0, 0, 64);
+    haul_waiting_write writes[4] = {};
+    int never = eventfd(0, EFD_CLOEXEC);
+    std::atomic<int> tid{0};
+    std::thread serves([&] {
+        tid = gettid();
+        EXPECT_EQ(ops(guard)->wait(haul_write_guard_get_opaque(guard.get()), never, writes, 4, nullptr), 1);
+    });
+    EXPECT_TRUE(Eventually([&] { return tid != 0 && haul_test::Sleeps(tid); }));
+    uint64_t asleep = now_ns();
+    HeldWrite write(memory.data());
+    write.Go();
+    serves.join();
+    EXPECT_GE(writes[0].since_ns, asleep);
+    EXPECT_LE(writes[0].since_ns, now_ns());
+    release(guard, 0, 0, 1);
+    close(never);
 }
 
 TEST_F(WriteGuard, KnowsABlockThatIsMappedInPieces)

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a snapshot says of the writes that it held: how many, and for how long.
+#include "tests/engine/background/background.h"
+#include "tests/engine/held_write.h"
+
+#include <vector>
+
+using namespace haul_test;
+
+namespace
+{
+
+constexpr size_t kCluster = 16 * kPage;
+constexpr size_t kChunk = 256 * kPage;
+constexpr std::chrono::milliseconds kDelay{100};
+constexpr uint64_t kDelayNs = 100000000;
+
+TEST_F(Snapshot, CountsTheTimeForWhichAWriteWaitedForTheOneBefore)
+{
+    Make({8 * kMiB}, true);
+    HeldWrite first(guest->blocks[0]->data() + kCluster), second(guest->blocks[0]->data() + 9 * kCluster);
+    guard->on_release = [&](uint32_t, uint64_t page, uint64_t count) {
+        if (page == kCluster / kPage && count == kCluster / kPage) {
+            EXPECT_TRUE(second.Waits());
+            std::this_thread::sleep_for(kDelay);
+        }
+        return 0;
+    };
+    guest->on_state = [&](haul_state to) {
+        if (to == HAUL_STATE_ACTIVE) {
+            EXPECT_TRUE(first.Ends());
+            EXPECT_TRUE(second.Ends());
+        }
+    };
+    ASSERT_EQ(end->Run(directory / "a"), 0) << end->message();
+    EXPECT_EQ(end->stats.write_faults, 2u);
+    EXPECT_GE(end->stats.write_fault_p50_ns, kDelayNs) << "both waited so long";
+    EXPECT_LE(end->stats.write_fault_p50_ns, end->stats.write_fault_longest_ns);
+}
+
+// The only thread that writes the file does not get on, so that copies have nowhere to go at last.
+TEST_F(Snapshot, CountsTheTimeForWhichWritesWaitedForASlowDisk)
+{
+    haul_options options = SnapshotOptions();
+    options.channels = 1;
+    options.max_bandwidth_bytes_per_s = 1; // the first chunk, and no more: writes save the others
+    Make({3 * kMiB}, true, options);
+    const size_t slots = 3 * kMiB / 4 / kCluster;
+    Signal stuck, go_on;
+    guard->on_release = [&](uint32_t, uint64_t page, uint64_t count) {
+        if (page == 0 && count == kChunk / kPage) {
+            stuck.Set();
+            EXPECT_TRUE(go_on.Wait());
+        }
+        return 0;
+    };
+    ASSERT_EQ(end->Start(directory / "a"), 0) << end->message();
+    ASSERT_TRUE(stuck.Wait());
+    unsigned char *next = guest->blocks[0]->data() + kChunk;
+    for (size_t i = 0; i < slots; i++, next += kCluster) {
+        memset(next, 0xee, kPage);
+    }
+    std::vector<std::unique_ptr<HeldWrite>> writes;
+    for (size_t i = 0; i < slots + 1; i++, next += kCluster) {
+        writes.push_back(std::make_unique<HeldWrite>(next));
+        EXPECT_TRUE(writes.back()->Waits());
+    }
+    std::this_thread::sleep_for(kDelay);
+    go_on.Set();
+    for (auto &write : writes) {
+        EXPECT_TRUE(write->Ends());
+    }
+    haul_set_max_bandwidth(end->migration, 0);
+    ASSERT_EQ(end->Wait(), 0) << end->message();
+    EXPECT_EQ(end->stats.write_faults, 2 * slots + 1);
+    EXPECT_GE(end->stats.write_fault_p50_ns, kDelayNs) << "more than half of them waited so long";
+    ExpectRestoresTheMoment(directory / "a");
+}
+
+// Protection holds up who writes before the moment, too.
+TEST_F(Snapshot, CountsWritesThatWereReleasedUnsaved)
+{
+    Make({8 * kMiB}, true);
+    guard->on_release = [&](uint32_t, uint64_t page, uint64_t count) {
+        if (page == 3 * kCluster / kPage && count == kCluster / kPage) {
+            std::this_thread::sleep_for(kDelay);
+        }
+        return 0;
+    };
+    guest->on_stop = [this] { memset(guest->blocks[0]->data() + 3 * kCluster, 0x33, kPage); };
+    ASSERT_EQ(end->Run(directory / "a"), 0) << end->message();
+    EXPECT_EQ(end->stats.write_faults, 1u);
+    EXPECT_GE(end->stats.write_fault_longest_ns, kDelayNs);
+    ExpectRestoresTheMoment(directory / "a");
+}
+
+} // namespace
