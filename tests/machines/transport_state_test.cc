@@ -2,7 +2,7 @@
 // The reference guest over each transport whose connections are made of processes or descriptors, and over
 // rdma; and into a file. In each state up to HANDOVER: the move is cancelled, the source's haul dies, the
 // destination's does, or all connections break. At no time may both sides run the guest (rule R1), and
-// nothing may be left behind. (tests/engine has the same for the transports that are sockets of the kernel.)
+// nothing may be left behind.
 #include "tests/machines/ways.h"
 
 #include <csignal>

@@ -7,12 +7,19 @@ static const char *const examples[CLI_COMMAND_COUNT] = {
                  "    haul send tcp:10.0.0.2:7000 --qemu /run/vm.qmp\n"
                  "  The same with four channels, compressed, and compared before the handover:\n"
                  "    haul send tcp:10.0.0.2:7000 --qemu /run/vm.qmp --channels 4 \\\n"
-                 "        --compress auto --verify\n",
+                 "        --compress auto --verify\n"
+                 "  With its drives, where the hosts share no storage:\n"
+                 "    haul send tcp:10.0.0.2:7000 --qemu /run/vm.qmp --disks\n",
     [CLI_RECEIVE] = "  Wait on port 7000 for a machine; QEMU was started with -incoming defer -S:\n"
                     "    haul receive --listen tcp:0.0.0.0:7000 --qemu /run/vm.qmp\n"
                     "  Try haul without a machine, both sides on this host:\n"
                     "    haul receive --listen tcp:127.0.0.1:7000 --guest\n"
-                    "    haul send tcp:127.0.0.1:7000 --guest\n",
+                    "    haul send tcp:127.0.0.1:7000 --guest\n"
+                    "  The same with a disk:\n"
+                    "    haul receive --listen tcp:127.0.0.1:7000 --guest \\\n"
+                    "        --disk /tmp/to.img,size=1G\n"
+                    "    haul send tcp:127.0.0.1:7000 --guest \\\n"
+                    "        --disk /tmp/from.img,size=1G,rate=20M\n",
     [CLI_TOPOLOGY] = "  Where would four channels to the host 10.0.0.2 run?\n"
                      "    haul topology --to 10.0.0.2 --channels 4\n",
     [CLI_RESUME] = "  See which moves are recorded here, then run the copy of one on this side:\n"

@@ -96,7 +96,8 @@ static const struct command_help commands[CLI_COMMAND_COUNT] = {
             "       haul restore file:PATH --memory PATH [--memory-size SIZE] [OPTION]...\n"
             "       haul restore file:PATH --guest [OPTION]...",
             "start a machine from a snapshot file",
-            "Starts a machine from the file that haul send file:PATH wrote. Every byte is checked before the "
+            "Starts a machine from the file that haul snapshot or haul send file:PATH wrote. Every byte is "
+            "checked before the "
             "machine runs; a file that is cut, damaged or altered is refused, with the place of the damage. "
             "A "
             "QEMU machine must have been started with the options of the saved one and -incoming defer, and "
