@@ -10,7 +10,7 @@
 static int rdma_check(const char *uri, const char *address, enum haul_uri_role role, struct haul_error *error)
 {
     struct haul_tcp_list list;
-    if (haul_tcp_list_parse(uri, address, role, &list, NULL) < 0 || list.count != 1) {
+    if (haul_tcp_list_parse(uri, address, role, &list, NULL) < 0 || list.count != 1 || list.places[0].any) {
         return haul_error_set(
             error, EINVAL,
             "\"%.100s\" is not an rdma address: use rdma:HOST:PORT or rdma:[V6]:PORT with a "

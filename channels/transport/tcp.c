@@ -22,16 +22,19 @@ static int tcp_check(const char *uri, const char *address, enum haul_uri_role ro
 
 /* ---- listening ---- */
 
-/* Opens, binds and listens at one address: a descriptor or a negative errno. */
-static int listen_at(const struct addrinfo *at)
+/* Opens, binds and listens at one address, for v4 too if it is v6's for `both`: a descriptor or a negative
+ * errno. */
+static int listen_at(const struct addrinfo *at, bool both)
 {
     int fd = socket(at->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0) {
         return -errno;
     }
     /* A listener that ended a minute ago must not keep the next one from its port. */
-    int on = 1;
+    int on = 1, off = 0;
     if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) < 0 ||
+        (both && at->ai_family == AF_INET6 &&
+         setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof off) < 0) ||
         bind(fd, at->ai_addr, at->ai_addrlen) < 0 || listen(fd, HAUL_LISTEN_BACKLOG) < 0) {
         int code = errno;
         close(fd);
@@ -74,18 +77,39 @@ static int local_port(int fd, char port[HAUL_TCP_PORT_MAX])
     return 0;
 }
 
+/* Listens at all addresses of this host, v6 and v4 at once where there is v6, and gives `place` its name. */
+static int listen_anywhere(struct haul_tcp_place *place)
+{
+    int fd = -EADDRNOTAVAIL;
+    for (const struct addrinfo *at = place->found; at && fd < 0; at = at->ai_next) {
+        fd = at->ai_family == AF_INET6 ? listen_at(at, true) : fd;
+    }
+    place->bracketed = fd >= 0 || fd == -EADDRINUSE;
+    snprintf(place->host, sizeof place->host, "%s", place->bracketed ? "::" : "0.0.0.0");
+    for (const struct addrinfo *at = place->found; at && !place->bracketed && fd < 0; at = at->ai_next) {
+        fd = at->ai_family == AF_INET ? listen_at(at, false) : fd;
+    }
+    return fd;
+}
+
+static int listen_at_first(const struct haul_tcp_place *place)
+{
+    int fd = -EADDRNOTAVAIL;
+    for (const struct addrinfo *at = place->found; at && fd < 0; at = at->ai_next) {
+        fd = listen_at(at, false);
+    }
+    return fd;
+}
+
 /* Listens at the first address of `place` that can be listened at, and adds it to the listener and its URI.
  */
-static int listen_at_place(struct haul_listener *listener, const struct haul_tcp_place *place, FILE *uri,
+static int listen_at_place(struct haul_listener *listener, struct haul_tcp_place *place, FILE *uri,
                            struct haul_error *error)
 {
     char where[HAUL_TCP_URI_MAX], text[HAUL_TCP_URI_MAX], port[HAUL_TCP_PORT_MAX];
+    int fd = place->any ? listen_anywhere(place) : listen_at_first(place);
     haul_tcp_place_text(place, place->port, text, sizeof text);
     snprintf(where, sizeof where, "%s:%.300s", listener->end.transport->scheme, text);
-    int fd = -EADDRNOTAVAIL;
-    for (const struct addrinfo *at = place->found; at && fd < 0; at = at->ai_next) {
-        fd = listen_at(at);
-    }
     if (fd < 0) {
         return listen_failed(where, -fd, error);
     }

@@ -22,7 +22,8 @@ static bool is_port(const char *text, size_t length)
 }
 
 /* Reads one HOST:PORT of `length` bytes; false when it has another form. */
-static bool parse_place(const char *text, size_t length, struct haul_tcp_place *place)
+static bool parse_place(const char *text, size_t length, enum haul_uri_role role,
+                        struct haul_tcp_place *place)
 {
     const char *colon = memrchr(text, ':', length);
     if (!colon || !is_port(colon + 1, (size_t)(text + length - colon - 1))) {
@@ -39,7 +40,9 @@ static bool parse_place(const char *text, size_t length, struct haul_tcp_place *
         to--;
     }
     size_t host_length = to > from ? (size_t)(to - from) : 0;
-    if (host_length == 0 || host_length >= HAUL_TCP_HOST_MAX || memchr(from, ']', host_length)) {
+    place->any = colon == text && role == HAUL_URI_LISTEN;
+    if ((host_length == 0 && !place->any) || host_length >= HAUL_TCP_HOST_MAX ||
+        memchr(from, ']', host_length)) {
         return false;
     }
     /* A v6 address without brackets would be ambiguous. */
@@ -57,7 +60,7 @@ int haul_tcp_list_parse(const char *uri, const char *address, enum haul_uri_role
     memset(list, 0, sizeof *list);
     for (const char *at = address;; at++) {
         size_t length = strcspn(at, ",");
-        if (list->count == HAUL_ADDRESSES_MAX || !parse_place(at, length, &list->places[list->count])) {
+        if (list->count == HAUL_ADDRESSES_MAX || !parse_place(at, length, role, &list->places[list->count])) {
             return bad_uri(uri, role, error);
         }
         if (role == HAUL_URI_CONNECT && strtoul(list->places[list->count].port, NULL, 10) == 0) {
@@ -77,7 +80,8 @@ int haul_tcp_list_look_up(const char *uri, int flags, struct haul_tcp_list *list
         .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = flags | AI_NUMERICSERV};
     for (unsigned i = 0; i < list->count; i++) {
         struct haul_tcp_place *place = &list->places[i];
-        int result = place->found ? 0 : getaddrinfo(place->host, place->port, &hints, &place->found);
+        const char *host = place->any ? NULL : place->host;
+        int result = place->found ? 0 : getaddrinfo(host, place->port, &hints, &place->found);
         if (result == EAI_SYSTEM) {
             return haul_error_set(error, errno, "%s: looking up \"%s\": %s", uri, place->host,
                                   strerror(errno));

@@ -2,7 +2,8 @@
 #ifndef HAUL_CHANNELS_TRANSPORT_TCP_ADDRESS_H
 #define HAUL_CHANNELS_TRANSPORT_TCP_ADDRESS_H
 
-/* HOST:PORT[,HOST:PORT...], where HOST is a name, a v4 address or a v6 address in brackets. */
+/* HOST:PORT[,HOST:PORT...], where HOST is a name, a v4 address, a v6 address in brackets, or for listening
+ * nothing. */
 
 #include "channels/transport/ops.h"
 
@@ -17,6 +18,7 @@ struct haul_tcp_place {
     char host[HAUL_TCP_HOST_MAX];
     char port[HAUL_TCP_PORT_MAX];
     bool bracketed;
+    bool any;                    /* no host was given: all addresses of this one */
     struct addrinfo *found;      /* all addresses of the host, once looked up */
     const struct addrinfo *good; /* the one of them that answered first, or NULL */
 };

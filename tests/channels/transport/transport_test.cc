@@ -129,6 +129,23 @@ TEST_F(Transport, TcpV6Connects)
     EXPECT_EQ(0u, std::string(peer_).find("[::1]:"));
 }
 
+// As QEMU has it: without a host, all of this one's addresses, v4 and v6.
+TEST_F(Transport, TcpWithoutAHostListensEverywhere)
+{
+    open("tcp::0");
+    std::string uri = haul_listener_uri(listener_), port = uri.substr(uri.rfind(':') + 1);
+    EXPECT_TRUE(uri == "tcp:[::]:" + port || uri == "tcp:0.0.0.0:" + port) << uri;
+    exchange();
+    int fd = -1;
+    ASSERT_EQ(0, connect("tcp:127.0.0.1:" + port, &fd)) << error_.message;
+    close(fd);
+    haul_listener *second = nullptr;
+    EXPECT_EQ(-EADDRINUSE, haul_listener_open(("tcp::" + port).c_str(), &kOptions, &second, &error_));
+    EXPECT_TRUE(message_has("the port is in use")) << error_.message;
+    ASSERT_EQ(-EINVAL, connect("tcp::" + port, &fd)) << "where to is not said";
+    EXPECT_TRUE(message_has("is not a tcp address")) << error_.message;
+}
+
 TEST_F(Transport, TcpSocketsHaveTheirOptions)
 {
     open("tcp:127.0.0.1:0");
@@ -163,6 +180,7 @@ TEST_F(Transport, BadUrisAreRefusedWithTheRightForm)
     const std::vector<std::pair<std::string, std::string>> cases = {
         {"", "is not an address: use tcp:HOST:PORT[,HOST:PORT...], unix:PATH, exec:COMMAND"},
         {"rdma:host", "is not an rdma address: use rdma:HOST:PORT"},
+        {"rdma::7000", "is not an rdma address: use rdma:HOST:PORT"},
         {"rdma:a:1,b:1", "is not an rdma address: use rdma:HOST:PORT"},
         {"localhost:7000", "use tcp:HOST:PORT"},
         {"udp:localhost:7000", "use tcp:HOST:PORT"},
@@ -170,7 +188,6 @@ TEST_F(Transport, BadUrisAreRefusedWithTheRightForm)
         {"tcpx:a:1", "use tcp:HOST:PORT"},
         {"tcp:", "is not a tcp address"},
         {"tcp:host", "is not a tcp address"},
-        {"tcp::7000", "is not a tcp address"},
         {"tcp:host:", "is not a tcp address"},
         {"tcp:host:port", "is not a tcp address"},
         {"tcp:host:65536", "with a port from 0 to 65535; up to 16"},
