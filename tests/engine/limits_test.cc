@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // How soon a limit that is set while memory travels is felt: on the wire, of which a proxy is one end, and in
-// the decision to stop. Every wait is bounded far above what it takes and far below what it would take if the
-// limit had to wait for what was handed out before.
+// the decision to stop. That is within 100 ms in the best of some tries, so that a machine that is busy with
+// something else does not count; far longer if the limit had to wait for what was handed out before.
 #include "tests/engine/move.h"
 #include "tests/engine/proxy.h"
 #include "tests/waiting.h"
@@ -119,17 +119,21 @@ TEST(Limits, ALowOneHoldsAtEveryMoment)
 
 TEST(Limits, LiftingItIsFeltOnTheWireAtOnce)
 {
-    Guest from({32 * kMiB}, true), to({32 * kMiB}, false);
-    Wire wire;
-    Move move(from, to, Capped(256 * 1024), "tcp:127.0.0.1:0", wire.Through());
-    ASSERT_TRUE(Eventually([&] { return wire.bytes() > 256 * 1024; }));
-    uint64_t before = wire.bytes();
-    auto set = Clock::now();
-    haul_set_max_bandwidth(move.source, 0);
-    ASSERT_TRUE(Eventually([&] { return wire.bytes() - before > 4 * kMiB; }));
-    RecordProperty("ms", static_cast<int>(MsSince(set)));
-    EXPECT_LT(MsSince(set), 8000) << "16 s at the first limit";
-    ExpectMoved(move);
+    int64_t ms = BestOfTries(kAtOnceMs, [](int) {
+        Guest from({32 * kMiB}, true), to({32 * kMiB}, false);
+        Wire wire;
+        Move move(from, to, Capped(256 * 1024), "tcp:127.0.0.1:0", wire.Through());
+        EXPECT_TRUE(Eventually([&] { return wire.bytes() > 128 * 1024; }));
+        uint64_t before = wire.bytes();
+        auto set = Clock::now();
+        haul_set_max_bandwidth(move.source, 0);
+        EXPECT_TRUE(Eventually([&] { return wire.bytes() - before > 2 * kMiB; }));
+        int64_t took = MsSince(set);
+        ExpectMoved(move);
+        return took;
+    });
+    RecordProperty("ms", static_cast<int>(ms));
+    EXPECT_LT(ms, kAtOnceMs) << "8 s at the first limit";
 }
 
 TEST(Limits, SettingOneIsFeltOnTheWireAtOnce)
@@ -138,11 +142,17 @@ TEST(Limits, SettingOneIsFeltOnTheWireAtOnce)
     Wire wire(8 * kMiB); // on each of two channels: 4 s for everything
     Move move(from, to, Capped(0), "tcp:127.0.0.1:0", wire.Through());
     ASSERT_TRUE(Eventually([&] { return wire.bytes() > 16 * kMiB; })); // what a channel can do is known
-    haul_set_max_bandwidth(move.source, 256 * 1024);
-    usleep(100000);
-    uint64_t passed = wire.BytesIn(1000);
-    RecordProperty("bytes_in_the_second_after_100_ms", std::to_string(passed));
-    EXPECT_LT(passed, 4 * kMiB) << "256 KiB are due, 16 MiB what the link could";
+    constexpr int64_t kEnough = 192 * 1024;
+    int64_t passed = BestOfTries(kEnough, [&](int) {
+        uint64_t before = wire.bytes();
+        haul_set_max_bandwidth(move.source, 0);
+        EXPECT_TRUE(Eventually([&] { return wire.bytes() - before > kMiB; }));
+        haul_set_max_bandwidth(move.source, 256 * 1024);
+        usleep(100000);
+        return static_cast<int64_t>(wire.BytesIn(500));
+    });
+    RecordProperty("bytes_in_half_a_second_after_100_ms", std::to_string(passed));
+    EXPECT_LT(passed, kEnough) << "128 KiB are due, 8 MiB what the link could";
     wire.Open();
     haul_set_max_bandwidth(move.source, 0);
     ExpectMoved(move);
@@ -150,21 +160,46 @@ TEST(Limits, SettingOneIsFeltOnTheWireAtOnce)
 
 TEST(Limits, ALongerDowntimeLimitIsDecidedOnAtOnceUnderALowMaxBandwidth)
 {
-    Guest from({16 * kMiB}, true), to({16 * kMiB}, false);
-    haul_options options = Capped(128 * 1024);
-    options.downtime_limit_ms = 0;
-    Move move(from, to, options);
-    ASSERT_TRUE(Eventually([&] { return Stats(move.source).bandwidth_bytes_per_s > 0; }));
-    haul_error error{};
-    auto set = Clock::now();
-    ASSERT_EQ(haul_set_downtime_limit(move.source, 60000, &error), 0) << error.message;
-    ASSERT_TRUE(Eventually([&] { return from.stops > 0; }));
-    RecordProperty("ms", static_cast<int>(MsSince(set)));
-    EXPECT_LT(MsSince(set), 5000) << "a batch of 1 MiB alone takes 8 s";
-    ExpectMoved(move);
+    int64_t ms = BestOfTries(kAtOnceMs, [](int) {
+        Guest from({16 * kMiB}, true), to({16 * kMiB}, false);
+        haul_options options = Capped(128 * 1024);
+        options.downtime_limit_ms = 0;
+        Move move(from, to, options);
+        EXPECT_TRUE(Eventually([&] { return Stats(move.source).bandwidth_bytes_per_s > 0; }));
+        haul_error error{};
+        auto set = Clock::now();
+        EXPECT_EQ(haul_set_downtime_limit(move.source, 60000, &error), 0) << error.message;
+        EXPECT_TRUE(Eventually([&] { return from.stops > 0; }));
+        int64_t took = MsSince(set);
+        ExpectMoved(move);
+        return took;
+    });
+    RecordProperty("ms", static_cast<int>(ms));
+    EXPECT_LT(ms, kAtOnceMs) << "a batch of 1 MiB alone takes 8 s";
 }
 
-TEST(Limits, ALongerDowntimeLimitIsDecidedOnAtOnceOverASlowLink)
+// With a bandwidth to reckon with, too.
+TEST(Limits, ASwitchoverBandwidthIsDecidedOnAtOnce)
+{
+    int64_t ms = BestOfTries(kAtOnceMs, [](int) {
+        Guest from({16 * kMiB}, true), to({16 * kMiB}, false);
+        haul_options options = Capped(128 * 1024);
+        options.switchover_bandwidth_bytes_per_s = 1; // nothing ever fits
+        Move move(from, to, options);
+        EXPECT_TRUE(Eventually([&] { return Stats(move.source).transferred > 0; }));
+        auto set = Clock::now();
+        haul_set_switchover_bandwidth(move.source, 1000 * kMiB);
+        EXPECT_TRUE(Eventually([&] { return from.stops > 0; }));
+        int64_t took = MsSince(set);
+        ExpectMoved(move);
+        return took;
+    });
+    RecordProperty("ms", static_cast<int>(ms));
+    EXPECT_LT(ms, kAtOnceMs);
+}
+
+// What the channels of a slow link hold goes first: docs/control.md says how long that takes.
+TEST(Limits, ALongerDowntimeLimitIsDecidedOnSoonOverASlowLink)
 {
     Guest from({32 * kMiB}, true), to({32 * kMiB}, false);
     Wire wire(kMiB); // on each of two channels: 16 s for everything
