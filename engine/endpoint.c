@@ -38,6 +38,7 @@ struct haul_transport_options haul_migration_transport(struct haul_migration *mi
         .remote_options = migration->options.remote_options,
         .fds = migration->fds,
         .fd_count = migration->fd_count,
+        .threads = &migration->threads,
     };
 }
 

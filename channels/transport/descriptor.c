@@ -58,8 +58,8 @@ static void close_both(int in, int out)
     }
 }
 
-int haul_descriptor_join(const char *uri, int in, int out, int *fd, struct haul_pump **pump,
-                         struct haul_error *error)
+int haul_descriptor_join(const char *uri, int in, int out, struct haul_thread_list *threads, int *fd,
+                         struct haul_pump **pump, struct haul_error *error)
 {
     struct stat status[2];
     int result = 0;
@@ -85,6 +85,6 @@ int haul_descriptor_join(const char *uri, int in, int out, int *fd, struct haul_
         close_both(in, out);
         return result;
     }
-    result = haul_pump_start(in, out, pump, fd, error);
+    result = haul_pump_start(in, out, threads, pump, fd, error);
     return result < 0 ? haul_error_prefix(error, "%.100s: ", uri) : 0;
 }

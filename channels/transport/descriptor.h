@@ -17,9 +17,10 @@ int haul_descriptor_take(const char *uri, int number, int *fd, struct haul_error
 /*
  * haul_descriptor_join makes one connected stream socket, *fd, of `in` and `out`, which it takes over also
  * when it fails: the socket that both are, or a socket that *pump bridges to them (else *pump is NULL). `in`
- * and `out` may be equal. -ENOTSOCK: they are no sockets or pipes, or one pipe for both ways; -ENOTCONN.
+ * and `out` may be equal. `threads`: as haul_pump_start has it. -ENOTSOCK: they are no sockets or pipes, or
+ * one pipe for both ways; -ENOTCONN.
  */
-int haul_descriptor_join(const char *uri, int in, int out, int *fd, struct haul_pump **pump,
-                         struct haul_error *error);
+int haul_descriptor_join(const char *uri, int in, int out, struct haul_thread_list *threads, int *fd,
+                         struct haul_pump **pump, struct haul_error *error);
 
 #endif

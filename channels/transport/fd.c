@@ -120,7 +120,7 @@ static int take_entry(const struct haul_endpoint *end, struct fd_entry *entry, s
             return result;
         }
     }
-    return haul_descriptor_join(end->uri, in, out, &entry->fd, &entry->pump, error);
+    return haul_descriptor_join(end->uri, in, out, end->options.threads, &entry->fd, &entry->pump, error);
 }
 
 /* Makes connections of all descriptors; *made is to be freed by free_state also after a failure. */

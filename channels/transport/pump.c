@@ -162,6 +162,7 @@ int haul_pump_run(int in, int out, int socket, int stop_fd, struct haul_pump_met
 
 struct haul_pump {
     pthread_t thread;
+    struct haul_thread_list *threads; /* or NULL */
     int in;
     int out;
     int socket;
@@ -171,7 +172,8 @@ struct haul_pump {
 static void *pump_main(void *argument)
 {
     struct haul_pump *pump = argument;
-    pthread_setname_np(pthread_self(), "pump");
+    struct haul_thread_entry entry;
+    haul_thread_enter(pump->threads, &entry, "pump", HAUL_THREAD_ALONE);
     haul_pump_run(pump->in, pump->out, pump->socket, pump->stop_fd, NULL);
     /* Whatever ended it, the other side of the socket shall see the end, and so shall the reader of `out`. */
     shutdown(pump->socket, SHUT_RDWR);
@@ -179,6 +181,7 @@ static void *pump_main(void *argument)
     if (pump->in != pump->out) {
         close(pump->in);
     }
+    haul_thread_leave(pump->threads, &entry);
     return NULL;
 }
 
@@ -193,7 +196,8 @@ static int start_thread(struct haul_pump *pump)
     return -result;
 }
 
-int haul_pump_start(int in, int out, struct haul_pump **pump, int *fd, struct haul_error *error)
+int haul_pump_start(int in, int out, struct haul_thread_list *threads, struct haul_pump **pump, int *fd,
+                    struct haul_error *error)
 {
     int pair[2] = {-1, -1};
     int code = 0;
@@ -201,7 +205,8 @@ int haul_pump_start(int in, int out, struct haul_pump **pump, int *fd, struct ha
     if (!made) {
         code = ENOMEM;
     } else {
-        *made = (struct haul_pump){.in = in, .out = out, .stop_fd = eventfd(0, EFD_CLOEXEC)};
+        *made =
+            (struct haul_pump){.threads = threads, .in = in, .out = out, .stop_fd = eventfd(0, EFD_CLOEXEC)};
         if (made->stop_fd < 0 || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0) {
             code = errno;
         } else {

@@ -6,6 +6,7 @@
 
 #include "channels/atomic.h"
 #include "channels/error.h"
+#include "channels/thread_list.h"
 
 #include <stdint.h>
 
@@ -34,8 +35,9 @@ int haul_pump_run(int in, int out, int socket, int stop_fd, struct haul_pump_met
 struct haul_pump; /* opaque: a thread that runs haul_pump_run */
 
 /* haul_pump_start bridges `in` and `out`, which it takes over also when it fails, to *fd, one blocking
- * socket. */
-int haul_pump_start(int in, int out, struct haul_pump **pump, int *fd, struct haul_error *error);
+ * socket. Its thread enters `threads` (or NULL) as "pump". */
+int haul_pump_start(int in, int out, struct haul_thread_list *threads, struct haul_pump **pump, int *fd,
+                    struct haul_error *error);
 
 /*
  * haul_pump_stop gives what was written to the socket before it was closed a moment to get out, ends the

@@ -39,7 +39,8 @@ static int stdio_listen(struct haul_listener *listener, struct haul_error *error
         close(in);
         return result;
     }
-    return haul_descriptor_join(uri, in, out, &state->control, &state->pump, error);
+    return haul_descriptor_join(uri, in, out, listener->end.options.threads, &state->control, &state->pump,
+                                error);
 }
 
 static int stdio_accept(struct haul_listener *listener, const struct haul_attempt *attempt, uint16_t expected,

@@ -21,6 +21,8 @@ extern "C" {
 #define HAUL_LISTENER_FDS_MAX 16
 #define HAUL_FD_NAME_MAX 63 /* bytes of a descriptor's name */
 
+struct haul_thread_list;
+
 struct haul_connector; /* opaque: the connecting side of one migration */
 struct haul_listener;  /* opaque: the side that is connected to */
 
@@ -40,6 +42,7 @@ struct haul_transport_options {
     const char *remote_options; /* connector, ssh: options of the haul receive there, for its shell */
     struct haul_named_fd *fds;  /* fd: descriptors by name; one that is taken over becomes -1 */
     unsigned fd_count;
+    struct haul_thread_list *threads; /* where threads that bridge pipes enter themselves; NULL: nowhere */
 };
 
 /* A descriptor that was handed to this process under a name. */

@@ -125,15 +125,14 @@ static int compare_leaf(struct comparison *job, uint64_t number, struct haul_err
     return haul_snapshot_compare(job->writer, block, number, job->migration->views[block].host, error);
 }
 
-static void *compare_main(void *argument)
+static void compare_leaves(struct comparison *job)
 {
-    struct comparison *job = argument;
     struct haul_error error;
     for (;;) {
         uint64_t number = atomic_fetch_add_explicit(&job->next, 1, memory_order_relaxed);
         if (number >= job->leaves || atomic_load_explicit(&job->failed, memory_order_relaxed) ||
             haul_migration_cancelled(job->migration)) {
-            return NULL;
+            return;
         }
         if (compare_leaf(job, number, &error) < 0) {
             pthread_mutex_lock(&job->lock);
@@ -142,6 +141,16 @@ static void *compare_main(void *argument)
             atomic_store_explicit(&job->failed, true, memory_order_relaxed);
         }
     }
+}
+
+static void *compare_main(void *argument)
+{
+    struct comparison *job = argument;
+    struct haul_thread_entry entry;
+    haul_thread_enter(&job->migration->threads, &entry, "verify", HAUL_THREAD_ALONE);
+    compare_leaves(job);
+    haul_thread_leave(&job->migration->threads, &entry);
+    return NULL;
 }
 
 static int compare(struct haul_migration *migration, struct haul_file_source *file, struct haul_error *error)
@@ -157,7 +166,7 @@ static int compare(struct haul_migration *migration, struct haul_file_source *fi
            pthread_create(&helpers[started], NULL, compare_main, &job) == 0) {
         started++; /* fewer only take longer: this thread compares too */
     }
-    compare_main(&job);
+    compare_leaves(&job);
     for (unsigned i = 0; i < started; i++) {
         pthread_join(helpers[i], NULL);
     }

@@ -86,6 +86,7 @@ static void run_once(struct haul_guest_runner *runner, uint32_t pages)
 static void *runner_main(void *opaque)
 {
     struct haul_guest_runner *runner = opaque;
+    pthread_setname_np(pthread_self(), "guest");
     pthread_mutex_lock(&runner->lock);
     while (runner->request != END) {
         if (runner->failed || runner->request == PAUSE_NOW ||
