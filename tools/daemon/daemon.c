@@ -149,6 +149,9 @@ static void end_moves(struct haul_daemon *daemon)
             }
         }
     }
+    for (unsigned i = 0; i < moves->count; i++) {
+        haul_move_settle(moves->list[i]);
+    }
 }
 
 int haul_daemon_run(struct haul_daemon *daemon, struct haul_error *error)

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #define NAME_CHARACTERS "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"
@@ -48,16 +49,18 @@ struct haul_move {
     pthread_t thread;
 
     /* Shared. `busy` is set by the server's thread before the move's thread starts, and cleared with release
-     * by that thread as its last act; who reads false with acquire may use all of the above. The others stand
-     * for themselves: relaxed. */
+     * by that thread when nothing is left but to say that it ended; who reads false with acquire may use all
+     * of the above. The others stand for themselves: relaxed. */
     _Atomic bool busy;
     _Atomic bool held;
     _Atomic bool says_events;
-    _Atomic int state; /* enum haul_state */
-    _Atomic int guest; /* enum guest */
+    _Atomic int thread_id; /* of the move's thread while it lives, else 0 */
+    _Atomic int state;     /* enum haul_state */
+    _Atomic int guest;     /* enum guest */
 
-    pthread_mutex_t lock; /* the rest */
-    struct haul_settings settings;
+    pthread_mutex_t lock;          /* the rest */
+    struct haul_settings settings; /* only the server's thread writes them, and reads them without the lock */
+    int throttle; /* percent asked for while a migration began; or HAUL_SETTINGS_NO_THROTTLE */
     struct haul_session *session;      /* NULL: none yet, or let go */
     struct haul_session_snapshot last; /* of the session that was let go */
 };
@@ -139,12 +142,14 @@ static int apply(void *opaque, struct haul_migration *migration)
 static void catch_up(struct haul_move *move)
 {
     struct haul_error error = {0};
+    struct haul_settings now;
+    struct change change = {&now, &move->run, &error};
     pthread_mutex_lock(&move->lock);
-    struct change change = {&move->settings, &move->run, &error};
+    haul_settings_copy(&now, &move->settings);
+    now.throttle = move->throttle;
     if (haul_session_use(move->session, apply, &change) < 0) {
         on_message(move, true, error.message);
     }
-    move->settings.throttle = HAUL_SETTINGS_NO_THROTTLE;
     pthread_mutex_unlock(&move->lock);
 }
 
@@ -196,6 +201,7 @@ static void *run(void *opaque)
     struct haul_move *move = opaque;
     struct haul_error error = {0};
     pthread_setname_np(pthread_self(), "move");
+    atomic_store_explicit(&move->thread_id, (int)syscall(SYS_gettid), memory_order_relaxed);
     set_state(move, HAUL_STATE_SETUP);
     int status = haul_session_start(move->session, move->texts.uri, &move->run.options, &error);
     if (status == 0) {
@@ -221,11 +227,12 @@ static void *run(void *opaque)
     on_message(move, true, headline);
     set_guest(move, guest_after(move, outcome));
     let_go(move);
-    if (!uncertain) {
-        set_state(move, state);
-    }
+    atomic_store_explicit(&move->thread_id, 0, memory_order_relaxed);
     /* Release, pairs with the acquire in haul_move_busy. */
     atomic_store_explicit(&move->busy, false, memory_order_release);
+    if (!uncertain) { /* last: whoever sees that it has ended may move the machine again */
+        set_state(move, state);
+    }
     return NULL;
 }
 
@@ -316,6 +323,7 @@ static int prepare(struct haul_move *move, const struct haul_move_order *order, 
         }
         free(move->texts.uri);
         move->texts.uri = uri;
+        haul_session_renew(move->session);
         return 0;
     }
     free_texts(&move->texts);
@@ -352,12 +360,9 @@ int haul_move_start(struct haul_move *move, const struct haul_move_order *order,
         (status = haul_descriptors_give(order->descriptors, order->uri, move->session, error)) < 0) {
         return status;
     }
-    if (move->has_thread) {
-        pthread_join(move->thread, NULL); /* it has nothing left to do but to end */
-        move->has_thread = false;
-    }
+    haul_move_settle(move);
     move->source = order->source;
-    move->settings.throttle = HAUL_SETTINGS_NO_THROTTLE;
+    move->throttle = HAUL_SETTINGS_NO_THROTTLE;
     haul_settings_copy(&move->run, &move->settings);
     move->run.options.remote_options = move->remote.line;
     set_guest(move, order->source ? RUNNING : INMIGRATE);
@@ -371,6 +376,14 @@ int haul_move_start(struct haul_move *move, const struct haul_move_order *order,
         return haul_error_set(error, failure, "cannot start a thread for the move: %s", strerror(failure));
     }
     return 0;
+}
+
+void haul_move_settle(struct haul_move *move)
+{
+    if (move->has_thread) {
+        pthread_join(move->thread, NULL);
+        move->has_thread = false;
+    }
 }
 
 bool haul_move_busy(const struct haul_move *move)
@@ -415,7 +428,7 @@ int haul_move_continue(struct haul_move *move)
 
 const struct haul_settings *haul_move_settings(const struct haul_move *move)
 {
-    return &move->settings; /* only the server's thread, which asks, changes them */
+    return &move->settings;
 }
 
 int haul_move_change(struct haul_move *move, const struct haul_settings *settings, struct haul_error *error)
@@ -426,16 +439,17 @@ int haul_move_change(struct haul_move *move, const struct haul_settings *setting
     if (move->session && haul_move_busy(move)) {
         status = haul_session_use(move->session, apply, &change);
     }
-    bool applied = status == 0;
-    if (status ==
-        -ESRCH) { /* no migration: the values are for the next one, or the one that is about to start */
-        status = settings->throttle == HAUL_SETTINGS_NO_THROTTLE || haul_move_busy(move)
+    if (status == -ESRCH) { /* the values are for the next migration, or the one that is about to start */
+        bool throttles = settings->throttle != HAUL_SETTINGS_NO_THROTTLE;
+        bool begins = haul_move_busy(move) && !haul_move_held(move);
+        status = !throttles || begins
                      ? 0
                      : haul_error_set(error, ESRCH, "cpu-throttle-percentage is for a migration that runs");
+        move->throttle = throttles && begins ? settings->throttle : move->throttle;
     }
     if (status == 0) {
         haul_settings_copy(&move->settings, settings);
-        move->settings.throttle = applied ? HAUL_SETTINGS_NO_THROTTLE : settings->throttle;
+        move->settings.throttle = HAUL_SETTINGS_NO_THROTTLE;
         atomic_store_explicit(&move->says_events, settings->events, memory_order_relaxed);
     }
     pthread_mutex_unlock(&move->lock);
@@ -521,6 +535,10 @@ static void query(struct haul_move *move, struct thread_query *query)
 json_t *haul_move_threads_json(struct haul_move *move)
 {
     struct thread_query answer = {.list = json_array()};
+    int own = atomic_load_explicit(&move->thread_id, memory_order_relaxed);
+    if (own) {
+        json_array_append_new(answer.list, json_pack("{s:s s:i}", "name", "move", "thread-id", own));
+    }
     query(move, &answer);
     return answer.list;
 }
@@ -568,9 +586,7 @@ void haul_move_free(struct haul_move *move)
     if (!move) {
         return;
     }
-    if (move->has_thread) {
-        pthread_join(move->thread, NULL);
-    }
+    haul_move_settle(move);
     haul_session_free(move->session);
     free_texts(&move->texts);
     close(move->interrupt_fd);

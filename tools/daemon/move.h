@@ -18,6 +18,8 @@ extern "C" {
 
 #define HAUL_MOVE_NAME_SIZE 65 /* 1 to 64 letters, digits, '.', '_' and '-' */
 
+#define HAUL_MOVE_URI_SIZE 4096
+
 struct haul_move; /* opaque */
 
 /* Raises an event with `data` (taken over); from any thread. */
@@ -36,6 +38,7 @@ const char *haul_move_name(const struct haul_move *move);
 struct haul_move_order {
     bool source;
     const char *uri;
+    char channel_uri[HAUL_MOVE_URI_SIZE]; /* what `uri` may point to */
     struct haul_descriptors *descriptors; /* what an fd: URI may name */
     bool keeps_machine;                   /* no machine was named: move the reference guest that is here */
     struct haul_machine_spec spec;
@@ -51,6 +54,9 @@ int haul_move_start(struct haul_move *move, const struct haul_move_order *order,
 /* haul_move_busy tells whether a move is under way, or an uncertain one waits for the operator. Any thread.
  */
 bool haul_move_busy(const struct haul_move *move);
+
+/* haul_move_settle waits for the last event of a move that is not busy any more. */
+void haul_move_settle(struct haul_move *move);
 
 /* haul_move_held tells whether the paused reference guest of an uncertain move waits for the operator. Any
  * thread. */

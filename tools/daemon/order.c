@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What `migrate` and `migrate-incoming` say: from JSON to an order. */
+#include "tools/daemon/channel_uri.h"
 #include "tools/daemon/moves.h"
 
 #include <errno.h>
@@ -45,7 +46,8 @@ static const struct haul_qmp_argument guest[] = {
 
 /* QEMU's own arguments are known where they ask for nothing that haul does not do. */
 const struct haul_qmp_argument haul_moves_send_arguments[] = {
-    {"uri", HAUL_QMP_STRING},
+    {"uri", HAUL_QMP_STRING, .optional = true},
+    {"channels", HAUL_QMP_ARRAY, .optional = true, .members = haul_channel_members},
     {"name", HAUL_QMP_STRING, .optional = true},
     {"qemu", HAUL_QMP_STRING, .optional = true},
     {"disks", HAUL_QMP_BOOLEAN, .optional = true},
@@ -60,7 +62,8 @@ const struct haul_qmp_argument haul_moves_send_arguments[] = {
 };
 
 const struct haul_qmp_argument haul_moves_receive_arguments[] = {
-    {"uri", HAUL_QMP_STRING},
+    {"uri", HAUL_QMP_STRING, .optional = true},
+    {"channels", HAUL_QMP_ARRAY, .optional = true, .members = haul_channel_members},
     {"name", HAUL_QMP_STRING, .optional = true},
     {"qemu", HAUL_QMP_STRING, .optional = true},
     {"disks", HAUL_QMP_BOOLEAN, .optional = true},
@@ -98,6 +101,22 @@ static void read_guest(const json_t *object, struct haul_guest_options *options)
     options->disk_bytes_per_s = number(disk, "rate", options->disk_bytes_per_s);
 }
 
+/* The address, in either of its two forms. */
+static int read_address(const json_t *arguments, struct haul_move_order *order,
+                        struct haul_qmp_failure *failure)
+{
+    const json_t *channels = json_object_get(arguments, "channels");
+    order->uri = text(arguments, "uri", NULL);
+    if (order->uri && channels) {
+        return haul_qmp_fail(failure, EINVAL, "'uri' and 'channels' exclude each other");
+    }
+    if (channels) {
+        order->uri = order->channel_uri;
+        return haul_channel_uri(channels, order->channel_uri, sizeof order->channel_uri, failure);
+    }
+    return order->uri ? 0 : haul_qmp_fail(failure, EINVAL, "Parameter 'uri' is missing");
+}
+
 static int read_remote(const json_t *words, const char *uri, struct haul_remote *remote,
                        struct haul_qmp_failure *failure)
 {
@@ -129,7 +148,6 @@ int haul_moves_order(const json_t *arguments, bool source, struct haul_move_orde
     const json_t *reference = json_object_get(arguments, "guest");
     *order = (struct haul_move_order){
         .source = source,
-        .uri = text(arguments, "uri", NULL),
         .spec =
             {
                 .qmp = text(arguments, "qemu", NULL),
@@ -140,6 +158,10 @@ int haul_moves_order(const json_t *arguments, bool source, struct haul_move_orde
                 .guest = reference != NULL,
             },
     };
+    int status = read_address(arguments, order, failure);
+    if (status < 0) {
+        return status;
+    }
     unsigned named = (order->spec.qmp != NULL) + (memory != NULL) + (reference != NULL);
     if (named > 1) {
         return haul_qmp_fail(failure, EINVAL, "'qemu', 'memory' and 'guest' exclude each other");

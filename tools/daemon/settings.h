@@ -25,9 +25,10 @@ struct haul_settings {
     char rdma_provider[64];
     char ssh[1024];
     char remote_haul[1024];
+    char no_tls[1];           /* always empty: what QEMU shows where there is no TLS */
     bool events;              /* capability: events about this migration are sent */
     bool background_snapshot; /* the capability: options.mode is that, whatever `mode` says */
-    int throttle;             /* percent asked for by the last change, or HAUL_SETTINGS_NO_THROTTLE */
+    int throttle;             /* percent asked for by this change, or HAUL_SETTINGS_NO_THROTTLE */
 };
 
 void haul_settings_default(struct haul_settings *settings);

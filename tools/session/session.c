@@ -29,13 +29,15 @@ struct haul_session {
     struct fd_entry *fds; /* for the next start */
     struct haul_store *store;
     struct haul_machine *machine;
-    struct haul_orders *orders;
+    struct haul_orders *orders;    /* while an uncertain move waits for them */
+    struct haul_migration *former; /* of the move before, until the next start */
 
     /* Written by the owner under `lock`, read by the owner without it. */
     pthread_mutex_t lock;
     struct haul_migration *migration; /* made, and perhaps not started yet */
     bool started;
-    bool cancelled;  /* under `lock` for everybody: asked for before there was a migration */
+    bool cancelled;  /* under `lock` for everybody: since haul_session_renew, perhaps before there was a
+                        migration */
     char uri[300];   /* destination: what it really listens on */
     char peer[4200]; /* as it was asked for */
     char compress[8];
@@ -308,22 +310,32 @@ int haul_session_start(struct haul_session *session, const char *uri, const stru
 {
     struct haul_error failure = {0};
     pthread_mutex_lock(&session->lock);
-    struct haul_migration *former = session->migration;
-    session->migration = NULL;
     reset_outcome(session, uri, options);
     pthread_mutex_unlock(&session->lock);
-    haul_free(former);
+    haul_free(session->former);
+    session->former = NULL;
     int status = start(session, uri, options, &failure);
     give_fds(session, NULL, NULL); /* those that it did not come to */
     if (status < 0) {
         pthread_mutex_lock(&session->lock);
-        session->cancelled = false;
         session->outcome.code = status;
         session->outcome.error = failure;
         pthread_mutex_unlock(&session->lock);
         *error = failure;
     }
     return status;
+}
+
+void haul_session_renew(struct haul_session *session)
+{
+    pthread_mutex_lock(&session->lock);
+    if (session->migration) { /* none, if the last start failed */
+        session->former = session->migration;
+        session->migration = NULL;
+    }
+    session->started = false;
+    session->cancelled = false;
+    pthread_mutex_unlock(&session->lock);
 }
 
 struct haul_migration *haul_session_migration(struct haul_session *session)
@@ -370,7 +382,6 @@ void haul_session_finish(struct haul_session *session)
     outcome->code = code;
     outcome->error = failure;
     outcome->ended = true;
-    session->cancelled = false;
     collect(session, outcome, session->channels);
     pthread_mutex_unlock(&session->lock);
     if (outcome->stats.ownership == HAUL_OWNER_UNCERTAIN) {
@@ -462,7 +473,7 @@ static int obey(struct haul_session *session, enum haul_order order, char *text,
     if (resume) {
         snprintf(text, size, "the guest runs again in process %d", (int)getpid());
     } else {
-        snprintf(text, size, "the guest of process %d was given up; the process ends", (int)getpid());
+        snprintf(text, size, "the guest of process %d was given up", (int)getpid());
     }
     say(session, true, "%s", text);
     return 0;
@@ -492,6 +503,8 @@ int haul_session_await_order(struct haul_session *session, int interrupt_fd, str
         status = obey(session, order, text, sizeof text, &failure);
         haul_orders_answer(client, status < 0 ? &failure : NULL, text);
         if (status == 0) {
+            haul_orders_close(session->orders); /* it has the name of this move */
+            session->orders = NULL;
             return 0;
         }
     }
@@ -550,6 +563,7 @@ void haul_session_free(struct haul_session *session)
     }
     give_fds(session, NULL, NULL);
     haul_orders_close(session->orders);
+    haul_free(session->former);
     haul_free(session->migration);
     if (session->machine) {
         session->machine->ops->free(session->machine);

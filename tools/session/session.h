@@ -55,14 +55,20 @@ int haul_session_add_fd(struct haul_session *session, const char *name, int fd, 
 
 /*
  * haul_session_start opens the state directory, finds the machine and starts the migration; `uri` is where to
- * send, or to listen. The failure is noted in the outcome too. It may be called again after a move that left
- * the machine here: the machine is kept and moved anew.
+ * send, or to listen. The failure is noted in the outcome too.
  */
 int haul_session_start(struct haul_session *session, const char *uri, const struct haul_options *options,
                        struct haul_error *error);
 
+/*
+ * haul_session_renew makes a session ready for another haul_session_start after a move that left the machine
+ * here: the machine is kept and moved anew. A cancel before it was for the former move, one after it is for
+ * the next.
+ */
+void haul_session_renew(struct haul_session *session);
+
 /* haul_session_migration returns the migration, or NULL before haul_session_start succeeded; the owner's, and
- * valid until the next haul_session_start or haul_session_free. */
+ * valid until haul_session_renew or haul_session_free. */
 struct haul_migration *haul_session_migration(struct haul_session *session);
 
 /*

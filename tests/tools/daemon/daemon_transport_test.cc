@@ -5,11 +5,14 @@
 #include "tests/tools/memory_writer.h"
 #include "tests/tools/ssh_server.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <fcntl.h>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <map>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -46,6 +49,35 @@ class DaemonTransport : public ::testing::Test
         ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
         EXPECT_EQ(from_->HandOver(name, ends[0]), "");
         EXPECT_EQ(to_->HandOver(name, ends[1]), "");
+    }
+    using Threads = std::map<json_int_t, std::string>;
+    static Threads Listed(const Daemon &daemon)
+    {
+        Threads threads;
+        size_t index;
+        json_t *entry;
+        Json list = daemon->Get("query-migrationthreads", Named("a"));
+        json_array_foreach(list.get(), index, entry)
+        {
+            threads[json_integer_value(json_object_get(entry, "thread-id"))] =
+                json_string_value(json_object_get(entry, "name"));
+        }
+        return threads;
+    }
+    // What the kernel knows, without the daemon's own and the guest's; a sanitizer's are named as the
+    // program.
+    static Threads Living(const Daemon &daemon)
+    {
+        Threads threads;
+        for (const auto &task : std::filesystem::directory_iterator(
+                 "/proc/" + std::to_string(daemon.program->pid()) + "/task")) {
+            std::ifstream file(task.path() / "comm");
+            std::string name;
+            if (std::getline(file, name) && name != "haul" && name != "haul-qmp" && name != "guest") {
+                threads[std::stol(task.path().filename())] = name;
+            }
+        }
+        return threads;
     }
     Daemon from_, to_;
 };
@@ -111,6 +143,46 @@ TEST_F(DaemonTransport, DescriptorsThatAreRefused)
               "File descriptor named 'none' has not been found");
     EXPECT_TRUE(Has(from_->Fails("migrate", Named("a", std::string(R"("uri": "fd:0,1", )") + kSourceGuest)),
                     "a daemon takes descriptors by name"));
+}
+
+// The threads of the daemon, but for its own two, are those of its move and of the guest; those of the move
+// are in the list, also those that bridge pipes.
+TEST_F(DaemonTransport, EveryThreadOfAMoveIsListed)
+{
+    for (const std::string name : {"control", "first", "second"}) {
+        for (const std::string way : {"There", "Back"}) {
+            int ends[2];
+            ASSERT_EQ(pipe2(ends, O_CLOEXEC), 0);
+            bool there = way == "There";
+            EXPECT_EQ(from_->HandOver(name + way, ends[there]), "");
+            EXPECT_EQ(to_->HandOver(name + way, ends[!there]), "");
+        }
+    }
+    from_->Get("migrate-set-parameters", Named("a", R"("max-bandwidth": 262144)"));
+    Receive("fd:controlThere/controlBack,firstThere/firstBack,secondThere/secondBack");
+    Send("fd:controlBack/controlThere,firstBack/firstThere,secondBack/secondThere");
+    ASSERT_TRUE(from_->Reaches("a", "active")) << from_.program->Err();
+    const std::vector<std::string> expected[] = {
+        {"migration", "move", "multifdsend_0", "multifdsend_1", "pump", "pump", "pump", "return-path"},
+        {"control", "loader", "move", "multifdrecv_0", "multifdrecv_1", "pump", "pump", "pump"},
+    };
+    Daemon *daemons[] = {&from_, &to_};
+    for (int side = 0; side < 2; side++) {
+        std::vector<std::string> names;
+        // Threads enter the list as their first act; those that populate memory leave it soon.
+        EXPECT_TRUE(from_->Until([&] {
+            Threads listed = Listed(*daemons[side]);
+            names.clear();
+            for (const auto &thread : listed) {
+                names.push_back(thread.second);
+            }
+            std::sort(names.begin(), names.end());
+            return names == expected[side] && listed == Living(*daemons[side]);
+        }));
+        EXPECT_EQ(names, expected[side]);
+    }
+    from_->Get("migrate-set-parameters", Named("a", R"("max-bandwidth": 0)"));
+    ExpectCompleted();
 }
 
 // ---- a file ----

@@ -1,32 +1,125 @@
 // SPDX-License-Identifier: Apache-2.0
+// Rule R1: the destination dies between HANDOVER and RUNNING, and the operator decides.
 #include "tests/tools/daemon/daemon.h"
 
 namespace
 {
 
-// Rule R1: the destination dies between HANDOVER and RUNNING, and the operator decides.
-TEST(DaemonUncertain, HoldsThePausedGuestForTheOperator)
+class DaemonUncertain : public ::testing::Test
 {
-    Daemon from;
-    Program::Options options;
-    options.state_directory = MakeDirectory();
-    options.preload = Runfile("tests/tools/die_at_handover.so");
-    Program receive(options, {"receive", "--listen", "tcp:127.0.0.1:0", "--guest", "--guest-memory", "16M",
-                              "--guest-vcpu", "thread"});
-    from->Get("migrate", Named("a", "\"uri\": \"" + receive.Address() + "\", " + kSourceGuest));
-    ASSERT_TRUE(from->Reaches("a", "failed")) << from.program->Err();
-    ASSERT_TRUE(from.program->WaitFor("and waits for 'haul resume"));
-    EXPECT_EQ(from->Of("a", "ownership"), "uncertain");
-    EXPECT_EQ(from->Guest("a"), "paused");
-    EXPECT_TRUE(Has(from->Fails("quit"), "haul resume or haul abandon it first"));
-    EXPECT_EQ(from->Fails("migrate", Named("a", R"("uri": "tcp:127.0.0.1:1")")),
+  protected:
+    DaemonUncertain()
+    {
+        there_.state_directory = MakeDirectory();
+    }
+    // Moves the guest to a destination that dies, until the daemon waits for orders.
+    void MoveInVain(const std::string &guest = "")
+    {
+        there_.preload = Runfile("tests/tools/die_at_handover.so");
+        Program receive(there_, Listening());
+        Migrate(receive, guest);
+        ASSERT_TRUE(from_->Reaches("a", "failed")) << from_.program->Err();
+        id_ = from_->Of("a", "migration-id");
+        ASSERT_TRUE(from_.program->WaitFor("and waits for 'haul resume " + id_)) << from_.program->Err();
+        EXPECT_EQ(from_->Of("a", "ownership"), "uncertain");
+    }
+    void ExpectMoves()
+    {
+        there_.preload = "";
+        Words listening = Listening();
+        listening.insert(listening.end(), {"--run-for", "1"});
+        Program receive(there_, listening);
+        Migrate(receive, "");
+        EXPECT_TRUE(from_->Reaches("a", "completed")) << from_.program->Err();
+        EXPECT_EQ(receive.Wait(), 0) << receive.Err();
+    }
+    void Resume()
+    {
+        Program resume(from_.options, {"resume", id_});
+        EXPECT_EQ(resume.Wait(), 0) << resume.Err();
+        EXPECT_TRUE(from_->Until([&] { return from_->Guest("a") == "running"; }));
+        EXPECT_EQ(from_->Of("a", "ownership"), "source");
+    }
+    // What the command is answered once the last move has let go of its guest.
+    std::string Says(const std::string &command, const std::string &arguments)
+    {
+        std::string answer;
+        from_->Until([&] {
+            answer = from_->Fails(command, arguments);
+            return answer != "There's a migration process in progress";
+        });
+        return answer;
+    }
+    Daemon from_;
+    std::string id_;
+
+  private:
+    static Words Listening()
+    {
+        return {"receive",        "--listen", "tcp:127.0.0.1:0", "--guest",
+                "--guest-memory", "16M",      "--guest-vcpu",    "thread"};
+    }
+    void Migrate(Program &receive, const std::string &guest)
+    {
+        std::string arguments =
+            "\"uri\": \"" + receive.Address() + "\"" + (guest.empty() ? "" : ", ") + guest;
+        EXPECT_EQ(Says("migrate", Named("a", arguments)), "");
+    }
+    Program::Options there_;
+};
+
+TEST_F(DaemonUncertain, HoldsThePausedGuestForTheOperator)
+{
+    MoveInVain(kSourceGuest);
+    EXPECT_EQ(from_->Guest("a"), "paused");
+    EXPECT_TRUE(Has(from_->Fails("quit"), "haul resume or haul abandon it first"));
+    EXPECT_EQ(from_->Fails("migrate", Named("a", R"("uri": "tcp:127.0.0.1:1")")),
               "There's a migration process in progress");
-    Program resume(from.options, {"resume"});
-    EXPECT_EQ(resume.Wait(), 0) << resume.Err();
-    EXPECT_TRUE(from->Until([&] { return from->Guest("a") == "running"; }));
-    EXPECT_EQ(from->Of("a", "ownership"), "source");
-    from->Get("quit");
-    EXPECT_EQ(from.program->Wait(10), 0);
+    Resume();
+    from_->Get("quit");
+    EXPECT_EQ(from_.program->Wait(10), 0);
+}
+
+TEST_F(DaemonUncertain, EachMoveOfAGuestWaitsForItsOwnOrders)
+{
+    MoveInVain(kSourceGuest);
+    std::string first = id_;
+    Resume();
+    MoveInVain();
+    EXPECT_NE(id_, first);
+    Resume();
+    ExpectMoves();
+}
+
+TEST_F(DaemonUncertain, ACancelThatCameTooLateIsNotForTheNextMove)
+{
+    MoveInVain(kSourceGuest);
+    EXPECT_EQ(from_->Fails("migrate_cancel", Named("a")),
+              "Too late to cancel: the guest is being handed over");
+    Resume();
+    ExpectMoves();
+}
+
+TEST_F(DaemonUncertain, AHeldGuestIsNotThrottled)
+{
+    MoveInVain(kSourceGuest);
+    EXPECT_EQ(from_->Fails("migrate-set-parameters", Named("a", R"("cpu-throttle-percentage": 30)")),
+              "cpu-throttle-percentage is for a migration that runs");
+    Resume();
+    EXPECT_EQ(Says("migrate-set-capabilities",
+                   Named("a", R"("capabilities": [{"capability": "verify", "state": true}])")),
+              "");
+}
+
+TEST_F(DaemonUncertain, AnAbandonedGuestIsGivenUpAndTheDaemonGoesOn)
+{
+    MoveInVain(kSourceGuest);
+    Program abandon(from_.options, {"abandon", id_});
+    EXPECT_EQ(abandon.Wait(), 0) << abandon.Err();
+    EXPECT_TRUE(Has(abandon.Out(), "was given up")) << abandon.Out();
+    EXPECT_FALSE(Has(abandon.Out(), "process ends")) << abandon.Out();
+    EXPECT_EQ(Says("migrate-forget", Named("a")), "");
+    EXPECT_EQ(json_array_size(from_->Get("query-migrations").get()), 0u);
 }
 
 } // namespace
