@@ -116,6 +116,12 @@ struct haul_device_field {
         NULL, HAUL_DEVICE_U8, 0, 0, 0, false, 0, 0, NULL                                                     \
     }
 
+/* From one version of a section on, a subsection of it had this version. */
+struct haul_device_history {
+    uint32_t section; /* HAUL_DEVICE_VERSION of the section */
+    uint32_t version; /* of the subsection */
+};
+
 /*
  * A kind of device, or a subsection of one: state that is sent only when `needed` says so, and that a
  * destination may not know as long as it does not come. The callbacks get the object that was added. They may
@@ -128,8 +134,14 @@ struct haul_device_description {
     const struct haul_device_field *fields;
     const struct haul_device_description *const
         *subsections; /* ends with NULL; they have none of their own */
-    /* Subsections only; after the section's pre_save, more than once. */
+    /* Subsections only; after the section's pre_save and those of the subsections before it. */
     bool (*needed)(const void *object);
+    /*
+     * Subsections only: the versions that it had, oldest first, up to `version`; ends with {0, 0}. By it
+     * save_version writes the subsection as that version of the section did, and leaves it out where the
+     * section did not have it yet. NULL: it never changed, and is sent with every version of the section.
+     */
+    const struct haul_device_history *history;
     /* Before the fields are read, guest stopped (early devices: running). An error fails the move, and the
      * source goes on. */
     int (*pre_save)(void *object, struct haul_error *error);
@@ -157,8 +169,9 @@ struct haul_device {
      * any memory was copied. It must not change afterwards.
      */
     bool early;
-    /* Writes as that older version did, for a destination that is not updated yet: newer fields are left out.
-     * 0: the description's. The same for all devices of one description. */
+    /* Writes as that older version did, for a destination that is not updated yet: newer fields are left out,
+     * and so are newer subsections and their newer fields, by their `history`. 0: the description's. The same
+     * for all devices of one description. */
     uint32_t save_version;
     void *object; /* the struct that the fields describe; the caller's */
 };
@@ -169,8 +182,8 @@ void haul_devices_free(struct haul_devices *devices); /* NULL is accepted */
 
 /*
  * haul_devices_add: `device` is copied. -EINVAL: its description is wrong (the message names the field);
- * -EEXIST: name and instance are taken; -ENOSPC: over 4096 devices; -ENOMEM. May be called from the post_load
- * of an early device, for devices that are not early.
+ * -EEXIST: name and instance are taken; -ENOSPC: over 4096 devices, or over 1 MiB of descriptions as JSON;
+ * -ENOMEM. May be called from the post_load of an early device, for devices that are not early.
  */
 int haul_devices_add(struct haul_devices *devices, const struct haul_device *device,
                      struct haul_error *error);

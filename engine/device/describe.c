@@ -61,14 +61,18 @@ static json_t *describe(const struct haul_device_description *description, uint3
 char *haul_device_describe(const struct haul_device_description *description, uint32_t version)
 {
     json_t *json = describe(description, version);
-    if (description->subsections) {
-        json_t *list = json_array();
-        for (unsigned i = 0; description->subsections[i]; i++) {
-            json_array_append_new(
-                list, describe(description->subsections[i], description->subsections[i]->version));
+    json_t *list = json_array();
+    for (unsigned i = 0; description->subsections && description->subsections[i]; i++) {
+        const struct haul_device_description *sub = description->subsections[i];
+        uint32_t sent = haul_device_subsection_version(sub, version);
+        if (sent) {
+            json_array_append_new(list, describe(sub, sent));
         }
-        json_object_set_new(json, "subsections", list);
     }
+    if (json_array_size(list) > 0) {
+        json_object_set(json, "subsections", list);
+    }
+    json_decref(list);
     char *text = json_dumps(json, JSON_COMPACT);
     json_decref(json);
     return text;

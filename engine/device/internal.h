@@ -19,7 +19,9 @@ extern "C" {
 #define HAUL_DEVICE_DEPTH_MAX 8            /* structs within structs */
 #define HAUL_DEVICE_ELEMENTS_MAX (1 << 20) /* of one array */
 #define HAUL_DEVICE_SUBSECTIONS_MAX 32
-#define HAUL_DEVICE_JSON_MAX (64 << 10)     /* one description */
+#define HAUL_DEVICE_JSON_MAX (64 << 10) /* one description */
+#define HAUL_DEVICE_JSON_SUM_MAX                                                                             \
+    (1u << 20) /* those of a stream: as a tree they take up to 50 times as much */
 #define HAUL_DEVICE_SECTION_MAX (16u << 20) /* bytes of one device */
 #define HAUL_DEVICE_STREAM_MAX (64u << 20)
 #define HAUL_DEVICES_MAX 4096
@@ -63,6 +65,8 @@ const struct haul_device_field *haul_device_counted_by(const struct haul_device_
                                                        const struct haul_device_field *field);
 /* The most bytes that one struct of these fields, or a section, takes in a stream. */
 uint64_t haul_device_fields_size(const struct haul_device_field *fields, uint32_t version);
+/* What a subsection's version is as of a version of its section; 0: it is not there yet. */
+uint32_t haul_device_subsection_version(const struct haul_device_description *subsection, uint32_t section);
 uint64_t haul_device_section_size(const struct haul_device_description *description, uint32_t version);
 unsigned haul_device_number_size(enum haul_device_type type); /* on the wire; 0: not a number */
 uint64_t haul_device_get_number(const struct haul_device_field *field, const unsigned char *at);
@@ -110,7 +114,8 @@ struct haul_device_section {
 
 /* A stream taken apart; points into its bytes. Zeroed: empty. */
 struct haul_device_stream {
-    json_t *descriptions; /* by name */
+    json_t *descriptions;   /* by name */
+    size_t described_bytes; /* theirs in the stream */
     struct haul_device_section *sections;
     uint32_t section_count;
     uint32_t section_room;
@@ -133,6 +138,7 @@ struct haul_devices {
     struct haul_device_entry *entries; /* in the order of saving and loading */
     uint32_t count;
     uint32_t room;
+    size_t described_bytes[2]; /* of descriptions in the stream of other and of early devices */
 };
 
 #ifdef __cplusplus

@@ -162,24 +162,22 @@ static int print_element(struct printing *printing, const struct haul_device_des
 
 /* ---- fields ------------------------------------------------------------------------------------------- */
 
-/* The number of elements, from the values of the fields before. */
+/* A field that may be the count of a later one. */
+struct count {
+    const char *name; /* NULL: it may not */
+    uint64_t value;
+};
+
+/* The number of elements, from the `index` fields before. */
 static int find_elements(struct printing *printing, const struct haul_device_described *field,
-                         const json_t *fields, size_t index, const uint64_t *values, uint64_t *elements)
+                         const struct count *counts, size_t index, uint64_t *elements)
 {
     *elements = field->count;
     for (size_t i = 0; field->count_field && i < index; i++) {
-        struct haul_device_described count;
-        int rc = haul_device_read_field(json_array_get(fields, i), &count, &printing->where, printing->error);
-        if (rc < 0) {
-            return rc;
-        }
-        if (strcmp(count.name, field->count_field) != 0) {
+        if (!counts[i].name || strcmp(counts[i].name, field->count_field) != 0) {
             continue;
         }
-        if (count.is_array || haul_device_number_size(count.type) == 0) {
-            break;
-        }
-        *elements = values[i];
+        *elements = counts[i].value;
         return *elements <= field->count ? 0
                                          : haul_device_where_error(&printing->where, printing->error, EPROTO,
                                                                    "its count %" PRIu64 " is more than %u",
@@ -195,7 +193,8 @@ static int print_array(struct printing *printing, const struct haul_device_descr
         return print_buffer(printing, (uint32_t)elements);
     }
     json_open(printing, '[');
-    int rc = 0;
+    /* One without elements takes no byte, but time: it counts too. */
+    int rc = elements == 0 ? count_value(printing) : 0;
     for (uint32_t i = 0; rc == 0 && i < elements; i++) {
         uint64_t value;
         size_t back = haul_device_where_element(&printing->where, i);
@@ -211,7 +210,7 @@ static int print_array(struct printing *printing, const struct haul_device_descr
 
 static int print_fields(struct printing *printing, const json_t *fields, unsigned depth)
 {
-    uint64_t values[HAUL_DEVICE_FIELDS_MAX] = {0}; /* what may be a count */
+    struct count counts[HAUL_DEVICE_FIELDS_MAX];
     size_t count = json_array_size(fields);
     /* Every struct takes at least a byte, so that arrays of them end with the section. */
     if (depth == HAUL_DEVICE_DEPTH_MAX || count == 0 || count > HAUL_DEVICE_FIELDS_MAX) {
@@ -225,13 +224,15 @@ static int print_fields(struct printing *printing, const json_t *fields, unsigne
             return rc;
         }
         size_t back = haul_device_where_field(&printing->where, field.name);
-        rc = find_elements(printing, &field, fields, i, values, &elements);
+        rc = find_elements(printing, &field, counts, i, &elements);
         if (rc < 0) {
             return rc;
         }
         json_key(printing, field.name);
+        bool counts_others = !field.is_array && haul_device_number_size(field.type) > 0;
+        counts[i] = (struct count){.name = counts_others ? field.name : NULL};
         rc = field.is_array ? print_array(printing, &field, elements, depth)
-                            : print_element(printing, &field, depth, &values[i]);
+                            : print_element(printing, &field, depth, &counts[i].value);
         if (rc < 0) {
             return rc;
         }

@@ -110,27 +110,36 @@ static void end_length(struct haul_writer *writer, unsigned char *at)
     }
 }
 
+static int save_subsection(struct saving *saving, const struct haul_device_description *subsection,
+                           uint32_t version, void *object)
+{
+    struct saving sub = {.writer = saving->writer, .version = version, .error = saving->error};
+    snprintf(sub.where.section, sizeof sub.where.section, "%.*s/%s", HAUL_DEVICE_NAME_MAX + 12,
+             saving->where.section, subsection->name);
+    int rc = pre_save(subsection, &sub, object);
+    haul_writer_string(saving->writer, subsection->name);
+    unsigned char *at = begin_length(saving->writer);
+    rc = rc == 0 ? save_fields(&sub, subsection->fields, object) : rc;
+    end_length(saving->writer, at);
+    return rc;
+}
+
 static int save_subsections(struct saving *saving, const struct haul_device *device)
 {
     const struct haul_device_description *const *subs = device->description->subsections;
+    unsigned char *at = saving->writer->at;
+    haul_writer_u8(saving->writer, 0); /* their number, once it is known */
     uint8_t count = 0;
-    for (unsigned i = 0; subs && subs[i]; i++) {
-        count += subs[i]->needed(device->object);
-    }
-    haul_writer_u8(saving->writer, count);
     int rc = 0;
     for (unsigned i = 0; rc == 0 && subs && subs[i]; i++) {
-        if (!subs[i]->needed(device->object)) {
-            continue;
+        uint32_t version = haul_device_subsection_version(subs[i], saving->version);
+        if (version && subs[i]->needed(device->object)) {
+            rc = save_subsection(saving, subs[i], version, device->object);
+            count++;
         }
-        struct saving sub = {.writer = saving->writer, .version = subs[i]->version, .error = saving->error};
-        snprintf(sub.where.section, sizeof sub.where.section, "%.*s/%s", HAUL_DEVICE_NAME_MAX + 12,
-                 saving->where.section, subs[i]->name);
-        rc = pre_save(subs[i], &sub, device->object);
-        haul_writer_string(saving->writer, subs[i]->name);
-        unsigned char *at = begin_length(saving->writer);
-        rc = rc == 0 ? save_fields(&sub, subs[i]->fields, device->object) : rc;
-        end_length(saving->writer, at);
+    }
+    if (!saving->writer->failed) {
+        *at = count;
     }
     return rc;
 }
@@ -215,7 +224,7 @@ int haul_devices_save(struct haul_devices *devices, bool early, unsigned char **
     }
     haul_writer_u8(&writer, HAUL_DEVICE_RECORD_END);
     size_t written = haul_writer_length(&writer);
-    if (rc == 0 && written == 0) { /* a `needed` that changes its mind */
+    if (rc == 0 && written == 0) { /* a number of elements that changed meanwhile */
         rc = haul_error_set(error, EINVAL, "the state of the devices grew while it was saved");
     }
     if (rc < 0) {

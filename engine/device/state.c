@@ -67,6 +67,18 @@ static bool comes_before(const struct haul_device *one, const struct haul_device
     return one->early != other->early ? one->early : one->priority > other->priority;
 }
 
+/* True if a device of the same stream brings the description with it. */
+static bool is_described(const struct haul_devices *devices, const struct haul_device *device)
+{
+    for (uint32_t i = 0; i < devices->count; i++) {
+        const struct haul_device *other = &devices->entries[i].device;
+        if (other->early == device->early && other->description == device->description) {
+            return true;
+        }
+    }
+    return false;
+}
+
 int haul_devices_add(struct haul_devices *devices, const struct haul_device *device, struct haul_error *error)
 {
     int rc = check_device(devices, device, error);
@@ -91,6 +103,12 @@ int haul_devices_add(struct haul_devices *devices, const struct haul_device *dev
         free(description);
         return haul_error_set(error, ENOMEM, "%s", wrong);
     }
+    size_t described = is_described(devices, device) ? 0 : strlen(description);
+    if (devices->described_bytes[device->early] + described > HAUL_DEVICE_JSON_SUM_MAX) {
+        free(description);
+        return haul_error_set(error, ENOSPC, "the devices' descriptions have over 1 MiB as JSON");
+    }
+    devices->described_bytes[device->early] += described;
     uint32_t at = devices->count++;
     while (at > 0 && comes_before(device, &devices->entries[at - 1].device)) {
         devices->entries[at] = devices->entries[at - 1];

@@ -42,6 +42,10 @@ static int read_description(struct haul_cursor *cursor, struct haul_device_strea
     if (length > HAUL_DEVICE_JSON_MAX) {
         return damaged(error, "a description has over 64 KiB");
     }
+    stream->described_bytes += length;
+    if (stream->described_bytes > HAUL_DEVICE_JSON_SUM_MAX) {
+        return damaged(error, "its descriptions have over 1 MiB");
+    }
     const char *text = haul_cursor_bytes(cursor, length);
     if (!text) {
         return damaged(error, "it ends within a description");

@@ -161,12 +161,23 @@ uint64_t haul_device_fields_size(const struct haul_device_field *fields, uint32_
     return size;
 }
 
+uint32_t haul_device_subsection_version(const struct haul_device_description *subsection, uint32_t section)
+{
+    const struct haul_device_history *entry = subsection->history;
+    uint32_t version = entry ? 0 : subsection->version;
+    for (; entry && entry->section > 0 && entry->section <= section; entry++) {
+        version = entry->version;
+    }
+    return version;
+}
+
 uint64_t haul_device_section_size(const struct haul_device_description *description, uint32_t version)
 {
     uint64_t size = haul_device_fields_size(description->fields, version) + 1;
     for (unsigned i = 0; description->subsections && description->subsections[i]; i++) {
         const struct haul_device_description *sub = description->subsections[i];
-        size += haul_device_fields_size(sub->fields, sub->version) + 2 + strlen(sub->name) + 4;
+        uint32_t sent = haul_device_subsection_version(sub, version);
+        size += sent ? haul_device_fields_size(sub->fields, sent) + 2 + strlen(sub->name) + 4 : 0;
     }
     return size;
 }
@@ -272,16 +283,30 @@ static int check_section(const struct haul_device_description *description, cons
     return check_fields(description->fields, description->version, 0, &where, error);
 }
 
+static const char *wrong_with_history(const struct haul_device_description *subsection, uint32_t section)
+{
+    const struct haul_device_history *entry = subsection->history;
+    struct haul_device_history before = {0, HAUL_DEVICE_VERSION(1, 0) - 1};
+    for (; entry && entry->section > 0; before = *entry++) {
+        if (entry->section <= before.section || entry->version <= before.version) {
+            return "its history does not go from older to newer versions";
+        }
+    }
+    return entry && (before.version != subsection->version || before.section > section)
+               ? "its history does not end with its version and the section's"
+               : NULL;
+}
+
 int haul_device_check_description(const struct haul_device_description *description, struct haul_error *error)
 {
     int rc = check_section(description, "", "", error);
     const struct haul_device_description *const *subs = description->subsections;
     for (unsigned i = 0; rc == 0 && subs && subs[i]; i++) {
         rc = check_section(subs[i], description->name, "/", error);
-        const char *wrong = subs[i]->subsections || !subs[i]->needed
-                                ? "a subsection needs `needed` and has no subsections"
-                            : i == HAUL_DEVICE_SUBSECTIONS_MAX ? "there are over 32 subsections"
-                                                               : NULL;
+        const char *wrong =
+            subs[i]->subsections || !subs[i]->needed ? "a subsection needs `needed` and has no subsections"
+            : i == HAUL_DEVICE_SUBSECTIONS_MAX       ? "there are over 32 subsections"
+                                                     : wrong_with_history(subs[i], description->version);
         for (unsigned j = 0; rc == 0 && j < i; j++) {
             wrong = strcmp(subs[i]->name, subs[j]->name) == 0 ? "its name is there already" : wrong;
         }

@@ -34,6 +34,14 @@ std::string stream(const std::string &json, const std::string &section)
     return bytes + section + std::string(1, '\0');
 }
 
+std::string many_arrays(size_t length)
+{
+    std::string text = "[]";
+    while (text.size() + 3 <= length)
+        text += ",[]";
+    return text;
+}
+
 std::vector<std::string> corpus()
 {
     std::string bomb = "{\"name\":\"b\",\"type\":\"u8\"}";
@@ -41,11 +49,29 @@ std::vector<std::string> corpus()
         bomb = "{\"name\":\"b\",\"type\":\"struct\",\"count\":1048576,\"fields\":[" + bomb + "]}";
     const std::string head = "{\"name\":\"thing\",\"version\":1,\"minor\":1,\"fields\":[";
     return {
-        "", sample(), stream(head + bomb + "]}", std::string(3000, '\1')),
+        "",
+        sample(),
+        stream(head + bomb + "]}", std::string(3000, '\1')),
         stream(head + "{\"name\":\"n\",\"type\":\"u64\"},{\"name\":\"a\",\"type\":\"struct\",\"count_field\":"
                       "\"n\",\"max\":1048576,\"fields\":[{\"name\":\"x\",\"type\":\"bool\"}]}]}",
                std::string("\x05\0\0\0\0\0\0\0\1\0\1\0\1\0", 14)),
-        stream(std::string(3000, '['), "")};
+        stream(std::string(3000, '['), ""),
+        stream(head + "],\"x\":[" + many_arrays(3000) + "]}", "")};
+}
+
+/* More of what takes up room as a tree than a loader reads. */
+std::string large()
+{
+    std::string bytes("HDEV\x01\0\0\0", 8);
+    const std::string arrays = many_arrays(65000);
+    for (int i = 0; i < 100; i++) {
+        const std::string json = "{\"name\":\"d" + std::to_string(i) + "\",\"x\":[" + arrays + "]}";
+        bytes += '\1';
+        for (int shift = 0; shift < 32; shift += 8)
+            bytes.push_back(static_cast<char>(json.size() >> shift));
+        bytes += json;
+    }
+    return bytes + std::string(1, '\0');
 }
 
 int run(const std::string &input)
@@ -78,6 +104,7 @@ TEST(DeviceFuzz, Corpus)
 {
     for (const std::string &input : corpus())
         EXPECT_EQ(0, run(input));
+    EXPECT_EQ(0, run(large()));
 }
 
 TEST(DeviceFuzz, MutationsOfTheCorpus)

@@ -106,32 +106,6 @@ TEST_F(Damaged, WrongMagicAndFormat)
     EXPECT_EQ(destination.code, -EINVAL);
 }
 
-// A stream made by hand: a description as JSON, and a section of the given bytes.
-Bytes Stream(const std::string &json, const Bytes &section, int sections = 1, const char *name = "thing")
-{
-    Bytes bytes = {'H', 'D', 'E', 'V', 1, 0, 0, 0, 1};
-    auto u32 = [&bytes](uint32_t value) {
-        for (int i = 0; i < 4; i++)
-            bytes.push_back((unsigned char)(value >> (8 * i)));
-    };
-    u32((uint32_t)json.size());
-    bytes.insert(bytes.end(), json.begin(), json.end());
-    for (int i = 0; i < sections; i++) {
-        bytes.insert(bytes.end(), {2, (unsigned char)strlen(name), 0});
-        bytes.insert(bytes.end(), name, name + strlen(name));
-        u32(0);
-        u32((uint32_t)section.size());
-        bytes.insert(bytes.end(), section.begin(), section.end());
-    }
-    bytes.push_back(0);
-    return bytes;
-}
-
-std::string Fields(const std::string &fields)
-{
-    return R"({"name":"thing","version":1,"minor":0,"fields":[)" + fields + "]}";
-}
-
 TEST(DeviceStream, ShortAndLongSectionsNameTheField)
 {
     Everything to = {};
@@ -163,6 +137,56 @@ TEST(DeviceStream, SectionsThatDoNotFitTheDevices)
     EXPECT_EQ(registry.code, -EINVAL);
     EXPECT_EQ(registry.Load(Stream(json, {5, 0}, 1, "other")),
               "the device state stream is damaged: a section has no description");
+}
+
+TEST(DeviceStream, RecordsThatDoNotFit)
+{
+    Registry registry;
+    const std::string json = Fields(R"({"name":"u8","type":"u8"})");
+    Bytes twice = Stream(json, {5, 0}, 0), unknown = Stream(json, {5, 0}, 0),
+          padded = Stream(json, {5, 0}, 0);
+    const Bytes description(twice.begin() + 8, twice.end() - 1);
+    twice.insert(twice.end() - 1, description.begin(), description.end());
+    unknown.back() = 3;
+    padded[6] = 1;
+    const struct {
+        Bytes bytes;
+        std::string message;
+        int code;
+    } cases[] = {
+        {twice, "the device state stream is damaged: a description comes twice", -EPROTO},
+        {unknown, "the device state stream is damaged: a record has an unknown kind", -EPROTO},
+        {padded, "the device state stream has format 1, this side knows 1", -EINVAL},
+        {Stream(json, {}, 4097), "the device state stream is damaged: it has over 4096 sections", -EPROTO},
+        {Stream(json, Bytes((16 << 20) + 1, 0)),
+         "the device state stream is damaged: it ends within a section", -EPROTO},
+        {Bytes((64 << 20) + 1, 0), "the device state stream has over 64 MiB", -EMSGSIZE},
+    };
+    for (const auto &one : cases) {
+        EXPECT_EQ(registry.Load(one.bytes), one.message);
+        EXPECT_EQ(registry.code, one.code);
+    }
+    EXPECT_EQ(registry.Load(Stream(json, {}, 4096)), "state of thing/0: this side has no such device");
+}
+
+TEST(DeviceStream, TooManyDescriptions)
+{
+    Bytes bytes = {'H', 'D', 'E', 'V', 1, 0, 0, 0};
+    for (int i = 0; i < 4097; i++) {
+        std::string json = "{\"name\":\"d" + std::to_string(i) + "\"}";
+        bytes.insert(bytes.end(), {1, (unsigned char)json.size(), 0, 0, 0});
+        bytes.insert(bytes.end(), json.begin(), json.end());
+        if (i == 4095) {
+            bytes.push_back(0);
+            Registry registry;
+            EXPECT_EQ(registry.Load(bytes), "");
+            bytes.pop_back();
+        }
+    }
+    bytes.push_back(0);
+    Registry registry;
+    EXPECT_EQ(registry.Load(bytes), "the device state stream is damaged: it has too many descriptions");
+    EXPECT_EQ(registry.code, -EPROTO);
 }
 
 TEST(DeviceStream, DescriptionsThatAreNone)
@@ -215,6 +239,53 @@ TEST(DeviceStream, DescriptionsThatAreNone)
         deep = R"({"name":"x","type":"struct","fields":[)" + deep + "]}";
     int code = 0;
     Print(Stream(Fields(deep), {5, 0}), HAUL_DEVICE_TEXT, &code);
+    EXPECT_EQ(code, -EPROTO);
+}
+
+// Many descriptions, most of each of no use: what makes a large tree of few bytes.
+Bytes Descriptions(unsigned count, size_t length)
+{
+    Bytes bytes = {'H', 'D', 'E', 'V', 1, 0, 0, 0};
+    for (unsigned i = 0; i < count; i++) {
+        std::string json = "{\"name\":\"d" + std::to_string(1000 + i) + "\",\"x\":[[]";
+        while (json.size() + 5 <= length)
+            json += ",[]";
+        json += std::string(length - json.size() - 2, ' ') + "]}";
+        EXPECT_EQ(json.size(), length);
+        for (int byte : {1, int(length & 0xff), int(length >> 8 & 0xff), int(length >> 16), 0})
+            bytes.push_back((unsigned char)byte);
+        bytes.insert(bytes.end(), json.begin(), json.end());
+    }
+    bytes.push_back(0);
+    return bytes;
+}
+
+TEST(DeviceStream, AMebibyteOfDescriptionsIsEnough)
+{
+    Registry registry;
+    EXPECT_EQ(registry.Load(Descriptions(16, 64 << 10)), "");
+    int code = 0;
+    for (const Bytes &bytes : {Descriptions(17, 64 << 10), Descriptions(1025, 1 << 10)}) {
+        EXPECT_EQ(registry.Load(bytes),
+                  "the device state stream is damaged: its descriptions have over 1 MiB");
+        EXPECT_EQ(registry.code, -EPROTO);
+        Print(bytes, HAUL_DEVICE_JSON, &code);
+        EXPECT_EQ(code, -EPROTO);
+    }
+}
+
+// Arrays without elements take no bytes: a million structs of a hundred would take minutes.
+TEST(DeviceStream, ArraysWithoutElementsAreValuesToo)
+{
+    std::string fields = R"({"name":"n","type":"u8"})";
+    for (int i = 0; i < 100; i++)
+        fields += R"(,{"name":"a)" + std::to_string(i) + R"(","type":"u8","count_field":"n","max":1})";
+    int code = 0;
+    std::string why =
+        Print(Stream(Fields(R"({"name":"s","type":"struct","count":1048576,"fields":[)" + fields + "]}"),
+                     Bytes((1 << 20) + 1, 0)),
+              HAUL_DEVICE_TEXT, &code);
+    EXPECT_NE(why.find(": there are over 1048576 values"), std::string::npos) << why;
     EXPECT_EQ(code, -EPROTO);
 }
 

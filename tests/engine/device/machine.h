@@ -73,15 +73,70 @@ inline const haul_device_description kExtra = {.name = "extra",
                                                .fields = kExtraFields,
                                                .subsections = nullptr,
                                                .needed = NeedsExtra,
+                                               .history = nullptr,
                                                .pre_save = nullptr,
                                                .post_load = nullptr};
 inline const haul_device_description *const kSubsections[] = {&kExtra, nullptr};
+// The same, which a device has since its 1.1.
+inline const haul_device_history kSinceOneOne[] = {{kOneOne, kOneZero}, {0, 0}};
+inline const haul_device_description kNewerExtra = {.name = "extra",
+                                                    .version = kOneZero,
+                                                    .minimum = 0,
+                                                    .fields = kExtraFields,
+                                                    .subsections = nullptr,
+                                                    .needed = NeedsExtra,
+                                                    .history = kSinceOneOne,
+                                                    .pre_save = nullptr,
+                                                    .post_load = nullptr};
+inline const haul_device_description *const kNewerSubsections[] = {&kNewerExtra, nullptr};
 
 // What a machine knows of a device: 1.1 has a further field; `extra`: the subsection.
 struct Shape {
     uint32_t version = kOneZero;
     bool extra = false;
+    uint32_t save_version = 0;
 };
+
+// Which versions of one program both sides run. A newer destination loads what an older source saved; a newer
+// source saves what an older destination loads.
+struct Versions {
+    const char *name;
+    Shape from, to;
+    uint32_t extra; // what a source has of it
+};
+inline const Versions kVersions[] = {
+    {"OneVersion", {}, {}, 0},
+    {"ToANewerOne", {}, {kOneOne, true}, 0},
+    {"ForAnOlderOne", {kOneOne, true, kOneZero}, {}, 6},
+};
+
+// When a move works on described state.
+struct Moment {
+    const char *name;
+    bool early, load;
+};
+inline const Moment kMoments[] = {
+    {"EarlySave", true, false},
+    {"EarlyLoad", true, true},
+    {"LateSave", false, false},
+    {"LateLoad", false, true},
+};
+
+enum class Way { kCopied, kHandedOver };
+
+inline std::string WayName(const testing::TestParamInfo<Way> &info)
+{
+    return info.param == Way::kCopied ? "Copied" : "HandedOver";
+}
+
+inline haul_options OptionsOf(Way way)
+{
+    haul_options options = Options();
+    if (way == Way::kHandedOver) {
+        options.mode = "cpr-transfer";
+    }
+    return options;
+}
 
 class Machine
 {
@@ -103,13 +158,14 @@ class Machine
                               .instance = 0,
                               .priority = 0,
                               .early = false,
-                              .save_version = 0,
+                              .save_version = late_shape.save_version,
                               .object = &late};
         EXPECT_EQ(haul_devices_new(&devices, nullptr), 0);
         EXPECT_EQ(haul_devices_add(devices, &device, nullptr), 0);
         device.description = &early_description_;
         device.object = &early;
         device.early = true;
+        device.save_version = early_shape.save_version;
         EXPECT_EQ(haul_devices_add(devices, &device, nullptr), 0);
         guest.on_attach = [this](haul_migration *migration) { Attach(migration); };
     }
@@ -118,6 +174,14 @@ class Machine
         haul_devices_free(devices);
     }
     Machine(const Machine &) = delete;
+
+    // What is called at that moment, when this machine is the one that saves or loads.
+    std::function<void()> &Hook(const Moment &moment)
+    {
+        return moment.load    ? moment.early ? on_early_load : on_late_load
+               : moment.early ? on_early_save
+                              : on_late_save;
+    }
 
     // From now on the machine saves its state as it is now, with one number of it changed: the first u32 of
     // value `old`.
@@ -149,8 +213,11 @@ class Machine
                 .version = shape.version,
                 .minimum = 0,
                 .fields = shape.version == kOneOne ? kNewerFields : kPartFields,
-                .subsections = shape.extra ? kSubsections : nullptr,
+                .subsections = !shape.extra               ? nullptr
+                               : shape.version == kOneOne ? kNewerSubsections
+                                                          : kSubsections,
                 .needed = nullptr,
+                .history = nullptr,
                 .pre_save = SavePart,
                 .post_load = LoadPart};
     }
@@ -175,6 +242,18 @@ class Machine
     haul_device_description early_description_, late_description_;
     std::vector<unsigned char> forged_[2]; // late, early
 };
+
+// The guest goes on at the source, and nobody was about to give it away.
+inline void ExpectRunsOn(Machine &from, Machine &to, const haul_stats &stats)
+{
+    EXPECT_EQ(stats.ownership, HAUL_OWNER_SOURCE);
+    EXPECT_TRUE(from.guest.running());
+    EXPECT_EQ(from.guest.handed_over, 0u);
+    EXPECT_EQ(to.guest.starts, 0u);
+    for (haul_step step : from.guest.steps) {
+        EXPECT_NE(step, HAUL_STEP_HANDOVER_SENDING);
+    }
+}
 
 } // namespace haul_test
 

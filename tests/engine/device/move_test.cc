@@ -10,22 +10,6 @@ using namespace haul_test;
 namespace
 {
 
-enum class Way { kCopied, kHandedOver };
-
-std::string WayName(const testing::TestParamInfo<Way> &info)
-{
-    return info.param == Way::kCopied ? "Copied" : "HandedOver";
-}
-
-haul_options OptionsOf(Way way)
-{
-    haul_options options = Options();
-    if (way == Way::kHandedOver) {
-        options.mode = "cpr-transfer";
-    }
-    return options;
-}
-
 void ExpectArrived(const Machine &from, const Machine &to)
 {
     EXPECT_EQ(to.early.kind, from.early.kind);
@@ -36,18 +20,6 @@ void ExpectArrived(const Machine &from, const Machine &to)
     std::string where;
     EXPECT_TRUE(SameMemory(from.guest, to.guest, &where)) << where;
     EXPECT_EQ(to.guest.starts, 1u);
-}
-
-// The guest goes on at the source, and nobody was about to give it away.
-void ExpectRunsOn(Machine &from, Machine &to, const haul_stats &stats)
-{
-    EXPECT_EQ(stats.ownership, HAUL_OWNER_SOURCE);
-    EXPECT_TRUE(from.guest.running());
-    EXPECT_EQ(from.guest.handed_over, 0u);
-    EXPECT_EQ(to.guest.starts, 0u);
-    for (haul_step step : from.guest.steps) {
-        EXPECT_NE(step, HAUL_STEP_HANDOVER_SENDING);
-    }
 }
 
 class DeviceMove : public testing::TestWithParam<Way>
@@ -208,73 +180,5 @@ INSTANTIATE_TEST_SUITE_P(Reasons, DeviceFileRefused,
                              const Refusal &one = std::get<0>(info.param);
                              return std::string(one.name) + (one.early ? "Early" : "Late");
                          });
-
-// ---- cancelled ----------------------------------------------------------------------------------------
-
-TEST_P(DeviceMove, CancelWhileEarlyStateIsSaved)
-{
-    Machine from(true), to(false);
-    Move *running = nullptr;
-    std::mutex lock;
-    from.on_early_save = [&] {
-        std::lock_guard<std::mutex> hold(lock); // until `running` is set
-        EXPECT_EQ(haul_cancel(running->source), 0);
-    };
-    from.guest.Run(5, 1000);
-    lock.lock();
-    Move move(from.guest, to.guest, OptionsOf(GetParam()));
-    running = &move;
-    lock.unlock();
-    EXPECT_EQ(move.Wait(), -ECANCELED) << move.source_error.message;
-    EXPECT_EQ(move.stats.state, HAUL_STATE_CANCELLED);
-    ExpectRunsOn(from, to, move.stats);
-}
-
-TEST_P(DeviceMove, CancelWhileEarlyStateIsLoaded)
-{
-    Machine from(true), to(false);
-    Move *running = nullptr;
-    std::mutex lock;
-    to.on_early_load = [&] {
-        std::lock_guard<std::mutex> hold(lock);
-        EXPECT_EQ(haul_cancel(running->destination), 0);
-    };
-    from.guest.Run(5, 1000);
-    haul_options options = OptionsOf(GetParam());
-    options.max_bandwidth_bytes_per_s = 1 << 20;
-    lock.lock();
-    Move move(from.guest, to.guest, options);
-    running = &move;
-    lock.unlock();
-    EXPECT_LT(move.Wait(), 0);
-    EXPECT_EQ(move.destination_result, -ECANCELED) << move.destination_error.message;
-    EXPECT_NE(std::string(move.source_error.message).find("cancelled"), std::string::npos)
-        << move.source_error.message;
-    ExpectRunsOn(from, to, move.stats);
-}
-
-TEST(DeviceFile, CancelWhileEarlyStateIsSavedLeavesNothing)
-{
-    Directory directory;
-    Machine from(true);
-    from.guest.Run(5, 1000);
-    FileEnd save(from.guest, true, Options());
-    from.on_early_save = [&] { EXPECT_EQ(haul_cancel(save.migration), 0); };
-    EXPECT_EQ(save.Run(directory / "a"), -ECANCELED) << save.message();
-    EXPECT_TRUE(from.guest.running());
-    EXPECT_TRUE(directory.Names().empty());
-}
-
-TEST(DeviceFile, CancelWhileEarlyStateIsLoadedStartsNoGuest)
-{
-    Directory directory;
-    Machine from(true), to(false);
-    FileEnd save(from.guest, true, Options());
-    ASSERT_EQ(save.Run(directory / "a"), 0) << save.message();
-    FileEnd restore(to.guest, false, Options());
-    to.on_early_load = [&] { EXPECT_EQ(haul_cancel(restore.migration), 0); };
-    EXPECT_EQ(restore.Run(directory / "a"), -ECANCELED) << restore.message();
-    EXPECT_EQ(to.guest.starts, 0u);
-}
 
 } // namespace

@@ -105,6 +105,7 @@ inline const haul_device_description kExtra = {.name = "extra",
                                                .fields = kExtraFields,
                                                .subsections = nullptr,
                                                .needed = NeedsExtra,
+                                               .history = nullptr,
                                                .pre_save = nullptr,
                                                .post_load = nullptr};
 inline const haul_device_description *const kSubsections[] = {&kExtra, nullptr};
@@ -119,6 +120,7 @@ inline haul_device_description Described(const haul_device_field *fields, uint32
             .fields = fields,
             .subsections = subsections,
             .needed = nullptr,
+            .history = nullptr,
             .pre_save = Saving,
             .post_load = Loaded};
 }
@@ -250,6 +252,33 @@ inline std::string Print(const Bytes &bytes, haul_device_format format, int *cod
         EXPECT_TRUE(rc == 0 || printed.empty());
     }
     return rc == 0 ? printed : error.message;
+}
+
+// A stream made by hand: a description as JSON, and a section of the given bytes.
+inline Bytes Stream(const std::string &json, const Bytes &section, int sections = 1,
+                    const char *name = "thing")
+{
+    Bytes bytes = {'H', 'D', 'E', 'V', 1, 0, 0, 0, 1};
+    auto u32 = [&bytes](uint32_t value) {
+        for (int i = 0; i < 4; i++)
+            bytes.push_back((unsigned char)(value >> (8 * i)));
+    };
+    u32((uint32_t)json.size());
+    bytes.insert(bytes.end(), json.begin(), json.end());
+    for (int i = 0; i < sections; i++) {
+        bytes.insert(bytes.end(), {2, (unsigned char)strlen(name), 0});
+        bytes.insert(bytes.end(), name, name + strlen(name));
+        u32(0);
+        u32((uint32_t)section.size());
+        bytes.insert(bytes.end(), section.begin(), section.end());
+    }
+    bytes.push_back(0);
+    return bytes;
+}
+
+inline std::string Fields(const std::string &fields)
+{
+    return R"({"name":"thing","version":1,"minor":0,"fields":[)" + fields + "]}";
 }
 
 // Saves `from` by one description, loads it by another; "" or the error.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Between versions, both ways; subsections; and tables that differ.
+// Between versions, both ways, and tables that differ.
 #include "things.h"
 
 using namespace haul_test;
@@ -56,37 +56,6 @@ TEST(DeviceState, OtherMajorIsRefusedUnlessTheMinimumAllowsIt)
     EXPECT_EQ(Transfer(*from, Described(kOld, V(1, 3)), to, Described(kOld, V(2, 0), nullptr, V(1, 3))), "");
     EXPECT_EQ(Transfer(*from, Described(kOld, V(2, 0)), to, Described(kOld, V(1, 3)), &code),
               "state of thing/0: the stream has version 2.0, this side loads 1.0 to 1.3");
-}
-
-TEST(DeviceState, SubsectionThatIsNotNeededNeedsNotBeKnown)
-{
-    auto from = Sample();
-    from->extra = false;
-    Everything to = {};
-    EXPECT_EQ(Transfer(*from, Described(kOld, V(1, 0), kSubsections), to, Described(kOld, V(1, 0))), "");
-    EXPECT_EQ(Transfer(*from, Described(kOld, V(1, 0)), to, Described(kOld, V(1, 0), kSubsections)), "");
-}
-
-TEST(DeviceState, UnknownSubsectionIsRefused)
-{
-    auto from = Sample();
-    Everything to = {};
-    int code;
-    EXPECT_EQ(Transfer(*from, Described(kOld, V(1, 0), kSubsections), to, Described(kOld, V(1, 0)), &code),
-              "state of thing/0: it has subsection extra, which this side does not know");
-    EXPECT_EQ(code, -EINVAL);
-}
-
-TEST(DeviceState, SubsectionOfAnotherVersionIsRefused)
-{
-    auto from = Sample();
-    Everything to = {};
-    haul_device_description newer = kExtra;
-    newer.version = newer.minimum = V(2, 0);
-    const haul_device_description *const subsections[] = {&newer, nullptr};
-    EXPECT_EQ(
-        Transfer(*from, Described(kOld, V(1, 0), kSubsections), to, Described(kOld, V(1, 0), subsections)),
-        "state of thing/0/extra: the stream has version 1.0, this side loads 2.0 to 2.0");
 }
 
 // ---- tables that differ -------------------------------------------------------------------------------
