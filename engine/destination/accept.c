@@ -6,6 +6,7 @@
 #include "engine/cpr.h"
 #include "engine/destination/greeter.h"
 #include "engine/disks.h"
+#include "engine/memory_nodes.h"
 #include "engine/rdma.h"
 #include "engine/streams.h"
 
@@ -285,10 +286,16 @@ static int accept_channels(struct haul_migration *migration, struct haul_greeter
                            struct haul_error *error)
 {
     struct haul_destination *destination = migration->destination;
+    uint64_t bytes[HAUL_MEMORY_NODES_MAX] = {0};
+    if (haul_topology_node_count(migration->topology) > 1) {
+        haul_memory_by_node(migration, bytes); /* what is present already, or was populated by now */
+    }
     struct haul_placement_request request = {
         .policy = migration->placement,
         .channels = destination->channels,
         .nic_node = haul_control_nic_node(migration->control, migration->topology),
+        .memory_bytes_by_node = bytes,
+        .memory_nodes = HAUL_MEMORY_NODES_MAX,
     };
     int rc = haul_placement_plan(migration->topology, &request, destination->slots, error);
     if (rc < 0) {

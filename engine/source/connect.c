@@ -7,6 +7,7 @@
 #include "engine/cpr.h"
 #include "engine/disks.h"
 #include "engine/file/source.h"
+#include "engine/memory_nodes.h"
 #include "engine/rdma.h"
 #include "engine/streams.h"
 
@@ -16,8 +17,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#define NODE_SAMPLES 256 /* pages per block that are asked for their NUMA node */
-#define NODES_MAX 64
 #define ANSWER_POLL_MS 50 /* how often a handshake looks at the control connection */
 /* Channels that are being connected at a time: one takes ssh half a second, but of more than ten that have
  * not logged in yet sshd turns some away (its MaxStartups). */
@@ -232,28 +231,13 @@ int haul_source_meet(struct haul_migration *migration, struct haul_error *error)
 
 /* ---- channels ---- */
 
-/* Bytes of guest memory per NUMA node, by asking for some pages of every block. */
-static void memory_by_node(const struct haul_migration *migration, uint64_t bytes[NODES_MAX])
-{
-    for (uint32_t i = 0; i < migration->block_count; i++) {
-        const struct haul_block_view *view = &migration->views[i];
-        uint64_t step = view->pages / NODE_SAMPLES + 1;
-        for (uint64_t page = 0; page < view->pages; page += step) {
-            int node = haul_memory_node(view->host + page * HAUL_PAGE_SIZE);
-            if (node >= 0 && node < NODES_MAX) {
-                bytes[node] += step * HAUL_PAGE_SIZE;
-            }
-        }
-    }
-}
-
 int haul_source_plan_placement(struct haul_migration *migration, struct haul_placement_slot *slots,
                                struct haul_error *error)
 {
-    uint64_t bytes[NODES_MAX] = {0};
+    uint64_t bytes[HAUL_MEMORY_NODES_MAX] = {0};
     migration->source->several_nodes = haul_topology_node_count(migration->topology) > 1;
     if (migration->source->several_nodes) {
-        memory_by_node(migration, bytes);
+        haul_memory_by_node(migration, bytes);
     }
     struct haul_placement_request request = {
         .policy = migration->placement,
@@ -261,7 +245,7 @@ int haul_source_plan_placement(struct haul_migration *migration, struct haul_pla
         .nic_node = migration->source->file ? HAUL_NODE_UNKNOWN
                                             : haul_control_nic_node(migration->control, migration->topology),
         .memory_bytes_by_node = bytes,
-        .memory_nodes = NODES_MAX,
+        .memory_nodes = HAUL_MEMORY_NODES_MAX,
     };
     return haul_placement_plan(migration->topology, &request, slots, error);
 }

@@ -5,6 +5,7 @@
 #include "engine/clock.h"
 #include "engine/disks.h"
 #include "engine/file/source.h"
+#include "engine/memory_nodes.h"
 #include "engine/streams.h"
 
 #include <errno.h>
@@ -175,40 +176,34 @@ struct room {
     struct haul_batch *batch;
 };
 
-/* The channel whose share is least full, on `node` among equals, else in turn; false while all are full. */
-static bool pick_channel(struct haul_source *source, int node, unsigned *channel)
+/* The channel for memory on `node`, negative while all are full: see haul_pace_pick. */
+static int pick_channel(const struct haul_source *source, int node)
 {
-    const struct haul_sender *best = NULL;
-    const struct haul_pace *best_pace = NULL;
-    unsigned best_load = 0;
-    bool best_local = false;
-    for (unsigned k = 0; k < source->sender_count; k++) {
-        unsigned i = (source->next_channel + k) % source->sender_count;
-        struct haul_sender *sender = source->senders[i];
-        const struct haul_pace *pace = &source->paces[i];
-        unsigned load = haul_sender_in_flight(sender);
-        if (load >= pace->depth) {
-            continue;
-        }
-        bool local = node != HAUL_NODE_UNKNOWN && haul_sender_node(sender) == node;
-        if (!best || haul_pace_before(pace, load, best_pace, best_load) ||
-            (local && !best_local && !haul_pace_before(best_pace, best_load, pace, load))) {
-            best = sender;
-            *channel = i;
-            best_pace = pace;
-            best_load = load;
-            best_local = local;
-        }
+    unsigned loads[HAUL_CHANNELS_MAX];
+    int nodes[HAUL_CHANNELS_MAX];
+    for (unsigned i = 0; i < source->sender_count; i++) {
+        loads[i] = haul_sender_in_flight(source->senders[i]);
+        nodes[i] = node == HAUL_NODE_UNKNOWN ? node : haul_sender_node(source->senders[i]);
     }
-    return best != NULL;
+    struct haul_pace_choice choice = {
+        .paces = source->paces,
+        .loads = loads,
+        .nodes = nodes,
+        .count = source->sender_count,
+        .first = source->next_channel,
+        .node = node,
+    };
+    return haul_pace_pick(&choice);
 }
 
 /* Takes a free batch of the best channel for memory on `node`, if there is one. */
 static bool take_room(struct haul_source *source, int node, struct room *room)
 {
-    if (!pick_channel(source, node, &room->channel)) {
+    int channel = pick_channel(source, node);
+    if (channel < 0) {
         return false;
     }
+    room->channel = (unsigned)channel;
     room->sender = source->senders[room->channel];
     room->batch = haul_sender_acquire(room->sender);
     if (room->batch) {
@@ -274,7 +269,7 @@ static int dispatch_block(struct haul_migration *migration, uint32_t block, stru
     struct haul_run next;
     while (haul_bitmap_next_run(source->bitmaps[block], view->pages, at, 1, &next.first, &next.count)) {
         int node = source->several_nodes && view->host
-                       ? haul_memory_node(view->host + next.first * HAUL_PAGE_SIZE)
+                       ? haul_memory_node_of_content(view->host + next.first * HAUL_PAGE_SIZE)
                        : HAUL_NODE_UNKNOWN;
         struct room room;
         int rc = acquire(migration, node, true, &room, error);

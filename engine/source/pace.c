@@ -79,3 +79,28 @@ int haul_pace_unsent(struct haul_pace *pace, int limited)
     pace->unsent_bytes = bytes;
     return changed;
 }
+
+/* Whether the share of channel `i` is less full than that of `k`. */
+static int less_full(const struct haul_pace_choice *choice, unsigned i, unsigned k)
+{
+    return choice->loads[i] * choice->paces[k].depth < choice->loads[k] * choice->paces[i].depth;
+}
+
+int haul_pace_pick(const struct haul_pace_choice *choice)
+{
+    int best = -1;
+    int best_is_local = 0;
+    for (unsigned k = 0; k < choice->count; k++) {
+        unsigned i = (choice->first + k) % choice->count;
+        if (choice->loads[i] >= choice->paces[i].depth) {
+            continue;
+        }
+        int local = choice->node >= 0 && choice->nodes[i] == choice->node;
+        if (best < 0 || less_full(choice, i, (unsigned)best) ||
+            (local && !best_is_local && !less_full(choice, (unsigned)best, i))) {
+            best = (int)i;
+            best_is_local = local;
+        }
+    }
+    return best;
+}

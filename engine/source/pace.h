@@ -52,13 +52,22 @@ void haul_pace_share(struct haul_pace *paces, unsigned count, unsigned most);
  */
 int haul_pace_unsent(struct haul_pace *pace, int limited);
 
-/* haul_pace_before returns whether a channel with room, `load` batches in flight, comes before one with
- * `other_load`: its share is less full. */
-static inline int haul_pace_before(const struct haul_pace *pace, unsigned load, const struct haul_pace *other,
-                                   unsigned other_load)
-{
-    return load * other->depth < other_load * pace->depth;
-}
+/* What there is to choose from for the next batch: `count` channels. */
+struct haul_pace_choice {
+    const struct haul_pace *paces;
+    const unsigned *loads; /* batches in flight */
+    const int *nodes;      /* NUMA nodes that they run on; negative: none in particular */
+    unsigned count;
+    unsigned first; /* whose turn it is */
+    int node;       /* where the batch's memory lies; negative: not known */
+};
+
+/*
+ * haul_pace_pick returns the channel that takes the next batch: of those with room the one whose share is
+ * least full, among equals one on the memory's node, then in turn from `first` on. Negative while all are
+ * full.
+ */
+int haul_pace_pick(const struct haul_pace_choice *choice);
 
 #ifdef __cplusplus
 }

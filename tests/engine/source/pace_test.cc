@@ -127,15 +127,67 @@ TEST(Pace, AStallIsSoonForgotten)
     EXPECT_EQ(pace.batch_pages, HAUL_BATCH_PAGES);
 }
 
-TEST(Pace, TheLessFullShareComesFirst)
+// What haul_pace_pick chooses among channels of these depths, loads and nodes, for memory on `node`.
+int Pick(const std::vector<unsigned> &depths, const std::vector<unsigned> &loads,
+         const std::vector<int> &nodes, int node, unsigned first = 0)
 {
-    haul_pace slow = {}, fast = {};
-    slow.depth = 4;
-    fast.depth = 8;
-    EXPECT_TRUE(haul_pace_before(&fast, 3, &slow, 2));
-    EXPECT_FALSE(haul_pace_before(&fast, 4, &slow, 2));
-    EXPECT_FALSE(haul_pace_before(&slow, 2, &fast, 4));
-    EXPECT_TRUE(haul_pace_before(&slow, 1, &fast, 4));
+    std::vector<haul_pace> paces(depths.size());
+    for (size_t i = 0; i < depths.size(); i++) {
+        paces[i].depth = depths[i];
+    }
+    haul_pace_choice choice = {};
+    choice.paces = paces.data();
+    choice.loads = loads.data();
+    choice.nodes = nodes.data();
+    choice.count = static_cast<unsigned>(depths.size());
+    choice.first = first;
+    choice.node = node;
+    return haul_pace_pick(&choice);
+}
+
+constexpr int kUnknown = -1;
+
+TEST(Pick, TheLessFullShareComesFirst)
+{
+    for (int i = 0; i < 2; i++) { // whichever is looked at first
+        EXPECT_EQ(Pick({8, 4}, {3, 2}, {0, 0}, kUnknown, i), 0);
+        EXPECT_EQ(Pick({8, 4}, {4, 1}, {0, 0}, kUnknown, i), 1);
+        EXPECT_EQ(Pick({8, 4}, {4, 2}, {0, 0}, kUnknown, i), i) << "equally full: in turn";
+    }
+}
+
+TEST(Pick, AFullChannelIsLeftOut)
+{
+    EXPECT_EQ(Pick({2, 2}, {2, 1}, {0, 0}, 0), 1);
+    EXPECT_EQ(Pick({2, 8}, {2, 7}, {0, 1}, 0), 1) << "however far from the memory";
+    EXPECT_LT(Pick({2, 2}, {2, 2}, {0, 1}, 1), 0);
+    EXPECT_LT(Pick({}, {}, {}, 0), 0);
+}
+
+TEST(Pick, AmongEqualsOneOnTheMemorysNode)
+{
+    for (unsigned first = 0; first < 4; first++) {
+        EXPECT_EQ(Pick({8, 8, 8, 8}, {1, 1, 1, 1}, {0, 0, 0, 1}, 1, first), 3);
+        EXPECT_EQ(Pick({8, 8, 8, 8}, {1, 1, 1, 1}, {0, 1, 1, 1}, 0, first), 0);
+        EXPECT_EQ(Pick({8, 8, 8, 8}, {1, 1, 1, 1}, {kUnknown, kUnknown, 0, 0}, 1, first), (int)first)
+            << "none is on it";
+    }
+    EXPECT_EQ(Pick({8, 8, 8, 8}, {1, 1, 1, 1}, {0, 1, 0, 1}, 1, 2), 3) << "in turn among those, too";
+    EXPECT_EQ(Pick({8, 8, 8, 8}, {1, 1, 1, 1}, {0, 1, 0, 1}, 1, 0), 1);
+}
+
+TEST(Pick, ALessFullChannelElsewhereComesFirst)
+{
+    for (unsigned first = 0; first < 2; first++) {
+        EXPECT_EQ(Pick({8, 8}, {1, 2}, {0, 1}, 1, first), 0);
+        EXPECT_EQ(Pick({8, 4}, {2, 1}, {0, 1}, 1, first), 1) << "a quarter each";
+    }
+}
+
+TEST(Pick, MemoryOnAnUnknownNodePrefersNone)
+{
+    EXPECT_EQ(Pick({8, 8}, {0, 0}, {1, kUnknown}, kUnknown, 0), 0);
+    EXPECT_EQ(Pick({8, 8}, {0, 0}, {1, kUnknown}, kUnknown, 1), 1);
 }
 
 } // namespace

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+// Where guest memory lies: known also of memory that only another process has touched, and nothing is made by
+// asking.
+#include "engine/memory_nodes.h"
+#include "tests/engine/fake_migration.h"
+
+#include <sys/stat.h>
+
+namespace
+{
+
+using namespace haul_test;
+
+constexpr size_t kPage = 4096;
+constexpr size_t kPages = 1024;
+constexpr size_t kStep = kPages / 256 + 1; // between two pages that are asked
+
+// Whether the kernel answers at all: some containers forbid the question.
+bool KernelTells()
+{
+    Mapping mapping(kPage, false);
+    mapping.data[0] = 1;
+    return haul_memory_node(mapping.data) != HAUL_NODE_UNKNOWN;
+}
+
+class MemoryNodes : public ::testing::Test
+{
+  protected:
+    void SetUp() override
+    {
+        if (!KernelTells()) {
+            GTEST_SKIP() << "move_pages is not permitted here";
+        }
+    }
+    // On all nodes together.
+    uint64_t Weigh()
+    {
+        uint64_t bytes[HAUL_MEMORY_NODES_MAX] = {};
+        haul_memory_by_node(migration.get(), bytes);
+        uint64_t sum = 0;
+        for (uint64_t node : bytes) {
+            sum += node;
+        }
+        return sum;
+    }
+    // As a machine does by its own mapping: here the pages stay untouched.
+    static void Fill(const Mapping &mapping, size_t first, size_t count)
+    {
+        std::vector<char> content(count * kPage, 'x');
+        ASSERT_EQ(pwrite(mapping.fd, content.data(), content.size(), (off_t)(first * kPage)),
+                  (ssize_t)content.size());
+    }
+    static uint64_t Allocated(const Mapping &mapping)
+    {
+        struct stat file = {};
+        EXPECT_EQ(fstat(mapping.fd, &file), 0);
+        return (uint64_t)file.st_blocks * 512;
+    }
+    FakeMigration migration;
+};
+
+// How many of the pages that are asked lie in [first, last).
+size_t Asked(size_t first, size_t last)
+{
+    size_t count = 0;
+    for (size_t page = 0; page < kPages; page += kStep) {
+        count += page >= first && page < last;
+    }
+    return count;
+}
+
+TEST_F(MemoryNodes, MemoryThatOnlyAnotherProcessTouchedIsKnown)
+{
+    Mapping mapping(kPages * kPage);
+    Fill(mapping, 100, 300);
+    ASSERT_EQ(haul_memory_node(mapping.data + 105 * kPage), HAUL_NODE_UNKNOWN) << "nothing to show here";
+    migration.Add("ram", mapping);
+    uint64_t before = Allocated(mapping);
+    EXPECT_EQ(Weigh(), Asked(100, 400) * kStep * kPage);
+    EXPECT_EQ(Allocated(mapping), before) << "asking made pages";
+}
+
+TEST_F(MemoryNodes, ABlockMayBeginWithinItsFile)
+{
+    Mapping mapping((100 + kPages) * kPage);
+    Fill(mapping, 100 + 500, 200);
+    migration.Add("ram", mapping.data + 100 * kPage, kPages * kPage, mapping.fd, kPage, 100 * kPage);
+    EXPECT_EQ(Weigh(), Asked(500, 700) * kStep * kPage);
+}
+
+TEST_F(MemoryNodes, HolesStayHoles)
+{
+    Mapping mapping(kPages * kPage);
+    migration.Add("ram", mapping);
+    EXPECT_EQ(Weigh(), 0u);
+    EXPECT_EQ(Allocated(mapping), 0u);
+}
+
+TEST_F(MemoryNodes, AHugePageThatIsNotMappedIsNotTouched)
+{
+    Mapping mapping(kPages * kPage);
+    Fill(mapping, 0, kPages);
+    migration.Add("ram", mapping.data, mapping.size, mapping.fd, 2 << 20);
+    EXPECT_EQ(Weigh(), 0u);
+}
+
+TEST_F(MemoryNodes, MemoryWithoutAFileCountsWhereItWasTouched)
+{
+    Mapping mapping(kPages * kPage, false);
+    memset(mapping.data + 200 * kPage, 1, 100 * kPage);
+    madvise(mapping.data, mapping.size, MADV_NOHUGEPAGE);
+    migration.Add("ram", mapping);
+    size_t resident = mapping.Resident();
+    EXPECT_GE(Weigh(), Asked(200, 300) * kStep * kPage); // more where the kernel gives huge pages
+    EXPECT_EQ(mapping.Resident(), resident);
+}
+
+TEST_F(MemoryNodes, APageThatIsToBeReadIsKnown)
+{
+    Mapping mapping(kPage);
+    Fill(mapping, 0, 1);
+    ASSERT_EQ(haul_memory_node(mapping.data), HAUL_NODE_UNKNOWN);
+    EXPECT_GE(haul_memory_node_of_content(mapping.data), 0);
+}
+
+} // namespace
