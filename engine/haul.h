@@ -114,11 +114,13 @@ extern const char *const haul_compress_list[];
  */
 struct haul_options {
     size_t size;
-    uint32_t channels;                  /* source: 1..128, default 2. The destination follows the source,
-                                           or reads a file with as many threads. */
-    const char *compress;               /* source: one of haul_compress_names (default "none") */
-    uint32_t downtime_limit_ms;         /* source: 0..2000000, default 300 */
-    uint64_t max_bandwidth_bytes_per_s; /* source: cap over all channels; 0 (default): none */
+    uint32_t channels;    /* source: 1..128, default 2. The destination follows the source,
+                             or reads a file with as many threads. */
+    const char *compress; /* source: one of haul_compress_names (default "none") */
+    /* Source: 0..2000000, default 300. The guest is stopped when the predicted downtime fits; with nothing
+     * left to send it is stopped whatever is predicted, and the event `message` says so. 0: only then. */
+    uint32_t downtime_limit_ms;
+    uint64_t max_bandwidth_bytes_per_s;        /* source: cap over all channels; 0 (default): none */
     uint64_t switchover_bandwidth_bytes_per_s; /* source: used for the threshold instead of the estimate; 0:
                                                   none */
     const char *placement;                     /* "auto" (default), "none" or a CPU list "0-3,8" */

@@ -118,3 +118,28 @@ void haul_estimate_downtime(const struct haul_estimate *estimate, uint64_t pages
     downtime->total_ns =
         downtime->stop_ns + downtime->last_pass_ns + downtime->device_ns + downtime->start_ns;
 }
+
+const char *haul_estimate_longest_part(const struct haul_estimate *estimate,
+                                       const struct haul_downtime *downtime, uint64_t *ns)
+{
+    const struct {
+        const char *what;
+        uint64_t ns;
+    } parts[] = {
+        {"to stop the guest", downtime->stop_ns},
+        {"to look for written pages", 2 * estimate->costs.sync_ns},
+        {"for round trips", 2 * round_latency(estimate)},
+        {"to flush the destination's disks", estimate->flush_ns},
+        {"to hash the memory (verify)", estimate->verify_ns},
+        {"to save, carry and load the state of devices", downtime->device_ns},
+        {"to write the record of the handover here", estimate->sending_ns},
+        {"to write the record of the handover at the destination", estimate->receiving_ns},
+        {"to start the guest", estimate->costs.start_ns},
+    };
+    size_t longest = 0;
+    for (size_t i = 1; i < sizeof parts / sizeof parts[0]; i++) {
+        longest = parts[i].ns > parts[longest].ns ? i : longest;
+    }
+    *ns = parts[longest].ns;
+    return parts[longest].what;
+}

@@ -74,6 +74,11 @@ double haul_estimate_ns_per_page(const struct haul_estimate *estimate);
 void haul_estimate_downtime(const struct haul_estimate *estimate, uint64_t pages,
                             struct haul_downtime *downtime);
 
+/* haul_estimate_longest_part names what takes longest of a predicted downtime without pages, as it goes on
+ * after "N ms of it", and returns N in `ns`. */
+const char *haul_estimate_longest_part(const struct haul_estimate *estimate,
+                                       const struct haul_downtime *downtime, uint64_t *ns);
+
 #ifdef __cplusplus
 }
 #endif

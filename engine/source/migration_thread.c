@@ -429,6 +429,28 @@ static int await_ready(struct haul_migration *migration, struct haul_error *erro
     }
 }
 
+/*
+ * With nothing to send the guest is stopped whatever is predicted: no round would make that less, and what is
+ * left of it (device state, verify, records) would be the same for ever. The operator is told. A limit of 0
+ * asks for just that.
+ */
+static void tell_beyond(struct haul_migration *migration, const struct haul_downtime *expected)
+{
+    struct haul_source *source = migration->source;
+    uint32_t limit_ms = haul_knobs_downtime_limit_ms(migration);
+    if (limit_ms == 0 || expected->total_ns <= (uint64_t)limit_ms * 1000000 || source->told_beyond) {
+        return;
+    }
+    uint64_t longest_ns;
+    const char *longest = haul_estimate_longest_part(&source->estimate, expected, &longest_ns);
+    haul_migration_say(migration,
+                       "beyond the downtime limit: nothing is left to send, so the guest is stopped though "
+                       "%llu ms are predicted (limit %u ms), %llu ms of it %s; waiting would not help",
+                       (unsigned long long)(expected->total_ns / 1000000), limit_ms,
+                       (unsigned long long)(longest_ns / 1000000), longest);
+    source->told_beyond = true;
+}
+
 /* Scans, predicts, and decides. 1: stop the guest now; 0: another round. */
 static int decide(struct haul_migration *migration, uint64_t *best_ns, struct haul_error *error)
 {
@@ -456,8 +478,9 @@ static int decide(struct haul_migration *migration, uint64_t *best_ns, struct ha
         return measure_latency(migration, error);
     }
     source->reconsider = false;
-    if (fits || (source->dirty_pages == 0 && !burst &&
-                 ready == 1)) { /* with nothing to send, waiting gains nothing */
+    bool nothing_left = source->dirty_pages == 0 && !burst && ready == 1;
+    if (fits || nothing_left) {
+        tell_beyond(migration, &expected);
         pthread_mutex_lock(&migration->lock);
         migration->stats.expected = expected;
         pthread_mutex_unlock(&migration->lock);

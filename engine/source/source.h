@@ -50,6 +50,7 @@ struct haul_source {
     unsigned slow_rounds; /* consecutive rounds that did not come closer to the limit */
     unsigned throttle_percent;
     bool advised;
+    bool told_beyond;          /* that the guest is stopped beyond the limit, see tell_beyond */
     uint32_t knobs_generation; /* of the knobs that were taken last */
     bool reconsider;           /* a knob changed: haul_source_cut_short may end the round early */
     uint64_t round_pages;      /* dirty pages when the round began */

@@ -172,4 +172,40 @@ TEST(Decision, RecordsThatTakeLongerThanTheLimitStopNoGuest)
     EXPECT_EQ(stats.ownership, HAUL_OWNER_SOURCE);
 }
 
+// What the source said of a move that ends, of a guest that writes nothing; its record takes 40 ms.
+std::string SaidOfAnIdleGuest(uint32_t limit_ms)
+{
+    Guest from({kMiB}, true), to({kMiB}, false);
+    from.on_step = [](haul_step step) {
+        usleep(step == HAUL_STEP_TRIAL || step == HAUL_STEP_HANDOVER_SENDING ? 40000 : 0);
+    };
+    haul_options options = Options();
+    options.downtime_limit_ms = limit_ms;
+    options.max_rounds = 5;
+    Move move(from, to, options);
+    EXPECT_EQ(move.Wait(), 0) << move.source_error.message;
+    EXPECT_EQ(to.starts, 1u);
+    std::string said;
+    for (const auto &message : from.messages) {
+        said += message + "\n";
+    }
+    return said;
+}
+
+TEST(Decision, WithNothingLeftToSendTheGuestIsStoppedAndTheOperatorIsTold)
+{
+    std::string said = SaidOfAnIdleGuest(1);
+    size_t at = said.find("beyond the downtime limit: nothing is left to send");
+    EXPECT_NE(at, std::string::npos) << said;
+    EXPECT_EQ(said.rfind("beyond the downtime limit"), at) << "once: " << said;
+    EXPECT_NE(said.find("(limit 1 ms), "), std::string::npos) << said;
+    EXPECT_NE(said.find(" ms of it to "), std::string::npos) << said;
+}
+
+TEST(Decision, NothingIsToldOfALimitThatHoldsNorOfNone)
+{
+    EXPECT_EQ(SaidOfAnIdleGuest(60000).find("beyond"), std::string::npos);
+    EXPECT_EQ(SaidOfAnIdleGuest(0).find("beyond"), std::string::npos);
+}
+
 } // namespace

@@ -4,6 +4,8 @@
 
 #include <gtest/gtest.h>
 
+#include <string>
+
 namespace
 {
 
@@ -198,6 +200,34 @@ TEST_F(Estimate, ARoundOfFewPagesUnderARateLimitIsNoLatency)
     EXPECT_EQ(estimate_.round_latency_ns, 0u) << "it waited for the limit";
     Round(0, 0, 2 * kMs, false, true);
     EXPECT_EQ(estimate_.round_latency_ns, 2 * kMs) << "no page had to wait";
+}
+
+TEST_F(Estimate, TheLongestPartIsNamed)
+{
+    auto longest = [this] {
+        uint64_t ns = 0;
+        haul_downtime downtime = Predict(0);
+        const char *what = haul_estimate_longest_part(&estimate_, &downtime, &ns);
+        return std::to_string(ns / kMs) + " ms " + what;
+    };
+    estimate_.costs = {.stop_ns = 5 * kMs};
+    EXPECT_EQ(longest(), "5 ms to stop the guest");
+    estimate_.costs.sync_ns = 4 * kMs;
+    EXPECT_EQ(longest(), "8 ms to look for written pages");
+    estimate_.round_trip_ns = 5 * kMs;
+    EXPECT_EQ(longest(), "10 ms for round trips");
+    estimate_.flush_ns = 11 * kMs;
+    EXPECT_EQ(longest(), "11 ms to flush the destination's disks");
+    estimate_.verify_ns = 12 * kMs;
+    EXPECT_EQ(longest(), "12 ms to hash the memory (verify)");
+    estimate_.costs.device_ns = 20 * kMs;
+    EXPECT_EQ(longest(), "25 ms to save, carry and load the state of devices"); // with a trip
+    estimate_.sending_ns = 30 * kMs;
+    EXPECT_EQ(longest(), "30 ms to write the record of the handover here");
+    estimate_.receiving_ns = 40 * kMs;
+    EXPECT_EQ(longest(), "40 ms to write the record of the handover at the destination");
+    estimate_.costs.start_ns = 50 * kMs;
+    EXPECT_EQ(longest(), "50 ms to start the guest");
 }
 
 } // namespace
