@@ -199,7 +199,7 @@ TEST(Decision, WithNothingLeftToSendTheGuestIsStoppedAndTheOperatorIsTold)
     EXPECT_NE(at, std::string::npos) << said;
     EXPECT_EQ(said.rfind("beyond the downtime limit"), at) << "once: " << said;
     EXPECT_NE(said.find("(limit 1 ms), "), std::string::npos) << said;
-    EXPECT_NE(said.find(" ms of it to "), std::string::npos) << said;
+    EXPECT_NE(said.find(" ms of it "), std::string::npos) << said;
 }
 
 TEST(Decision, NothingIsToldOfALimitThatHoldsNorOfNone)
