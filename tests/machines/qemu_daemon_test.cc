@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <csignal>
 #include <set>
+#include <sys/socket.h>
 #include <sys/wait.h>
 
 namespace
@@ -144,6 +145,34 @@ TEST_F(QemuDaemon, ABackgroundSnapshotLeavesTheMachineRunning)
     EXPECT_TRUE(target_->counts()) << target_->console();
     EXPECT_FALSE(target_->says_bad()) << target_->console();
     unlink(path.c_str());
+}
+
+// Onto a new QEMU of this host: the memory itself goes over a connection that a client made and handed over.
+TEST_F(QemuDaemon, MemoryIsHandedOver)
+{
+    int ends[2];
+    ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+    for (Monitor *daemon : {from(), to()}) {
+        EXPECT_EQ(daemon->HandOver("old-new", ends[daemon == to()]), "");
+        daemon->Get("migrate-set-parameters", R"({"mode": "cpr-transfer"})");
+    }
+    long before = source->last_ok();
+    to()->Get("migrate-incoming", R"({"uri": "fd:old-new", "qemu": ")" + target_->qmp() + "\"}");
+    from()->Get("migrate", R"({"uri": "fd:old-new", "qemu": ")" + source->qmp() + "\"}");
+    ASSERT_TRUE(from()->Reaches("default", "completed")) << from_->program->Err();
+    ASSERT_TRUE(to()->Reaches("default", "completed")) << to_->program->Err();
+    EXPECT_EQ(from()->Of("default", "mode"), "cpr-transfer");
+    EXPECT_EQ(from()->Number("default", "ram", "transferred"), 0);
+    EXPECT_EQ(from()->Number("default", "ram", "total"), 192 << 20);
+    EXPECT_EQ("postmigrate", source->status());
+    EXPECT_EQ("running", target_->status());
+    source->command("quit"); // the new one needs nothing of it
+    ASSERT_TRUE(target_->counts()) << target_->console();
+    EXPECT_GE(target_->last_ok(), before);
+    EXPECT_TRUE(target_->wait_for("sweep", 60, target_->console().size())) << target_->console();
+    EXPECT_FALSE(target_->says_bad()) << target_->console();
+    delete source;
+    source = target_.release();
 }
 
 TEST_F(QemuDaemon, ParametersFinishASlowMove) // the last one: the machine leaves

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// The reference guest over each transport whose connections are made of processes or descriptors, and over
-// rdma; and into a file. In each state up to HANDOVER: the move is cancelled, the source's haul dies, the
-// destination's does, or all connections break. At no time may both sides run the guest (rule R1), and
+// The reference guest over each transport, into a file, and out of one. In each state up to HANDOVER: the
+// move is cancelled, the source's haul dies, the destination's does, or all connections break; and the
+// destination's haul dies with HANDOVER in its hands. At no time may both sides run the guest (rule R1), and
 // nothing may be left behind.
+#include "tests/machines/folder.h"
 #include "tests/machines/ways.h"
 
 #include <csignal>
+#include <cstring>
 
 namespace
 {
@@ -55,9 +57,18 @@ std::string case_name(const ::testing::TestParamInfo<EveryState::ParamType> &inf
            kFaults[static_cast<int>(std::get<2>(info.param))];
 }
 
+std::vector<Way> ways()
+{
+    std::vector<Way> list = ways_of_processes();
+    for (const Way &way : ways_of_sockets()) {
+        list.push_back(way);
+    }
+    list.push_back(way_tcp());
+    return list;
+}
+
 INSTANTIATE_TEST_SUITE_P(All, EveryState,
-                         ::testing::Combine(::testing::ValuesIn(ways_of_processes()),
-                                            ::testing::ValuesIn(kMoments),
+                         ::testing::Combine(::testing::ValuesIn(ways()), ::testing::ValuesIn(kMoments),
                                             ::testing::Values(Fault::kCancel, Fault::kSourceDies,
                                                               Fault::kDestinationDies, Fault::kCut)),
                          case_name);
@@ -66,5 +77,94 @@ INSTANTIATE_TEST_SUITE_P(Alone, EveryState,
                          ::testing::Combine(::testing::Values(way_file()), ::testing::ValuesIn(kMoments),
                                             ::testing::Values(Fault::kCancel, Fault::kSourceDies)),
                          case_name);
+
+// ---- after HANDOVER ----
+
+class Uncertain : public ::testing::TestWithParam<Way>
+{
+};
+
+// The guest may run there: the source says so and leaves its own as it stands. (What an operator can do then:
+// tests/tools/cli_uncertain_transport_test.cc.)
+TEST_P(Uncertain, TheGuestStaysPausedHere)
+{
+    std::unique_ptr<Transport> transport = GetParam().make();
+    transport->there = {kDiesWithTheMachine};
+    std::string missing = transport->start({}, {});
+    if (!missing.empty()) {
+        GTEST_SKIP() << missing;
+    }
+    EXPECT_EQ(end_uncertain(*transport), 3) << transport->log();
+    const std::string &output = transport->source->output();
+    EXPECT_NE(output.find("stays paused here"), std::string::npos) << transport->log();
+    EXPECT_EQ(output.find("CHECK"), std::string::npos) << transport->log();
+}
+
+INSTANTIATE_TEST_SUITE_P(All, Uncertain, ::testing::ValuesIn(ways()),
+                         [](const auto &info) { return std::string(info.param.name); });
+
+// ---- out of a file ----
+
+struct Restored {
+    const char *name;
+    const char *state;
+    Fault fault; // kCancel, or kDestinationDies: the haul that restores
+};
+
+class Restore : public ::testing::TestWithParam<Restored>
+{
+  protected:
+    void SetUp() override
+    {
+        Mover save({"send", "guest", uri_});
+        ASSERT_EQ(save.wait(), 0) << save.output();
+    }
+    // A guest that runs, whole.
+    static void expect_restores(Mover &mover)
+    {
+        EXPECT_EQ(mover.wait(), 0) << mover.output();
+        EXPECT_NE(mover.output().find("CHECK self-check passed"), std::string::npos) << mover.output();
+    }
+    Folder folder_;
+    std::string uri_ = "file:" + folder_ / "snapshot";
+};
+
+// No guest runs that is not whole, and the snapshot is as good as before.
+TEST_P(Restore, CanBeDoneAgain)
+{
+    const auto &[name, state, fault] = GetParam();
+    Mover mover({"receive", "guest", uri_, std::string("hold=") + state});
+    mover.expect(std::string("STATE ") + state);
+    if (fault == Fault::kCancel) {
+        mover.tell("cancel");
+        mover.tell("go");
+    } else {
+        mover.kill(SIGKILL);
+    }
+    if (fault == Fault::kCancel && strcmp(state, "handover-received") == 0) {
+        expect_restores(mover); // the cancel came too late
+    } else {
+        EXPECT_EQ(mover.wait(), fault == Fault::kCancel ? 1 : -SIGKILL) << mover.output();
+        EXPECT_EQ(mover.output().find("CHECK"), std::string::npos) << mover.output();
+        if (fault == Fault::kCancel) {
+            EXPECT_NE(mover.output().find("END -125 "), std::string::npos) << mover.output();
+        }
+    }
+    Mover again({"receive", "guest", uri_});
+    expect_restores(again);
+    EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder_ / ""), {}), 1) << "nothing is left";
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Every, Restore,
+    ::testing::Values(Restored{"FileSetupCancel", "setup", Fault::kCancel},
+                      Restored{"FileSetupDies", "setup", Fault::kDestinationDies},
+                      Restored{"FileActiveCancel", "active", Fault::kCancel},
+                      Restored{"FileActiveDies", "active", Fault::kDestinationDies},
+                      Restored{"FileDeviceCancel", "device", Fault::kCancel},
+                      Restored{"FileDeviceDies", "device", Fault::kDestinationDies},
+                      Restored{"FileHandoverCancel", "handover-received", Fault::kCancel},
+                      Restored{"FileHandoverDies", "handover-received", Fault::kDestinationDies}),
+    [](const auto &info) { return std::string(info.param.name); });
 
 } // namespace

@@ -12,6 +12,7 @@
 #include <iterator>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <linux/vm_sockets.h>
@@ -22,17 +23,19 @@ namespace haul_test
 namespace
 {
 
-// Ends every connection by TCP that a child process of this one has; how many.
-int shut_tcp_sockets(pid_t child)
+// Ends every connection that a child process of this one has in `domain`, with unix: that to `path`; how
+// many.
+int shut_sockets(pid_t child, int domain, const std::string &path = "")
 {
     int pidfd = (int)syscall(SYS_pidfd_open, child, 0);
     int count = 0;
     for (const auto &entry : std::filesystem::directory_iterator("/proc/" + std::to_string(child) + "/fd")) {
         int copy = (int)syscall(SYS_pidfd_getfd, pidfd, atoi(entry.path().filename().c_str()), 0);
-        int domain = 0;
-        socklen_t length = sizeof domain;
-        // Fails for what listens, or is no socket.
-        if (getsockopt(copy, SOL_SOCKET, SO_DOMAIN, &domain, &length) == 0 && domain == AF_INET) {
+        sockaddr_storage peer = {};
+        socklen_t length = sizeof peer;
+        // Fails for what is not connected, or is no socket.
+        bool meant = getpeername(copy, (sockaddr *)&peer, &length) == 0 && peer.ss_family == domain;
+        if (meant && (domain != AF_UNIX || path == ((sockaddr_un *)&peer)->sun_path)) {
             count += shutdown(copy, SHUT_RDWR) == 0;
         }
         close(copy);
@@ -41,6 +44,20 @@ int shut_tcp_sockets(pid_t child)
     return count;
 }
 
+class Tcp : public Transport
+{
+  public:
+    std::string start(const Ends &ends, std::vector<std::string> settings) override
+    {
+        send(ends, receive(ends, "tcp:127.0.0.1:0"), std::move(settings));
+        return "";
+    }
+    void cut() override
+    {
+        EXPECT_GT(shut_sockets(source->pid(), AF_INET), 0);
+    }
+};
+
 class Unix : public Transport
 {
   public:
@@ -48,6 +65,10 @@ class Unix : public Transport
     {
         send(ends, receive(ends, "unix:" + folder_ / "s"), std::move(settings));
         return "";
+    }
+    void cut() override
+    {
+        EXPECT_GT(shut_sockets(source->pid(), AF_UNIX, folder_ / "s"), 0);
     }
 
   private:
@@ -82,6 +103,10 @@ class Vsock : public Transport
     {
         send(ends, receive(ends, "vsock:1:" + std::to_string(free_vsock().svm_port)), std::move(settings));
         return "";
+    }
+    void cut() override
+    {
+        EXPECT_GT(shut_sockets(source->pid(), AF_VSOCK), 0);
     }
 };
 
@@ -144,9 +169,12 @@ class Ssh : public Transport
     {
         static SshServer server;
         server_ = &server;
-        std::string there = ends.to + " timeout=5 pid=" + folder_ / "pid";
+        std::string words = ends.to + " timeout=5 pid=" + folder_ / "pid";
+        for (const std::string &word : there) {
+            words += " " + word;
+        }
         settings.insert(settings.end(), {"ssh=" + server.Client(), "remote=" + Mover::program(),
-                                         "there=" + there, "channels=1"});
+                                         "there=" + words, "channels=1"});
         if (server.Missing().empty()) {
             send(ends, server.Uri(), std::move(settings));
         }
@@ -207,7 +235,7 @@ class Rdma : public Transport
     }
     void cut() override
     {
-        EXPECT_GT(shut_tcp_sockets(source->pid()), 0);
+        EXPECT_GT(shut_sockets(source->pid(), AF_INET), 0);
     }
 };
 
@@ -254,6 +282,11 @@ std::vector<Way> ways_of_sockets()
     return ways;
 }
 
+Way way_tcp()
+{
+    return {"Tcp", make<Tcp>};
+}
+
 Way way_file()
 {
     return {"File", make<File>};
@@ -289,6 +322,13 @@ int end_early(Transport &transport, const Moment &moment, Fault fault)
     if (moment.held && fault != Fault::kSourceDies) {
         transport.source->tell("go");
     }
+    return transport.source->wait();
+}
+
+int end_uncertain(Transport &transport)
+{
+    transport.source->expect("STATE handover");
+    transport.expect_destination_failed(true);
     return transport.source->wait();
 }
 

@@ -48,6 +48,7 @@ class Transport
                (destination ? destination->output() : "-");
     }
     std::unique_ptr<Mover> source, destination;
+    std::vector<std::string> there; // NAME=VALUE for the destination, before it starts
 
   protected:
     // Where it listens.
@@ -55,6 +56,7 @@ class Transport
                         std::vector<std::string> settings = {})
     {
         settings.insert(settings.begin(), {"receive", ends.to, uri, "timeout=5"});
+        settings.insert(settings.end(), there.begin(), there.end());
         destination = std::make_unique<Mover>(settings, keep);
         std::string where = destination->expect("LISTEN ");
         EXPECT_NE(where, "") << destination->output();
@@ -77,6 +79,7 @@ struct Way {
 std::vector<Way> ways_of_processes();
 // Those that are sockets of the kernel: unix, and vsock where there is a loopback for it.
 std::vector<Way> ways_of_sockets();
+Way way_tcp();
 Way way_file(); // no other side: what a save that failed must not leave is a file
 
 // Where it happens, what brings the source there, and whether the source stands still in it.
@@ -100,6 +103,11 @@ inline constexpr const char *kFaults[] = {"Cancel", "SourceDies", "DestinationDi
 
 // What a started move comes to that meets `fault` at `moment`: the exit code of the source's mover.
 int end_early(Transport &transport, const Moment &moment, Fault fault);
+
+// The same for a destination that dies with HANDOVER in its hands, and nobody knows what it did with it. To
+// be started with kDiesWithTheMachine in `there`.
+inline constexpr const char *kDiesWithTheMachine = "die=handover-received";
+int end_uncertain(Transport &transport);
 
 } // namespace haul_test
 
