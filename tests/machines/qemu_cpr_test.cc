@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Machines on one host change their QEMU: the new one runs on the old one's memory (mode cpr-transfer).
 #include "tests/machines/move.h"
+#include "tests/tools/descriptors.h"
 #include "tests/tools/huge_pages.h"
+#include "tests/tools/program.h"
 
+#include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <gtest/gtest.h>
@@ -44,14 +48,16 @@ class QemuCpr : public ::testing::Test
             GTEST_SKIP() << missing();
         }
     }
+    Folder folder;
+    SharedFiles files;
+
+  public:
     static MoveOptions cpr()
     {
         MoveOptions how;
         how.cpr = true;
         return how;
     }
-    Folder folder;
-    SharedFiles files;
 };
 
 // Of the source's STATS line: how long the move took, in milliseconds.
@@ -62,17 +68,12 @@ double total_ms(const Move &move)
 }
 
 // The guest goes on at the destination, also without its old QEMU, which stopped in the move and then exits;
-// its memory is as it left it, and nothing was sent.
-void expect_moved(Machine &from, Machine &to, Move &move)
+// its memory is as it left it.
+void expect_goes_on(Machine &from, Machine &to, long before)
 {
-    long before = from.last_ok();
-    ASSERT_EQ(0, move.source->wait()) << move.log() << to.errors();
-    ASSERT_EQ(0, move.destination->wait()) << move.log() << to.errors();
-    std::cout << move.source->output();
-    EXPECT_NE(std::string::npos, move.source->output().find("rounds 0, 0 MiB, cpr-transfer")) << move.log();
     EXPECT_EQ("postmigrate", from.status());
     EXPECT_EQ("running", to.status());
-    ASSERT_TRUE(to.counts()) << move.log();
+    ASSERT_TRUE(to.counts()) << to.errors();
     EXPECT_GE(to.last_ok(), before);
     from.command("quit");
     for (int i = 0; i < 250 && from.alive(); i++) {
@@ -83,6 +84,17 @@ void expect_moved(Machine &from, Machine &to, Move &move)
     EXPECT_TRUE(to.wait_for("sweep", 60, now)) << to.console();
     EXPECT_TRUE(to.wait_for("sweep", 60, to.console().size())) << to.console();
     EXPECT_FALSE(to.says_bad()) << to.console();
+}
+
+// And nothing was sent.
+void expect_moved(Machine &from, Machine &to, Move &move)
+{
+    long before = from.last_ok();
+    ASSERT_EQ(0, move.source->wait()) << move.log() << to.errors();
+    ASSERT_EQ(0, move.destination->wait()) << move.log() << to.errors();
+    std::cout << move.source->output();
+    EXPECT_NE(std::string::npos, move.source->output().find("rounds 0, 0 MiB, cpr-transfer")) << move.log();
+    expect_goes_on(from, to, before);
 }
 
 struct Case {
@@ -136,27 +148,58 @@ TEST_F(QemuCpr, HugePagesAreHandedOver)
     expect_moved(from, to, move);
 }
 
+// Of a machine whose memory is all there, handed over to three new QEMUs in turn: the shortest time.
+double shortest_ms(const Folder &folder, unsigned mib)
+{
+    MachineOptions options;
+    options.mib = mib;
+    options.prealloc = true;
+    std::string name = std::to_string(mib);
+    auto here = std::make_unique<Machine>(folder, name, options);
+    EXPECT_TRUE(here->wait_for("sweep 1 ok", kBootSeconds)) << here->console() << here->errors();
+    options.incoming = true;
+    options.prealloc = false;
+    double shortest = INFINITY;
+    for (int i = 0; i < 3; i++) {
+        name += "-again";
+        auto to = std::make_unique<Machine>(folder, name, options);
+        Move move(*here, *to, QemuCpr::cpr());
+        EXPECT_EQ(0, move.source->wait()) << move.log() << to->errors();
+        EXPECT_EQ(0, move.destination->wait()) << move.log() << to->errors();
+        shortest = std::min(shortest, total_ms(move));
+        EXPECT_GT(shortest, 0) << move.log();
+        here = std::move(to);
+    }
+    EXPECT_TRUE(here->counts()) << here->console();
+    EXPECT_FALSE(here->says_bad()) << here->console();
+    return shortest;
+}
+
 // All 512 MiB, and all 4 GiB, are in memory; neither is touched.
 TEST_F(QemuCpr, TheTimeDoesNotGrowWithTheSize)
 {
-    double took[2];
-    const unsigned sizes[2] = {512, 4096};
-    for (int i = 0; i < 2; i++) {
-        std::string suffix = std::to_string(sizes[i]);
-        MachineOptions options;
-        options.mib = sizes[i];
-        options.prealloc = true;
-        Machine from(folder, "from" + suffix, options);
-        ASSERT_TRUE(from.wait_for("sweep 1 ok", kBootSeconds)) << from.console() << from.errors();
-        options.incoming = true;
-        options.prealloc = false;
-        Machine to(folder, "to" + suffix, options);
-        Move move(from, to, cpr());
-        expect_moved(from, to, move);
-        took[i] = total_ms(move);
-        ASSERT_GT(took[i], 0) << move.log();
-    }
-    EXPECT_LT(took[1], 4 * took[0] + 250) << took[0] << " ms for an eighth of the memory";
+    double small = shortest_ms(folder, 512), large = shortest_ms(folder, 4096);
+    std::cout << small << " ms for 512 MiB, " << large << " ms for 4 GiB\n";
+    EXPECT_LT(large, small + 100);
+    EXPECT_LT(large, 1000);
+}
+
+// The program, over a socket that both sides inherit.
+void hand_over_by_program(Machine &from, Machine &to)
+{
+    Descriptors between(Descriptors::kSockets, 1);
+    Program::Options here, there;
+    here.state_directory = MakeDirectory();
+    here.keep = between.Source();
+    there.state_directory = MakeDirectory();
+    there.keep = between.Destination();
+    Program receive(there, {"receive", "--listen", between.DestinationUri(), "--qemu", to.qmp(), "--mode",
+                            "cpr-transfer"});
+    ASSERT_NE(receive.Address(), "") << receive.Err();
+    Program send(here, {"send", between.SourceUri(), "--qemu", from.qmp(), "--mode", "cpr-transfer"});
+    between.CloseOwn();
+    ASSERT_EQ(send.Wait(), 0) << send.Err() << receive.Err();
+    ASSERT_EQ(receive.Wait(), 0) << receive.Err();
 }
 
 // Onto a new QEMU, to another host (by a copy), and onto a new QEMU again.
@@ -180,8 +223,9 @@ TEST_F(QemuCpr, AMovedMachineMovesOnInBothModes)
         ASSERT_TRUE(third.counts()) << move.log();
     }
     Machine fourth(folder, "fourth", options);
-    Move move(third, fourth, cpr());
-    expect_moved(third, fourth, move);
+    long before = third.last_ok();
+    hand_over_by_program(third, fourth);
+    expect_goes_on(third, fourth, before);
 }
 
 // The old QEMU has handed its memory over: told to run all the same, it ends rather than write it.
