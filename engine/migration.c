@@ -16,9 +16,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* How long an end that met a broken channel waits for the peer to say why. */
-#define SOURCE_ASKS_MS 1000
-#define DESTINATION_ASKS_MS 3000
+/* How long a source that met a broken channel waits for the destination to say why; its guest may wait. */
+#define ASKS_MS 1000
 
 static int migration_new(const struct haul_options *options,
                          int (*init)(struct haul_migration *migration, struct haul_error *error),
@@ -432,8 +431,7 @@ int haul_migration_reason(struct haul_migration *migration, struct haul_error *e
     if (haul_migration_cancelled(migration)) {
         return haul_error_set(error, ECANCELED, "cancelled");
     }
-    int timeout_ms = migration->source ? SOURCE_ASKS_MS : DESTINATION_ASKS_MS;
-    return migration->control ? haul_control_reason(migration->control, timeout_ms, error) : 0;
+    return migration->control ? haul_control_reason(migration->control, ASKS_MS, error) : 0;
 }
 
 bool haul_migration_commit(struct haul_migration *migration)

@@ -72,7 +72,7 @@ struct haul_migration {
     /* ---- written before haul_start, then read by every thread ---- */
     struct haul_options options; /* strings point to the copies below */
     char placement[256];
-    int compress; /* a mode of compress/choice.h */
+    int compress;                          /* a mode of compress/choice.h */
     char *strings[HAUL_TRANSPORT_STRINGS]; /* copies of the transport's options */
     struct haul_named_fd *fds;             /* handed over; fd_count entries */
     unsigned fd_count;
@@ -155,10 +155,9 @@ void haul_migration_guest(struct haul_migration *migration, bool running);
 bool haul_migration_cancelled(const struct haul_migration *migration);
 
 /*
- * haul_migration_reason tells what really ended the migration when something broke: this side's own cancel,
- * which looks like many a failure, or what the peer says. When both ends meet the same broken channel the
- * source, whose guest waits, gives up asking first, and the destination hears its reason. 0: neither, and
- * `error` is unchanged; else -ECANCELED or the peer's errno. Own thread.
+ * haul_migration_reason tells what really ended the source's migration when something broke: its own cancel,
+ * which looks like many a failure, or what the destination says within a second. 0: neither, and `error` is
+ * unchanged; else -ECANCELED or the destination's errno. Own thread.
  */
 int haul_migration_reason(struct haul_migration *migration, struct haul_error *error);
 

@@ -72,6 +72,24 @@ static int note_present(struct haul_migration *migration, struct haul_error *err
 
 /* ---- loading ---- */
 
+/*
+ * How long the source's own reason is waited for when a receiver or the control connection failed with `rc`.
+ * A source that met the same broken connection asks this side first, for a second, and must hear what failed
+ * here before that; when only the connection was lost, this side has nothing to tell and waits longer.
+ */
+static int patience_ms(int rc)
+{
+    switch (rc) {
+    case -EPIPE:
+    case -ECONNRESET:
+        return 3000;
+    case -EPROTO:
+        return 300; /* a source that gives up in a handshake says why on a data connection, too */
+    default:
+        return 0;
+    }
+}
+
 /* What really ended the move: a receiver's failure, and better the source's own reason if it comes in time.
  */
 static int explain(struct haul_migration *migration, int rc, struct haul_error *error)
@@ -88,9 +106,10 @@ static int explain(struct haul_migration *migration, int rc, struct haul_error *
         *error = receiver_error;
         rc = -error->code;
     }
-    bool gone = failed || rc == -EPIPE || rc == -ECONNRESET;
-    int reason = gone ? haul_migration_reason(migration, error) : 0;
-    if (gone && reason == 0 && migration->listener) {
+    bool lost = rc == -EPIPE || rc == -ECONNRESET;
+    bool asks = (failed || lost) && migration->control;
+    int reason = asks ? haul_control_reason(migration->control, patience_ms(rc), error) : 0;
+    if ((failed || lost) && reason == 0 && migration->listener) {
         haul_listener_explain(migration->listener, error);
     }
     return reason < 0 ? reason : rc;
