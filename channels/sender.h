@@ -25,9 +25,9 @@ extern "C" {
 struct haul_sender; /* opaque */
 
 struct haul_sender_options {
-    unsigned index;               /* channel number, 0-based */
-    struct haul_carrier *carrier; /* ready to send (hellos are exchanged); the sender's from now on */
-    int compress; /* a mode of compress/choice.h */
+    unsigned index;                       /* channel number, 0-based */
+    struct haul_carrier *carrier;         /* ready to send (hellos are exchanged); the sender's from now on */
+    int compress;                         /* a mode of compress/choice.h */
     const struct haul_topology *topology; /* may be NULL: no placement */
     struct haul_placement_slot slot;
     const struct haul_block_view *blocks; /* outlives the sender */
