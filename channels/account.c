@@ -79,7 +79,8 @@ void haul_account_read(struct haul_account *account, struct haul_carrier *carrie
                        struct haul_channel_counters *counters)
 {
     memset(counters, 0, sizeof *counters);
-    /* In this order: bytes that are counted meanwhile can only make the result too small. */
+    /* In this order: bytes that are counted meanwhile can only make the result too small. Acquire keeps the
+     * question to the kernel behind it; it takes nothing from another thread. */
     uint64_t bytes = atomic_load_explicit(&account->bytes, memory_order_acquire);
     uint64_t undelivered = carrier && carrier->ops->undelivered ? carrier->ops->undelivered(carrier) : 0;
     counters->bytes_written = bytes;

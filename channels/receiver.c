@@ -2,7 +2,6 @@
 #include "channels/receiver.h"
 
 #include "channels/account.h"
-#include "channels/channel_thread.h"
 #include "channels/packet.h"
 #include "channels/rma/server.h"
 #include "channels/socket_io.h"
@@ -162,7 +161,7 @@ static void *run(void *opaque)
 int haul_receiver_new(const struct haul_receiver_options *options, struct haul_receiver **receiver,
                       struct haul_error *error)
 {
-    int node = haul_channel_scratch_node(options->topology, &options->slot);
+    int node = haul_placement_node(options->topology, &options->slot);
     int result = -ENOMEM;
     struct haul_error why = {0};
     struct haul_receiver *made = haul_placement_alloc(sizeof *made, node);
@@ -185,7 +184,7 @@ int haul_receiver_new(const struct haul_receiver_options *options, struct haul_r
             goto free_unpack;
         }
     }
-    result = haul_channel_thread_start(&made->thread, run, made);
+    result = haul_thread_start(&made->thread, run, made);
     if (result < 0) {
         goto free_server;
     }
@@ -208,12 +207,12 @@ void haul_receiver_counters(const struct haul_receiver *receiver, struct haul_ch
 {
     /* Counting is no change that a caller can see, but the account notes the most it ever reported. */
     haul_account_read(&((struct haul_receiver *)receiver)->account, NULL, counters);
-    counters->node = haul_channel_scratch_node(receiver->options.topology, &receiver->options.slot);
+    counters->node = haul_placement_node(receiver->options.topology, &receiver->options.slot);
 }
 
 void haul_receiver_abort(struct haul_receiver *receiver)
 {
-    /* Release, pairs with the acquire in run; before the shutdown, so that its error counts as ours. */
+    /* Release, pairs with the acquire in serve; before the shutdown, so that its error counts as ours. */
     atomic_store_explicit(&receiver->aborted, true, memory_order_release);
     shutdown(receiver->options.fd, SHUT_RDWR);
     if (receiver->server) {

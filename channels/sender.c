@@ -2,7 +2,6 @@
 #include "channels/sender.h"
 
 #include "channels/account.h"
-#include "channels/channel_thread.h"
 #include "channels/pack.h"
 #include "channels/ring.h"
 #include "channels/socket_io.h"
@@ -226,7 +225,7 @@ static void *run(void *opaque)
 int haul_sender_new(const struct haul_sender_options *options, struct haul_sender **sender,
                     struct haul_error *error)
 {
-    int node = haul_channel_scratch_node(options->topology, &options->slot);
+    int node = haul_placement_node(options->topology, &options->slot);
     int result = -ENOMEM;
     struct haul_sender *made = haul_placement_alloc(sizeof *made, node);
     if (!made) {
@@ -249,7 +248,7 @@ int haul_sender_new(const struct haul_sender_options *options, struct haul_sende
     if (result < 0) {
         goto free_sender;
     }
-    result = haul_channel_thread_start(&made->thread, run, made);
+    result = haul_thread_start(&made->thread, run, made);
     if (result < 0) {
         goto free_pack;
     }
@@ -305,7 +304,7 @@ uint64_t haul_sender_pages_in_flight(struct haul_sender *sender)
 
 int haul_sender_node(const struct haul_sender *sender)
 {
-    return haul_channel_scratch_node(sender->options.topology, &sender->options.slot);
+    return haul_placement_node(sender->options.topology, &sender->options.slot);
 }
 
 void haul_sender_keep_short(struct haul_sender *sender, uint32_t bytes)
@@ -354,7 +353,7 @@ void haul_sender_free(struct haul_sender *sender)
     if (!sender) {
         return;
     }
-    /* Release, pairs with the acquire in run: every batch was submitted before. */
+    /* Release, pairs with the acquire in serve: every batch was submitted before. */
     atomic_store_explicit(&sender->stop, true, memory_order_release);
     haul_doorbell_ring(&sender->bell);
     pthread_join(sender->thread, NULL);

@@ -3,8 +3,9 @@
 #define HAUL_CHANNELS_THREAD_LIST_H
 
 /*
- * The live threads of one migration, whoever started them. A thread names itself and enters the list as its
- * first act, and leaves it as its last; its entry lies on its own stack, so nothing is allocated.
+ * How the library's threads start, and the live ones of one migration, whoever started them. A thread names
+ * itself and enters the list as its first act, and leaves it as its last; its entry lies on its own stack, so
+ * nothing is allocated.
  */
 
 #include <pthread.h>
@@ -27,6 +28,13 @@ struct haul_thread_list {
     pthread_mutex_t lock;
     struct haul_thread_entry *first; /* in the order of their names, "x_2" before "x_10" */
 };
+
+/*
+ * haul_thread_start starts a thread that takes no signals but those for what it does itself (SIGSEGV,
+ * SIGBUS): the others are the application's, and its handlers must not run on a thread that it does not know.
+ * 0 or a negative errno.
+ */
+int haul_thread_start(pthread_t *thread, void *(*run)(void *), void *opaque);
 
 /*
  * haul_thread_enter names the calling thread NAME, or NAME_INDEX, and puts it on `list`; NULL: on none.

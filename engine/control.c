@@ -386,14 +386,14 @@ int haul_control_new(const struct haul_control_options *options, struct haul_con
     pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
     pthread_cond_init(&made->changed, &attributes);
     pthread_condattr_destroy(&attributes);
-    int rc = pthread_create(&made->reader, NULL, reader_main, made);
-    if (rc != 0) {
+    int rc = haul_thread_start(&made->reader, reader_main, made);
+    if (rc < 0) {
         close(options->fd);
         pthread_cond_destroy(&made->changed);
         pthread_mutex_destroy(&made->lock);
         pthread_mutex_destroy(&made->send_lock);
         free(made);
-        return haul_error_set(error, rc, "cannot start the control thread: %s", strerror(rc));
+        return haul_error_set(error, -rc, "cannot start the control thread: %s", strerror(-rc));
     }
     *control = made;
     return 0;

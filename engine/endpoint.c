@@ -6,6 +6,7 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,6 +37,7 @@ struct haul_transport_options haul_migration_transport(struct haul_migration *mi
         .ssh = migration->options.ssh,
         .remote_haul = migration->options.remote_haul,
         .remote_options = migration->options.remote_options,
+        .cancel_fd = migration->cancel_fd,
         .fds = migration->fds,
         .fd_count = migration->fd_count,
         .threads = &migration->threads,
@@ -100,7 +102,11 @@ int haul_relay(const char *uri, int in, int out, uint32_t timeout_s, struct haul
     }
     rc = haul_connector_connect(connector, HAUL_CONTROL_CHANNEL, -1, &fd, error);
     if (rc == 0) {
+        /* Pumping makes them non-blocking for everybody who shares them, such as the shell. */
+        int in_flags = fcntl(in, F_GETFL), out_flags = fcntl(out, F_GETFL);
         rc = haul_pump_run(in, out, fd, -1, NULL);
+        fcntl(in, F_SETFL, in_flags);
+        fcntl(out, F_SETFL, out_flags);
         close(fd);
         if (rc < 0) {
             haul_error_set(error, -rc, "relaying to %.100s: %s", uri, strerror(-rc));

@@ -25,7 +25,9 @@ struct haul_ram_block {
     void *host;         /* mapped readable (source) or writable (destination), page-aligned; the caller's */
     uint64_t length;    /* bytes, a non-zero multiple of page_size */
     uint32_t page_size; /* of the backing: 4096, or the huge page size of hugetlbfs */
-    int fd;             /* file behind the mapping, for finding holes (SEEK_DATA); -1: none. The caller's. */
+    /* File behind the mapping, for finding holes (SEEK_DATA); -1: none, or `host` is a private mapping of it
+     * (MAP_PRIVATE), whose written pages the file lacks: haul_start refuses that. The caller's. */
+    int fd;
     uint64_t fd_offset; /* where `host` starts in the file */
 };
 
@@ -64,7 +66,8 @@ struct haul_waiting_write {
 /*
  * A write guard, for mode background-snapshot: whoever writes a protected page (vCPUs, device models, the
  * kernel in a system call) waits until the page is released. Ranges are in pages of 4096 bytes, whole huge
- * pages where the block has them.
+ * pages where the block has them. Nobody may discard pages (balloon) while it is in use: a hole that the
+ * engine comes upon fails the snapshot, but one that was written again before is saved as it is then.
  */
 struct haul_write_guard_ops {
     const char *name; /* for reports */
@@ -149,7 +152,9 @@ struct haul_guest_ops {
     int (*stop)(void *opaque, uint64_t *stopped_ns, struct haul_error *error);
     /*
      * Source, migration_thread: undo `stop` after a failure or a cancelled switchover; the guest runs again.
-     * Also called when `stop` was never called or failed (then harmless).
+     * Also called when `stop` was never called or failed, or when a call before it failed (then harmless).
+     * An error says that the guest does not run, be it that its process has ended; the caller of the engine
+     * sees it in haul_stats.resume_error.
      */
     int (*resume)(void *opaque, struct haul_error *error);
     /* Destination, loader thread, after HANDOVER: run the guest. On return it runs. */

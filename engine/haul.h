@@ -10,6 +10,8 @@
  *
  * Order of calls: haul_source_new or haul_destination_new; haul_add_ram, haul_set_tracker,
  * haul_add_state, haul_set_guest, haul_set_events; haul_start; haul_wait; haul_free.
+ * There is no promise of a stable ABI: a caller is compiled with the headers of the library that it is linked
+ * with. A `size` in a struct that the library fills in is the library's own.
  * Unless a declaration says otherwise, calls on one object come from one thread at a time.
  * haul_cancel, haul_continue, haul_get_stats, haul_get_channel_stats, haul_get_state, haul_threads and the
  * haul_set_ functions for what changes while a migration runs (haul_set_max_bandwidth, _downtime_limit,
@@ -86,7 +88,7 @@ const char *haul_mode_name(enum haul_mode mode);
 
 /* Who may run the guest (rule R1). Only haul_wait's caller acts on it. */
 enum haul_ownership {
-    HAUL_OWNER_SOURCE,      /* the guest is the source's: it runs there, or was resumed there */
+    HAUL_OWNER_SOURCE,      /* the guest is the source's, and runs there but for haul_stats.resume_error */
     HAUL_OWNER_DESTINATION, /* RUNNING was confirmed */
     HAUL_OWNER_UNCERTAIN /* HANDOVER was sent, neither RUNNING nor NOT_STARTED came: the source stays paused
                           */
@@ -110,7 +112,7 @@ extern const char *const haul_compress_list[];
 
 /*
  * Options are copied and checked by haul_source_new and haul_destination_new. Call haul_options_default
- * first: it sets `size`, which lets the library tell an older caller's struct from a newer one's.
+ * first: it sets `size`, without which options are refused.
  */
 struct haul_options {
     size_t size;
@@ -163,7 +165,8 @@ enum haul_step {
     HAUL_STEP_HANDOVER_SENDING,  /* source: about to send HANDOVER */
     HAUL_STEP_HANDOVER_RECEIVED, /* destination: about to start the guest */
     HAUL_STEP_RUNNING,           /* destination: the guest runs; source: RUNNING came */
-    HAUL_STEP_RESUMED,           /* source: not handed over, the guest runs here */
+    HAUL_STEP_RESUMED,           /* source: not handed over, the guest runs here; not said where `resume`
+                                    failed */
     /* destination: HANDOVER may have come, but the guest never ran here and never will, about to tell the
      * source, which runs it again: a record of HANDOVER_RECEIVED has to go first. A file has nobody to tell,
      * it can be loaded again */
@@ -174,9 +177,15 @@ enum haul_step {
     HAUL_STEP_TRIAL
 };
 
+/*
+ * What a migration tells its owner. Events come on its own threads, `message` also on the caller's inside
+ * haul_start; so they must not take a lock that is held while haul_start is called, nor call haul_free or
+ * haul_wait. All may be NULL.
+ */
 struct haul_events {
-    /* After each change of state; on the migration_thread or loader thread. Must not call haul_free or
-     * haul_wait. */
+    /* After each change of state; on the migration_thread or loader thread. A final state comes before
+     * haul_wait returns: an owner with an event loop may raise a descriptor of its own here, and then wait.
+     */
     void (*state)(void *opaque, enum haul_state from, enum haul_state to);
     /* At the start of each pass over memory (source), those with the guest stopped included, from 1. */
     void (*pass)(void *opaque, uint32_t pass);
@@ -236,8 +245,8 @@ struct haul_stats {
     uint64_t dirty_pages_rate; /* pages per second, last round */
     uint64_t dirty_sync_count; /* rounds */
     uint64_t pages_per_second;
-    uint64_t bandwidth_bytes_per_s; /* the smoothed estimate behind the threshold */
-    uint64_t threshold_size;        /* bytes: bandwidth * downtime limit */
+    uint64_t bandwidth_bytes_per_s; /* as measured, smoothed; 0: not yet */
+    uint64_t threshold_size;        /* bytes: downtime limit * that bandwidth, or switchover_bandwidth */
     double compression_ratio;       /* page bytes over wire bytes of compressed pages; 1 when none */
     uint32_t page_size;
     uint32_t channels;
@@ -245,6 +254,8 @@ struct haul_stats {
     uint64_t migration_thread_cpu_ns; /* CPU time of the coordinator */
     uint32_t throttle_percent;        /* by which the guest is slowed down now */
     enum haul_ownership ownership;
+    int resume_error; /* source, after a failure: 0, or the negative errno with which the last call of the
+                         guest's `resume` failed: the guest is the source's and does not run */
     char tracker[32];
     enum haul_mode mode;            /* of a destination: its source's, once one came */
     char rdma_provider[64];         /* rdma: only, else "" */
@@ -263,6 +274,9 @@ struct haul_stats {
     uint64_t stream_length;
     uint32_t streams_ready;
     struct haul_disk_stats disk;
+    /* Mode background-snapshot: the file is complete and has its name. With HAUL_STATE_FAILED a crash of the
+     * host could lose it: its directory could not be written to the disk. */
+    bool file_complete;
 };
 
 struct haul_channel_stats {
@@ -299,8 +313,10 @@ int haul_destination_new(const struct haul_options *options, struct haul_migrati
                          struct haul_error *error);
 
 /*
- * The set_ and add_ functions register the guest; before haul_start only (-EBUSY after). Ops structs must
- * outlive the migration; `opaque` is handed back to every callback.
+ * The set_ and add_ functions register the guest; before haul_start only (-EBUSY after). Ops structs of
+ * trackers, guards and state handlers must outlive the migration, the others and blocks are copied; `opaque`
+ * is handed back to every callback.
+ * haul_set_tracker, haul_set_write_guard: -EINVAL (a member is NULL that is not optional).
  * haul_add_ram: -EINVAL (empty or long name, unaligned, zero length), -EEXIST (name taken), -ENOSPC (over
  * 1024 blocks).
  */
@@ -319,7 +335,8 @@ int haul_set_events(struct haul_migration *migration, const struct haul_events *
 
 /*
  * haul_add_fd hands a descriptor to the migration, which closes it in the end; fd:NAME in the URI refers to
- * it. How it came (inherited, or by SCM_RIGHTS) is the caller's matter. Before haul_start. On failure the
+ * it. How it came (inherited, or by SCM_RIGHTS) is the caller's matter; a number in the URI is only for one
+ * that the process inherited, and is refused when it is close-on-exec. Before haul_start. On failure the
  * descriptor stays the caller's: -EINVAL (a name of 1 to 63 bytes without commas and slashes, no digit
  * first), -EEXIST, -ENOSPC, -EBUSY.
  */
@@ -337,6 +354,12 @@ void haul_say(struct haul_migration *migration, const char *text);
  * (HAUL_OWNER_DESTINATION). PATH must not exist. A destination starts its guest from it, with
  * options.channels reader threads; whether the file is sound and fits is checked before haul_start returns
  * (header and blocks) and before the guest runs (every byte).
+ * From here until HANDOVER nobody but the engine and state handlers may write a destination's memory: which
+ * pages are zero already is found out once. With options.verify `load` may not write it either.
+ * exec: and ssh: start children, which the application must not reap (waitpid for any, SIGCHLD ignored).
+ * -EINVAL (the URI; what is registered does not fit: a private mapping with a file, no tracker), -EBUSY
+ * (started before), -ENOTSUP (this transport or mode cannot do it), -ENOMEM, and what the system said of
+ * binding, of the file or of starting a thread. After a failure it may be called again.
  */
 int haul_start(struct haul_migration *migration, const char *uri, struct haul_error *error);
 

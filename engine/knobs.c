@@ -45,7 +45,7 @@ int haul_set_downtime_limit(struct haul_migration *migration, uint32_t limit_ms,
 int haul_continue(struct haul_migration *migration)
 {
     int expected = HAUL_HOLD_HELD;
-    /* Pairs with the load in haul_source_hold. */
+    /* Pairs with the load in hold (engine/source/switchover.c). */
     if (!atomic_compare_exchange_strong(&migration->hold, &expected, HAUL_HOLD_RELEASED)) {
         return -EINVAL;
     }

@@ -3,6 +3,7 @@
 
 #include "engine/clock.h"
 #include "engine/disks.h"
+#include "engine/holes.h"
 #include "engine/state.h"
 #include "engine/streams.h"
 
@@ -123,6 +124,9 @@ int haul_set_tracker(struct haul_migration *migration, const struct haul_tracker
                      struct haul_error *error)
 {
     int rc = check_not_started(migration, error);
+    if (rc == 0 && !(ops->name && ops->start && ops->sync && ops->stop)) {
+        rc = haul_error_set(error, EINVAL, "a dirty tracker needs name, start, sync and stop");
+    }
     if (rc == 0) {
         migration->tracker = ops;
         migration->tracker_opaque = opaque;
@@ -134,6 +138,9 @@ int haul_set_write_guard(struct haul_migration *migration, const struct haul_wri
                          void *opaque, struct haul_error *error)
 {
     int rc = check_not_started(migration, error);
+    if (rc == 0 && !(ops->name && ops->protect && ops->release && ops->wait && ops->stop)) {
+        rc = haul_error_set(error, EINVAL, "a write guard needs name, protect, release, wait and stop");
+    }
     if (rc == 0) {
         migration->guard = ops;
         migration->guard_opaque = opaque;
@@ -226,6 +233,7 @@ int haul_start(struct haul_migration *migration, const char *uri, struct haul_er
         return haul_error_set(error, ENOMEM, "no memory for the block table");
     }
     for (uint32_t i = 0; i < migration->block_count; i++) {
+        rc = rc < 0 ? rc : haul_holes_check(&migration->blocks[i], error);
         migration->views[i].host = migration->blocks[i].host;
         migration->views[i].pages = migration->blocks[i].length / HAUL_PAGE_SIZE;
         migration->stats.total += migration->blocks[i].length;
@@ -238,7 +246,7 @@ int haul_start(struct haul_migration *migration, const char *uri, struct haul_er
     migration->file_path = file_path(migration->uri);
     migration->started_ns = haul_now_ns();
     migration->stats.page_size = HAUL_PAGE_SIZE;
-    rc = haul_disks_check(migration, error);
+    rc = rc < 0 ? rc : haul_disks_check(migration, error);
     if (rc == 0) {
         rc = migration->source ? haul_source_start(migration, uri, error)
                                : haul_destination_start(migration, uri, error);
@@ -391,7 +399,10 @@ void haul_say(struct haul_migration *migration, const char *text)
 
 int haul_migration_step(struct haul_migration *migration, enum haul_step step, struct haul_error *error)
 {
-    return migration->events.step ? migration->events.step(migration->events_opaque, step, error) : 0;
+    struct haul_error unheard; /* where the step is no longer to be refused */
+    return migration->events.step
+               ? migration->events.step(migration->events_opaque, step, error ? error : &unheard)
+               : 0;
 }
 
 int haul_migration_try_step(struct haul_migration *migration, uint64_t *ns, struct haul_error *error)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "engine/streams.h"
 
+#include "engine/clock.h"
 #include "engine/destination/destination.h"
 #include "engine/source/source.h"
 
@@ -94,7 +95,7 @@ static uint64_t wait_ns(void *opaque)
     rate = share == HAUL_STREAMS_UNLIMITED ? 0 : share == HAUL_STREAMS_HALF ? rate - rate / 2 : rate;
     uint64_t used = haul_streams_carried(streams, false);
     pthread_mutex_lock(&streams->lock);
-    uint64_t wait = haul_rate_limit_wait(&streams->limit, rate, used);
+    uint64_t wait = haul_rate_limit_wait(&streams->limit, rate, used, haul_now_ns());
     pthread_mutex_unlock(&streams->lock);
     return wait;
 }
@@ -148,7 +149,7 @@ static int start(struct haul_side_stream *stream, int connection, struct haul_er
         stream->meter.wait_ns = wait_ns;
         stream->meter.opaque = stream->all;
     }
-    int code = pthread_create(&stream->thread, NULL, carry, stream);
+    int code = -haul_thread_start(&stream->thread, carry, stream);
     if (code) {
         return haul_error_set(error, code, "cannot start the thread of side stream %s: %s", stream->name,
                               strerror(code));

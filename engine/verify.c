@@ -116,7 +116,7 @@ static int hash_all(struct haul_migration *migration, struct job *job, pthread_t
                     struct haul_error *error)
 {
     unsigned started = 0;
-    while (started + 1 < threads && pthread_create(&helpers[started], NULL, helper_main, job) == 0) {
+    while (started + 1 < threads && haul_thread_start(&helpers[started], helper_main, job) == 0) {
         started++; /* fewer helpers than wanted only take longer: this thread hashes too */
     }
     int rc = check(migration, error); /* the helpers may leave this thread nothing to do */

@@ -93,6 +93,11 @@ int haul_memory_node(const void *address)
     return status;
 }
 
+int haul_placement_node(const struct haul_topology *topology, const struct haul_placement_slot *slot)
+{
+    return topology ? slot->node : HAUL_NODE_UNKNOWN;
+}
+
 void *haul_placement_alloc(size_t size, int node)
 {
     void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

@@ -104,6 +104,10 @@ void haul_placement_print(const struct haul_placement_slot *slots, unsigned chan
 int haul_placement_apply(const struct haul_topology *topology, const struct haul_placement_slot *slot,
                          struct haul_error *error);
 
+/* haul_placement_node returns the node for the memory of a channel: the slot's where placement is in use
+ * (`topology` is not NULL). */
+int haul_placement_node(const struct haul_topology *topology, const struct haul_placement_slot *slot);
+
 /* haul_placement_alloc returns `size` zeroed bytes, page-aligned, on `node` while it has room (any when
  * unknown), or NULL. haul_placement_free takes the same size, and NULL. */
 void *haul_placement_alloc(size_t size, int node);

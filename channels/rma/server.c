@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "channels/rma/server.h"
 
-#include "channels/channel_thread.h"
 #include "channels/thread_list.h"
 #include "channels/wire.h"
 
@@ -82,7 +81,7 @@ int haul_rma_server_new(struct haul_rma *rma, unsigned index, int fd, struct hau
     made->fd = fd;
     made->threads = threads;
     pthread_mutex_init(&made->lock, NULL);
-    int rc = haul_channel_thread_start(&made->thread, run, made);
+    int rc = haul_thread_start(&made->thread, run, made);
     if (rc < 0) {
         pthread_mutex_destroy(&made->lock);
         free(made);

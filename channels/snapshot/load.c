@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The threads that read and check the pages of a snapshot. */
 #include "channels/account.h"
-#include "channels/channel_thread.h"
 #include "channels/snapshot/file_io.h"
 #include "channels/snapshot/source.h"
 #include "channels/socket_io.h"
@@ -258,7 +257,7 @@ static int start_loader(struct haul_snapshot_load *load, unsigned index, struct 
             return haul_error_set(error, ENOMEM, "no memory for reader %u", index);
         }
     }
-    int rc = haul_channel_thread_start(&loader->thread, run, loader);
+    int rc = haul_thread_start(&loader->thread, run, loader);
     loader->started = rc == 0;
     return rc == 0 ? 0 : haul_error_set(error, -rc, "starting reader %u: %s", index, strerror(-rc));
 }

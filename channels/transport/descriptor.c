@@ -11,13 +11,17 @@
 
 int haul_descriptor_take(const char *uri, int number, int *fd, struct haul_error *error)
 {
+    /* What this process opened for itself is close-on-exec; what it inherited came through exec. */
+    int flags = fcntl(number, F_GETFD);
+    if (flags < 0 || (flags & FD_CLOEXEC)) {
+        return haul_error_set(error, EBADF,
+                              "%.100s: this process was given no open descriptor %d; hand it over when you "
+                              "start it (in a shell: %d<>...)",
+                              uri, number, number);
+    }
     int taken = fcntl(number, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
     if (taken < 0) {
-        return haul_error_set(
-            error, errno,
-            "%.100s: this process has no open descriptor %d; hand it over when you start it "
-            "(in a shell: %d<>...)",
-            uri, number, number);
+        return haul_error_set(error, errno, "%.100s: descriptor %d: %s", uri, number, strerror(errno));
     }
     int nothing = number <= STDERR_FILENO ? open("/dev/null", O_RDWR | O_CLOEXEC) : -1;
     if (nothing >= 0) {

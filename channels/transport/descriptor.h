@@ -10,7 +10,7 @@
 /*
  * haul_descriptor_take moves the inherited descriptor `number` to a new one, *fd, close-on-exec, and frees
  * the number, so that nothing else uses it: standard input and output become /dev/null. -EBADF: it is not
- * open.
+ * open, or close-on-exec, as are the descriptors that this process opened for its own use.
  */
 int haul_descriptor_take(const char *uri, int number, int *fd, struct haul_error *error);
 

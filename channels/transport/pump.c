@@ -5,7 +5,6 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -57,7 +56,7 @@ static int take_in(struct flow *flow)
 static int give_out(struct flow *flow)
 {
     /* A socket's SIGPIPE would end the process that a library must not end; a pipe's cannot be kept away
-     * here, so the threads and programs that pump block or ignore it. */
+     * here, so the library's threads block it, and programs that pump ignore it. */
     ssize_t put = send(flow->to, flow->buffer + flow->start, flow->end - flow->start, MSG_NOSIGNAL);
     if (put < 0 && errno == ENOTSOCK) {
         put = write(flow->to, flow->buffer + flow->start, flow->end - flow->start);
@@ -185,17 +184,6 @@ static void *pump_main(void *argument)
     return NULL;
 }
 
-/* Starts the thread with every signal blocked: they are the caller's, and SIGPIPE is nobody's. */
-static int start_thread(struct haul_pump *pump)
-{
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int result = pthread_create(&pump->thread, NULL, pump_main, pump);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return -result;
-}
-
 int haul_pump_start(int in, int out, struct haul_thread_list *threads, struct haul_pump **pump, int *fd,
                     struct haul_error *error)
 {
@@ -211,7 +199,7 @@ int haul_pump_start(int in, int out, struct haul_thread_list *threads, struct ha
             code = errno;
         } else {
             made->socket = pair[0];
-            code = -start_thread(made);
+            code = -haul_thread_start(&made->thread, pump_main, made);
         }
     }
     if (code == 0) {

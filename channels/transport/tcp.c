@@ -128,8 +128,13 @@ static int tcp_listen(struct haul_listener *listener, struct haul_error *error)
     struct haul_tcp_list list;
     const char *uri = listener->end.uri;
     int result = haul_tcp_list_parse(uri, listener->end.address, HAUL_URI_LISTEN, &list, error);
+    uint32_t timeout_ms = listener->end.options.limits.connect_timeout_ms;
+    struct haul_attempt attempt = {.uri = uri,
+                                   .deadline_ns = haul_io_now_ns() + (uint64_t)timeout_ms * 1000000u,
+                                   .timeout_ms = timeout_ms,
+                                   .cancel_fd = listener->end.options.cancel_fd};
     if (result == 0) {
-        result = haul_tcp_list_look_up(uri, AI_PASSIVE, &list, error);
+        result = haul_tcp_list_look_up(&attempt, AI_PASSIVE, &list, error);
     }
     size_t size;
     FILE *text = result == 0 ? open_memstream(&listener->uri, &size) : NULL;
@@ -279,7 +284,7 @@ static int tcp_connect(struct haul_connector *connector, const struct haul_attem
                        int *fd, struct haul_error *error)
 {
     struct tcp_state *state = connector->state;
-    int result = haul_tcp_list_look_up(attempt->uri, 0, &state->peers, error);
+    int result = haul_tcp_list_look_up(attempt, 0, &state->peers, error);
     if (result < 0) {
         return result;
     }

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "channels/transport/tcp_address.h"
 
+#include "channels/transport/look_up.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -74,21 +76,35 @@ int haul_tcp_list_parse(const char *uri, const char *address, enum haul_uri_role
     }
 }
 
-int haul_tcp_list_look_up(const char *uri, int flags, struct haul_tcp_list *list, struct haul_error *error)
+static int unknown_host(const struct haul_attempt *attempt, const char *host, int code,
+                        struct haul_error *error)
 {
-    struct addrinfo hints = {
-        .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = flags | AI_NUMERICSERV};
+    switch (code) {
+    case -ETIMEDOUT:
+        return haul_error_set(error, ETIMEDOUT,
+                              "%s: no name server told within %u ms what the address of \"%s\" is; see "
+                              "resolv.conf, or give the address",
+                              attempt->uri, attempt->timeout_ms, host);
+    case -ECANCELED:
+        return haul_error_set(error, ECANCELED, "%s: looking up \"%s\": cancelled", attempt->uri, host);
+    default:
+        return code < 0 ? haul_error_set(error, -code, "%s: looking up \"%s\": %s", attempt->uri, host,
+                                         strerror(-code))
+                        : haul_error_set(error, EHOSTUNREACH, "%s: the host \"%s\" is not known: %s",
+                                         attempt->uri, host, gai_strerror(-code));
+    }
+}
+
+int haul_tcp_list_look_up(const struct haul_attempt *attempt, int flags, struct haul_tcp_list *list,
+                          struct haul_error *error)
+{
     for (unsigned i = 0; i < list->count; i++) {
         struct haul_tcp_place *place = &list->places[i];
-        const char *host = place->any ? NULL : place->host;
-        int result = place->found ? 0 : getaddrinfo(host, place->port, &hints, &place->found);
-        if (result == EAI_SYSTEM) {
-            return haul_error_set(error, errno, "%s: looking up \"%s\": %s", uri, place->host,
-                                  strerror(errno));
-        }
+        int result = place->found ? 0
+                                  : haul_look_up(attempt, place->any ? NULL : place->host, place->port, flags,
+                                                 &place->found);
         if (result != 0) {
-            return haul_error_set(error, EHOSTUNREACH, "%s: the host \"%s\" is not known: %s", uri,
-                                  place->host, gai_strerror(result));
+            return unknown_host(attempt, place->host, result, error);
         }
     }
     return 0;

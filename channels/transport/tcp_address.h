@@ -34,11 +34,10 @@ struct haul_tcp_list {
 int haul_tcp_list_parse(const char *uri, const char *address, enum haul_uri_role role,
                         struct haul_tcp_list *list, struct haul_error *error);
 
-/*
- * haul_tcp_list_look_up finds the addresses of every place. A name that is not numeric goes to the system's
- * resolver, whose own timeouts bound the wait (resolv.conf). -EHOSTUNREACH: a host is not known.
- */
-int haul_tcp_list_look_up(const char *uri, int flags, struct haul_tcp_list *list, struct haul_error *error);
+/* haul_tcp_list_look_up finds the addresses of every place within `attempt`. -EHOSTUNREACH: a host is not
+ * known; -ETIMEDOUT, -ECANCELED. */
+int haul_tcp_list_look_up(const struct haul_attempt *attempt, int flags, struct haul_tcp_list *list,
+                          struct haul_error *error);
 
 /* haul_tcp_list_parse_sources reads a comma list of numeric own addresses, as --bind has it. -EINVAL. */
 int haul_tcp_list_parse_sources(const char *text, struct haul_tcp_list *list, struct haul_error *error);

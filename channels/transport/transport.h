@@ -40,7 +40,8 @@ struct haul_transport_options {
     const char *ssh;  /* connector, ssh: the command to use, with options; NULL: "ssh" */
     const char *remote_haul;    /* connector, ssh: the program there; NULL: "haul" */
     const char *remote_options; /* connector, ssh: options of the haul receive there, for its shell */
-    struct haul_named_fd *fds;  /* fd: descriptors by name; one that is taken over becomes -1 */
+    int cancel_fd; /* listener: an eventfd that ends haul_listener_open when it becomes readable; 0: none */
+    struct haul_named_fd *fds; /* fd: descriptors by name; one that is taken over becomes -1 */
     unsigned fd_count;
     struct haul_thread_list *threads; /* where threads that bridge pipes enter themselves; NULL: nowhere */
 };
@@ -99,7 +100,8 @@ void haul_connector_close(struct haul_connector *connector);
 /*
  * haul_listener_open binds and listens at `uri`. `options` may be NULL. tcp port 0 takes a free port. A unix
  * path that exists is replaced only when it is a socket on which nobody listens. -EINVAL: bad URI (the
- * message shows the right form); -EADDRINUSE, -EACCES, -ENOENT: as the message says.
+ * message shows the right form); -EADDRINUSE, -EACCES, -ENOENT: as the message says. Waits for the resolver
+ * when `uri` has a name, for connect_timeout_ms at most: -ETIMEDOUT, -ECANCELED.
  */
 int haul_listener_open(const char *uri, const struct haul_transport_options *options,
                        struct haul_listener **listener, struct haul_error *error);

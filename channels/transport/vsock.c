@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 #include <linux/vm_sockets.h>
@@ -97,7 +98,12 @@ static int vsock_connect(struct haul_connector *connector, const struct haul_att
         return errno == EAFNOSUPPORT ? no_vsock("connecting to", attempt->uri, error)
                                      : haul_attempt_failed(attempt, errno, error);
     }
-    int result = haul_attempt_connect(attempt, connected, (struct sockaddr *)&place, sizeof place);
+    /* Left alone, the kernel gives up after two seconds. */
+    struct timeval limit = {.tv_sec = attempt->timeout_ms / 1000,
+                            .tv_usec = (suseconds_t)(attempt->timeout_ms % 1000) * 1000};
+    int result = setsockopt(connected, AF_VSOCK, SO_VM_SOCKETS_CONNECT_TIMEOUT, &limit, sizeof limit) < 0
+                     ? -errno
+                     : haul_attempt_connect(attempt, connected, (struct sockaddr *)&place, sizeof place);
     if (result == 0) {
         *fd = connected;
         return 0;

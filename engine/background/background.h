@@ -16,6 +16,7 @@
 #include "channels/account.h"
 #include "channels/doorbell.h"
 #include "channels/snapshot/writer.h"
+#include "engine/background/patience.h"
 #include "engine/background/wait_histogram.h"
 #include "engine/migration.h"
 #include "engine/source/source.h"
@@ -108,8 +109,9 @@ struct haul_bg_priority {
     pthread_mutex_t lock;     /* of who changes it, and `over` */
     bool over;                /* writers are about to be joined */
     HAUL_ATOMIC(bool) modest; /* relaxed, a hint that spares the lock */
-    uint64_t looked_ns;       /* the coordinator's, as is the next */
+    uint64_t looked_ns;       /* the coordinator's, as is the rest */
     uint64_t used_ns[HAUL_CHANNELS_MAX];
+    struct haul_patience patience;
 };
 
 struct haul_background {
@@ -127,7 +129,7 @@ struct haul_background {
     struct haul_bg_writer *writers;   /* options.channels */
     unsigned writer_count;            /* made */
     HAUL_ATOMIC(uint64_t) next_chunk; /* relaxed: hands out chunks */
-    HAUL_ATOMIC(bool) begun;          /* release at the moment; acquire in the writers, who wait for it */
+    HAUL_ATOMIC(bool) begun;          /* release once the guest was resumed; acquire in the writers */
     HAUL_ATOMIC(bool) draining;       /* release once no slot is filled any more; acquire in the writers */
     HAUL_ATOMIC(bool) aborted;        /* relaxed: ends the writers sooner */
     HAUL_ATOMIC(unsigned)
@@ -170,7 +172,7 @@ bool haul_bg_pages_find(const struct haul_bg_block *block, uint64_t first, uint3
 /*
  * haul_bg_pages_check makes sure that pages still have the content that they had at the moment: -ENODATA when
  * one of `wanted` became a hole (balloon, discard: trap T8). Before they are copied, which fills holes. For
- * writers only: it may wait for locks of the file, which a thread that was preempted may hold.
+ * pages that are not in memory it may wait for locks of the file, which a thread that was preempted may hold.
  */
 int haul_bg_pages_check(const struct haul_bg_block *block, uint64_t first, uint32_t count,
                         const uint64_t *wanted, struct haul_error *error);
@@ -229,13 +231,13 @@ void haul_bg_priority_hurry(struct haul_background *background);
 
 /* ---- threads ---- */
 
-/* Started before the moment. The writers wait for `begun`, and end once `draining` or `aborted` is set and
- * haul_bg_writers_ring was called; the fault thread ends when fault_stop_fd is readable. */
+/* Started before the moment. The writers read no memory before `begun`, and end once `draining` or `aborted`
+ * is set and haul_bg_writers_ring was called; the fault thread ends when fault_stop_fd is readable. */
 int haul_bg_faults_start(struct haul_background *background, struct haul_error *error);
 int haul_bg_writer_start(struct haul_bg_writer *writer, struct haul_error *error);
 void haul_bg_writers_ring(struct haul_background *background);
 
-/* haul_bg_fail notes the first failure and tells the coordinator. */
+/* haul_bg_fail notes the first failure, lets every write go on, and tells the coordinator. */
 void haul_bg_fail(struct haul_background *background, const struct haul_error *error);
 
 /* ---- for the rest of the engine ---- */

@@ -28,6 +28,9 @@ void haul_bg_fail(struct haul_background *background, const struct haul_error *e
         atomic_store_explicit(&background->failed, error->code, memory_order_release);
     }
     pthread_mutex_unlock(&background->lock);
+    /* No write waits any more: the coordinator may be in a call that waits for one. */
+    haul_bg_pages_give_up(&background->pages);
+    haul_bg_pool_close(&background->pool);
     haul_doorbell_ring(&background->migration->source->bell);
 }
 
@@ -334,8 +337,11 @@ static int complete(struct haul_migration *migration, struct haul_error *error)
     }
     if (rc == 0) {
         rc = haul_file_source_publish(migration->source->file, &uncertain, error);
+        pthread_mutex_lock(&migration->lock);
+        migration->stats.file_complete = rc == 0 || uncertain;
+        pthread_mutex_unlock(&migration->lock);
     }
-    if (rc < 0 && rc != -ECANCELED && uncertain) {
+    if (rc < 0 && uncertain) {
         haul_error_prefix(error, "the file is complete and has its name, but a crash of this host could lose "
                                  "it: ");
     }
@@ -350,21 +356,20 @@ static void give_up(struct haul_migration *migration)
 {
     struct haul_source *source = migration->source;
     struct haul_background *background = source->background;
-    struct haul_error error = {0};
     if (background) {
         haul_bg_pages_give_up(&background->pages);
         haul_bg_pool_close(&background->pool);
     }
-    if (haul_source_resume(migration, &error) < 0) {
-        haul_migration_say(migration, "%s", error.message);
-    }
+    bool runs = haul_source_give_back(migration);
     if (background) {
         atomic_store_explicit(&background->aborted, true, memory_order_relaxed);
         end_writers(background);
         end_faults(background);
     }
     stop_guard(migration);
-    haul_migration_step(migration, HAUL_STEP_RESUMED, NULL);
+    if (runs) {
+        haul_migration_step(migration, HAUL_STEP_RESUMED, NULL);
+    }
     if (source->file) {
         haul_file_source_discard(source->file);
     }

@@ -52,6 +52,10 @@ static int save(struct haul_background *background, const struct haul_waiting_wr
     slot->first = first;
     slot->count = count;
     if (haul_bg_pages_find(block, first, count, slot->won)) {
+        int rc = haul_bg_pages_check(block, first, count, slot->won, error);
+        if (rc < 0) {
+            return rc;
+        }
         copy_wanted(block, slot);
         haul_bg_pages_take(pages, write->block, first, count, slot->won);
     }
@@ -65,15 +69,19 @@ static int save(struct haul_background *background, const struct haul_waiting_wr
     return rc;
 }
 
-static int serve(struct haul_background *background, const struct haul_waiting_write *write,
-                 struct haul_bg_slot **spare, struct haul_error *error)
+static void serve(struct haul_background *background, const struct haul_waiting_write *write,
+                  struct haul_bg_slot **spare)
 {
     int rc;
-    if (!haul_bg_pages_let_go(&background->pages, write, &rc, error)) {
-        rc = save(background, write, spare, error);
+    struct haul_error error;
+    if (!haul_bg_pages_let_go(&background->pages, write, &rc, &error)) {
+        rc = save(background, write, spare, &error);
+    }
+    if (rc < 0) { /* whoever waits goes on all the same, now that the snapshot has failed */
+        haul_bg_fail(background, &error);
+        haul_bg_pages_let_go(&background->pages, write, &rc, &error);
     }
     haul_wait_histogram_add(&background->waits, haul_now_ns() - write->since_ns);
-    return rc;
 }
 
 static void *fault_main(void *argument)
@@ -89,12 +97,11 @@ static void *fault_main(void *argument)
         struct haul_waiting_write writes[WRITES];
         int count =
             pages->guard->wait(pages->guard_opaque, background->fault_stop_fd, writes, WRITES, &error);
-        int rc = count < 0 ? count : 0;
-        for (int i = 0; rc == 0 && i < count; i++) {
-            rc = serve(background, &writes[i], &spare, &error);
-        }
-        if (rc < 0) {
+        if (count < 0) {
             haul_bg_fail(background, &error);
+        }
+        for (int i = 0; i < count; i++) {
+            serve(background, &writes[i], &spare);
         }
         if (count <= 0) {
             break;
@@ -109,7 +116,7 @@ static void *fault_main(void *argument)
 
 int haul_bg_faults_start(struct haul_background *background, struct haul_error *error)
 {
-    int code = pthread_create(&background->fault_thread, NULL, fault_main, background);
+    int code = -haul_thread_start(&background->fault_thread, fault_main, background);
     background->fault_started = code == 0;
     return code == 0 ? 0
                      : haul_error_set(error, code, "cannot start the thread that serves writes: %s",

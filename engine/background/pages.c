@@ -113,12 +113,11 @@ static void set_armed(struct haul_bg_block *block, uint64_t cluster)
  */
 static uint64_t next_content(const struct haul_bg_block *block, uint64_t page)
 {
-    off_t at = (off_t)(block->ram->fd_offset + page * HAUL_PAGE_SIZE);
-    off_t data = lseek(block->ram->fd, at, SEEK_DATA);
-    if (data < 0) { /* anything but ENXIO: this file does not tell */
-        return errno == ENXIO ? block->pages : page;
-    }
-    return page + (uint64_t)(data - at) / HAUL_PAGE_SIZE;
+    off_t origin = (off_t)block->ram->fd_offset;
+    off_t at = origin + (off_t)(page * HAUL_PAGE_SIZE);
+    off_t end = origin + (off_t)(block->pages * HAUL_PAGE_SIZE);
+    off_t data = haul_holes_next_content(block->ram, at, end);
+    return data < 0 ? page : (uint64_t)(data - origin) / HAUL_PAGE_SIZE;
 }
 
 /* Adds to `present` what has content by now. */
@@ -201,7 +200,7 @@ int haul_bg_pages_moment(struct haul_bg_pages *pages, struct haul_error *error)
     /* Whoever writes meanwhile (there should be nobody) waits for the lock, and then for being saved. */
     pthread_mutex_lock(&pages->lock);
     int64_t armed = arm_all_again(pages, error);
-    if (armed >= 0) {
+    if (armed >= 0 && phase_of(pages) == HAUL_BG_ARMING) {
         atomic_store_explicit(&pages->phase, HAUL_BG_SAVING, memory_order_release);
     }
     pthread_mutex_unlock(&pages->lock);
@@ -279,8 +278,8 @@ int haul_bg_pages_check(const struct haul_bg_block *block, uint64_t first, uint3
                         const uint64_t *wanted, struct haul_error *error)
 {
     unsigned char resident[HAUL_BG_HUGE_PAGES] = {0};
-    if (block->ram->fd < 0) {
-        return 0;
+    if (block->ram->fd < 0 || block->ram->page_size > HAUL_PAGE_SIZE) {
+        return 0; /* a file of huge pages says of none that it is a hole */
     }
     /* This says of most pages that they are there, without the file's lock. */
     if (mincore((void *)(uintptr_t)(block->host + first * HAUL_PAGE_SIZE), count * HAUL_PAGE_SIZE, resident) <

@@ -3,7 +3,9 @@
  * Who runs first, where there are fewer CPUs than threads. The fault thread comes before everybody: the guest
  * waits for it. The writers are modest, they come after everybody: a vCPU that was let go on gets its CPU at
  * once, not when a time slice of theirs ends, which is some milliseconds later. They are modest no longer
- * when that keeps them from working, or when the fault thread runs out of slots.
+ * when that keeps them from working, or when the fault thread runs out of slots. Once they had enough they
+ * are modest again, in the first case not at once and each time later: what kept them from working is likely
+ * to be there still.
  */
 #include "engine/background/background.h"
 
@@ -126,9 +128,9 @@ void haul_bg_priority_look(struct haul_background *background)
     if (!priority->changeable || passed < WINDOW_NS) {
         return;
     }
-    bool modest = !short_of_slots(background);
+    bool any_starved = false;
     for (unsigned i = 0; i < background->writer_count; i++) {
-        modest = !starved(priority, &background->writers[i], passed) && modest;
+        any_starved = starved(priority, &background->writers[i], passed) || any_starved;
     }
     bool first = priority->looked_ns == 0; /* since when they have had work is not known */
     priority->looked_ns = now;
@@ -136,7 +138,8 @@ void haul_bg_priority_look(struct haul_background *background)
         return;
     }
     pthread_mutex_lock(&priority->lock);
-    set_writers(background, modest);
+    bool may = haul_patience_look(&priority->patience, is_modest(priority), any_starved);
+    set_writers(background, may && !short_of_slots(background));
     pthread_mutex_unlock(&priority->lock);
 }
 

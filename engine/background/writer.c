@@ -136,24 +136,30 @@ static uint64_t owed_ns(struct haul_background *background)
     uint64_t rate = atomic_load_explicit(&background->migration->knobs.max_bandwidth, memory_order_relaxed);
     uint64_t bytes = atomic_load_explicit(&background->streamed, memory_order_relaxed);
     pthread_mutex_lock(&background->lock);
-    uint64_t wait = haul_rate_limit_wait(&background->limit, rate, bytes);
+    uint64_t wait = haul_rate_limit_wait(&background->limit, rate, bytes, haul_now_ns());
     pthread_mutex_unlock(&background->lock);
     return wait;
 }
 
 /* ---- the thread ---- */
 
-/* 0: nothing to do now; 1: did something; negative: failed. */
+/*
+ * 0: nothing to do now; 1: did something; negative: failed. Memory is read from `begun` on, when the guest
+ * was told to run: that would make the stop longer. Slots are emptied from the moment on: what tells the
+ * guest to run may write memory itself, or wait for somebody who does.
+ */
 static int step(struct haul_bg_writer *writer, bool *streaming, uint64_t *wait_ns, struct haul_error *error)
 {
     struct haul_background *background = writer->background;
+    /* Acquire, pairs with the release in stream. */
+    bool begun = atomic_load_explicit(&background->begun, memory_order_acquire);
     struct haul_bg_slot *slot = haul_bg_pool_take_full(&background->pool);
     *wait_ns = IDLE_NS;
     if (slot) {
         int rc = store_slot(writer, slot, error);
         return rc < 0 ? rc : 1;
     }
-    if (!*streaming) {
+    if (!begun || !*streaming) {
         return 0;
     }
     *wait_ns = owed_ns(background);
@@ -184,8 +190,7 @@ static void work(struct haul_bg_writer *writer)
         /* Acquire, pairs with the release that set it: every slot is full or free by then. */
         bool last_look = atomic_load_explicit(&background->draining, memory_order_acquire);
         uint64_t wait_ns = IDLE_NS;
-        bool begun = atomic_load_explicit(&background->begun, memory_order_acquire);
-        int rc = begun ? step(writer, &streaming, &wait_ns, &error) : 0;
+        int rc = step(writer, &streaming, &wait_ns, &error);
         if (rc < 0) {
             haul_bg_fail(background, &error);
             return;
@@ -219,7 +224,7 @@ int haul_bg_writer_start(struct haul_bg_writer *writer, struct haul_error *error
 {
     haul_doorbell_init(&writer->bell);
     haul_account_start(&writer->account);
-    int code = pthread_create(&writer->thread, NULL, writer_main, writer);
+    int code = -haul_thread_start(&writer->thread, writer_main, writer);
     writer->started = code == 0;
     return code == 0 ? 0
                      : haul_error_set(error, code, "cannot start a thread that writes the file: %s",

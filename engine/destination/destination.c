@@ -485,16 +485,19 @@ int haul_destination_start(struct haul_migration *migration, const char *uri, st
         rc = haul_populate_start(migration, threads, &destination->populate, error);
     }
     if (rc == 0) {
-        int failed = pthread_create(&migration->thread, NULL, loader_thread, migration);
-        rc = failed == 0 ? 0 : haul_error_set(error, failed, "cannot start the loader: %s", strerror(failed));
+        rc = haul_thread_start(&migration->thread, loader_thread, migration);
+        rc = rc == 0 ? 0 : haul_error_set(error, -rc, "cannot start the loader: %s", strerror(-rc));
     }
     if (rc < 0) {
         haul_populate_stop(destination->populate);
         destination->populate = NULL;
         haul_listener_close(migration->listener);
         migration->listener = NULL;
-        haul_file_destination_free(destination->file);
+        pthread_mutex_lock(&migration->lock); /* a cancel may look at it */
+        struct haul_file_destination *file = destination->file;
         destination->file = NULL;
+        pthread_mutex_unlock(&migration->lock);
+        haul_file_destination_free(file);
         free(destination->uri);
         destination->uri = NULL;
         free_present(migration);

@@ -171,10 +171,10 @@ int haul_populate_start(struct haul_migration *migration, unsigned threads, stru
     }
     made->list = &migration->threads;
     for (unsigned i = 0; i < threads; i++) {
-        int rc = pthread_create(&made->thread[i], NULL, populate_main, made);
-        if (rc != 0) {
+        int rc = haul_thread_start(&made->thread[i], populate_main, made);
+        if (rc < 0) {
             haul_populate_stop(made);
-            return haul_error_set(error, rc, "cannot start a populating thread: %s", strerror(rc));
+            return haul_error_set(error, -rc, "cannot start a populating thread: %s", strerror(-rc));
         }
         run_when_idle(made->thread[i], true);
         made->threads++;

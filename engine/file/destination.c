@@ -55,7 +55,9 @@ int haul_file_destination_open(struct haul_migration *migration, struct haul_err
     file->threads = migration->options.channels;
     migration->stats.channels = file->threads;
     memcpy(migration->id, haul_snapshot_reader_header(file->reader)->id, sizeof migration->id);
+    pthread_mutex_lock(&migration->lock); /* a cancel may look at it */
     migration->destination->file = file;
+    pthread_mutex_unlock(&migration->lock);
     return 0;
 }
 

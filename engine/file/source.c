@@ -163,7 +163,7 @@ static int compare(struct haul_migration *migration, struct haul_file_source *fi
     unsigned wanted = haul_allowed_cpus() - 1;
     unsigned started = 0;
     while (started < wanted && started < HAUL_CHANNELS_MAX &&
-           pthread_create(&helpers[started], NULL, compare_main, &job) == 0) {
+           haul_thread_start(&helpers[started], compare_main, &job) == 0) {
         started++; /* fewer only take longer: this thread compares too */
     }
     compare_leaves(&job);

@@ -112,7 +112,7 @@ static uint64_t rate_limit_wait(struct haul_migration *migration)
         used = haul_source_add_up(source).written + in_flight_bytes(source) +
                haul_streams_carried(migration->streams, false);
     }
-    return haul_rate_limit_wait(&source->limit, rate, used);
+    return haul_rate_limit_wait(&source->limit, rate, used, haul_now_ns());
 }
 
 /* How many pages one batch on channel `index` may have: no more than take some 20 ms. */

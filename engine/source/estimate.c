@@ -22,6 +22,14 @@ static double blend(double old, double sample, double weight)
     return old == 0 ? sample : old + (sample - old) * weight;
 }
 
+uint64_t haul_estimate_carrying_ns(uint64_t *seen_ns, uint64_t busy_ns, uint64_t encode_ns)
+{
+    uint64_t carrying = busy_ns > encode_ns ? busy_ns - encode_ns : 0;
+    uint64_t since = carrying > *seen_ns ? carrying - *seen_ns : 0;
+    *seen_ns += since;
+    return since;
+}
+
 void haul_estimate_add_window(struct haul_estimate *estimate, const struct haul_window *window)
 {
     if (window->delivered_bytes < HAUL_WINDOW_LEAST_BYTES || window->busiest_ns < WINDOW_LEAST_NS) {

@@ -55,6 +55,13 @@ struct haul_estimate {
 
 void haul_estimate_init(struct haul_estimate *estimate);
 
+/*
+ * haul_estimate_carrying_ns returns for how long a channel carried since the last call, by what it was busy
+ * and encoded since its start; *seen_ns is kept for it, 0 at first. Encoding is only counted at its end:
+ * what an earlier call took for carrying, and was not, comes off the next ones.
+ */
+uint64_t haul_estimate_carrying_ns(uint64_t *seen_ns, uint64_t busy_ns, uint64_t encode_ns);
+
 /* haul_estimate_add_window and haul_estimate_add_round take one measurement in. Windows under 64 KiB or 1 us
  * of work are left out. */
 void haul_estimate_add_window(struct haul_estimate *estimate, const struct haul_window *window);

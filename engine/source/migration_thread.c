@@ -46,8 +46,8 @@ static void keep_short(struct haul_migration *migration)
 static uint64_t worked_ns(struct haul_source *source, unsigned index,
                           const struct haul_channel_counters *counters)
 {
-    const struct haul_channel_counters *base = &source->window_base[index];
-    uint64_t busy = (counters->busy_ns - counters->encode_ns) - (base->busy_ns - base->encode_ns);
+    uint64_t busy =
+        haul_estimate_carrying_ns(&source->carrying_ns[index], counters->busy_ns, counters->encode_ns);
     uint64_t link = haul_sender_link_busy_ns(source->senders[index]);
     uint64_t since = link - source->link_base_ns[index];
     source->link_base_ns[index] = link;
@@ -131,7 +131,7 @@ void haul_source_publish(struct haul_migration *migration)
     stats->disk.remaining = source->dirty_disk_pages * HAUL_PAGE_SIZE;
     stats->disk.dirty_pages_rate = (uint64_t)source->dirty_disk_pages_per_s;
     stats->dirty_sync_count = source->passes;
-    stats->bandwidth_bytes_per_s = haul_estimate_bandwidth(&source->estimate);
+    stats->bandwidth_bytes_per_s = (uint64_t)source->estimate.bandwidth_bytes_per_s;
     stats->threshold_size = haul_estimate_threshold(&source->estimate, limit_ns);
     stats->throttle_percent = source->throttle_percent;
     stats->migration_thread_cpu_ns = haul_thread_cpu_ns();
@@ -271,7 +271,7 @@ static void tell_dirt(const struct haul_source *source, char *text, size_t size)
 static void advise(struct haul_migration *migration, uint64_t predicted_ns)
 {
     struct haul_source *source = migration->source;
-    uint64_t bandwidth = haul_estimate_bandwidth(&source->estimate);
+    uint64_t bandwidth = (uint64_t)source->estimate.bandwidth_bytes_per_s;
     uint64_t cap = haul_source_rate_limit(migration);
     uint64_t flush_ns = source->estimate.flush_ns;
     bool capped = cap > 0 && cap < bandwidth;

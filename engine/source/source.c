@@ -222,13 +222,13 @@ static void give_back(struct haul_migration *migration)
 {
     struct haul_source *source = migration->source;
     struct haul_error error = {0};
-    if (haul_source_resume(migration, &error) < 0) {
-        haul_migration_say(migration, "%s", error.message);
-    }
+    bool runs = haul_source_give_back(migration);
     if (source->throttle_percent > 0) {
         migration->guest.throttle(migration->guest_opaque, 0, &error);
     }
-    haul_migration_step(migration, HAUL_STEP_RESUMED, NULL);
+    if (runs) {
+        haul_migration_step(migration, HAUL_STEP_RESUMED, NULL);
+    }
     if (migration->control) {
         haul_control_fail(migration->control, &migration->error);
     }
@@ -343,7 +343,8 @@ int haul_source_init(struct haul_migration *migration, struct haul_error *error)
     if (!source || !(source->senders = calloc(migration->options.channels, sizeof *source->senders)) ||
         !(source->window_base = calloc(migration->options.channels, sizeof *source->window_base)) ||
         !(source->paces = calloc(migration->options.channels, sizeof *source->paces)) ||
-        !(source->link_base_ns = calloc(migration->options.channels, sizeof *source->link_base_ns))) {
+        !(source->link_base_ns = calloc(migration->options.channels, sizeof *source->link_base_ns)) ||
+        !(source->carrying_ns = calloc(migration->options.channels, sizeof *source->carrying_ns))) {
         return haul_error_set(error, ENOMEM, "no memory for the channels");
     }
     haul_pace_share(source->paces, migration->options.channels, HAUL_SENDER_DEPTH);
@@ -394,12 +395,12 @@ int haul_source_start(struct haul_migration *migration, const char *uri, struct 
     if (rc < 0) {
         return rc;
     }
-    rc = pthread_create(&migration->thread, NULL, background ? haul_bg_migration_thread : migration_thread,
-                        migration);
-    if (rc != 0) {
+    rc = haul_thread_start(&migration->thread, background ? haul_bg_migration_thread : migration_thread,
+                           migration);
+    if (rc < 0) {
         haul_connector_close(migration->connector);
         migration->connector = NULL;
-        return haul_error_set(error, rc, "cannot start the migration thread: %s", strerror(rc));
+        return haul_error_set(error, -rc, "cannot start the migration thread: %s", strerror(-rc));
     }
     return 0;
 }
@@ -468,6 +469,7 @@ void haul_source_cleanup(struct haul_migration *migration)
     free_bitmaps(source->bitmaps, migration->view_count);
     free(source->paces);
     free(source->link_base_ns);
+    free(source->carrying_ns);
     free(source->window_base);
     free(source->senders);
     free(source);

@@ -46,6 +46,7 @@ struct haul_source {
     struct haul_channel_counters *window_base; /* counters when the bandwidth window began */
     struct haul_pace *paces;                   /* one per channel */
     uint64_t *link_base_ns;                    /* how long each link was busy by then */
+    uint64_t *carrying_ns;                     /* how long each channel carried by then */
     uint64_t window_started_ns;
     unsigned slow_rounds; /* consecutive rounds that did not come closer to the limit */
     unsigned throttle_percent;
@@ -168,7 +169,12 @@ int haul_source_switchover(struct haul_migration *migration, bool *uncertain, st
 int haul_source_stop(struct haul_migration *migration, uint64_t *stopped_ns, uint64_t *done_ns,
                      struct haul_error *error);
 
-/* haul_source_resume undoes a stop, if there was one, and tells the guest event. */
+/* haul_source_resume undoes a stop, if there was one, and tells the guest event. After an error it can be
+ * tried again. */
 int haul_source_resume(struct haul_migration *migration, struct haul_error *error);
+
+/* haul_source_give_back is the last such try, in the end of a migration that failed. False: the guest does
+ * not run, as stats.resume_error and the migration's error then say. */
+bool haul_source_give_back(struct haul_migration *migration);
 
 #endif

@@ -48,15 +48,33 @@ int haul_source_stop(struct haul_migration *migration, uint64_t *stopped_ns, uin
 int haul_source_resume(struct haul_migration *migration, struct haul_error *error)
 {
     struct haul_source *source = migration->source;
-    int rc = source->stopped && migration->guest.resume
-                 ? migration->guest.resume(migration->guest_opaque, error)
-                 : 0;
+    int rc = migration->guest.resume ? migration->guest.resume(migration->guest_opaque, error) : 0;
+    if (rc < 0) {
+        return haul_error_prefix(error, "the guest does not run at the source: ");
+    }
     source->stopped = false;
-    if (rc == 0 && source->said_stopped) {
+    if (source->said_stopped) {
         source->said_stopped = false;
         haul_migration_guest(migration, true);
     }
-    return rc < 0 ? haul_error_prefix(error, "the guest could not be resumed at the source: ") : 0;
+    return 0;
+}
+
+bool haul_source_give_back(struct haul_migration *migration)
+{
+    struct haul_error failure = {0};
+    int rc = haul_source_resume(migration, &failure);
+    if (rc == 0) {
+        return true;
+    }
+    /* The first try to resume it may be what failed. */
+    if (!strstr(migration->error.message, failure.message)) {
+        haul_error_prefix(&migration->error, "%s; before that: ", failure.message);
+    }
+    pthread_mutex_lock(&migration->lock);
+    migration->stats.resume_error = rc;
+    pthread_mutex_unlock(&migration->lock);
+    return false;
 }
 
 /* True when the pages that the last scan found take longer than the limit, and giving up the stop can help.

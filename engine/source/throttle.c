@@ -99,7 +99,7 @@ void haul_source_take_throttle(struct haul_migration *migration)
 static unsigned step(const struct haul_source *source, const struct haul_throttle_steps *steps, unsigned now)
 {
     double dirty = source->dirty_pages_per_s * source->estimate.wire_bytes_per_page;
-    double bandwidth = (double)haul_estimate_bandwidth(&source->estimate);
+    double bandwidth = source->estimate.bandwidth_bytes_per_s;
     if (!steps->tailslow || dirty <= 0) {
         return steps->increment_percent;
     }

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "engine/trackers/parallel.h"
 
+#include "channels/thread_list.h"
+
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
@@ -63,7 +65,7 @@ int haul_parallel_run(unsigned items, unsigned workers, haul_parallel_step *step
     while (started + 1 < workers) {
         struct worker *helper = &helpers[started];
         *helper = (struct worker){.job = &job, .number = started + 1};
-        if (pthread_create(&helper->thread, NULL, worker_main, helper) != 0) {
+        if (haul_thread_start(&helper->thread, worker_main, helper) != 0) {
             break;
         }
         started++;

@@ -139,7 +139,7 @@ TEST(Cpr, AnInheritedUnixSocketCarriesIt)
 {
     Guest from({4 * kMiB}, true), to({4 * kMiB}, false);
     int ends[2];
-    ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+    ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0); // as if inherited
     haul_error error{};
     MoveOver("fd:" + std::to_string(ends[0]), "fd:" + std::to_string(ends[1]), from, to, &error);
     EXPECT_EQ(error.code, 0) << error.message;
@@ -150,8 +150,8 @@ TEST(Cpr, PipesAreRefused)
 {
     Guest from({4 * kMiB}, true), to({4 * kMiB}, false);
     int there[2], back[2];
-    ASSERT_EQ(pipe2(there, O_CLOEXEC), 0);
-    ASSERT_EQ(pipe2(back, O_CLOEXEC), 0);
+    ASSERT_EQ(pipe(there), 0); // as if inherited
+    ASSERT_EQ(pipe(back), 0);
     haul_error error{};
     MoveOver("fd:" + std::to_string(back[0]) + "/" + std::to_string(there[1]),
              "fd:" + std::to_string(there[0]) + "/" + std::to_string(back[1]), from, to, &error);

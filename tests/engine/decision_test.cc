@@ -123,6 +123,22 @@ TEST(Decision, ABurstInTheLastMomentPutsTheStopOff)
     EXPECT_LE(move.stats.expected.total_ns, 500 * kMs);
 }
 
+TEST(Decision, AStopThatCannotBePutOffIsUndoneInTheEnd)
+{
+    Guest from({16 * kMiB}, true), to({16 * kMiB}, false);
+    from.Run(1, 1000);
+    from.on_stop = [&from] { WritePages(from, 2000); };
+    from.fail_resume = 1;
+    Move move(from, to, SlowLink());
+    EXPECT_EQ(move.Wait(), -EBUSY);
+    EXPECT_STREQ(move.source_error.message, "the guest does not run at the source: the guest refuses to run");
+    EXPECT_EQ(from.resumes, 2u);
+    EXPECT_TRUE(from.running());
+    EXPECT_EQ(move.stats.resume_error, 0);
+    EXPECT_EQ(from.runs, (std::vector<bool>{false, true}));
+    EXPECT_EQ(from.steps, std::vector<haul_step>{HAUL_STEP_RESUMED});
+}
+
 TEST(Decision, BurstsInEachLastMomentNeverLeadBeyondTheLimit)
 {
     Guest from({16 * kMiB}, true), to({16 * kMiB}, false);

@@ -158,6 +158,23 @@ TEST(Limits, SettingOneIsFeltOnTheWireAtOnce)
     ExpectMoved(move);
 }
 
+// What is under way counts as whole pages, and turns out to be less when it has been compressed.
+TEST(Limits, OneThatIsSetWhileCompressedPagesAreUnderWayHolds)
+{
+    Guest from({32 * kMiB}, true), to({32 * kMiB}, false);
+    for (size_t at = 0; at < 32 * kMiB; at += kPage) {
+        memset(from.blocks[0]->data() + at, 'a', kPage / 2);
+    }
+    haul_options options = Capped(0);
+    options.compress = "lz4";
+    Wire wire(2 * kMiB);
+    Move move(from, to, options, "tcp:127.0.0.1:0", wire.Through());
+    ASSERT_TRUE(Eventually([&] { return wire.bytes() > kMiB; })); // all that a channel may hold waits
+    haul_set_max_bandwidth(move.source, 12 * kMiB);
+    wire.Open();
+    ExpectMoved(move);
+}
+
 TEST(Limits, ALongerDowntimeLimitIsDecidedOnAtOnceUnderALowMaxBandwidth)
 {
     int64_t ms = BestOfTries(kAtOnceMs, [](int) {

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <sys/mman.h>
 #include <unistd.h>
 
 using namespace haul_test;
@@ -175,6 +176,42 @@ TEST(MigrationFailure, StateCannotBeSaved)
     EXPECT_GE(from.resumes, 1u);
 }
 
+TEST(MigrationFailure, GuestDoesNotRunAgain)
+{
+    Guest from({4 * kMiB}, true), to({4 * kMiB}, false);
+    from.Run(5, 1000);
+    from.fail_save = true;
+    from.fail_resume = 1;
+    Move move(from, to, Options());
+    EXPECT_EQ(move.Wait(), -EIO);
+    EXPECT_STREQ(move.source_error.message,
+                 "the guest does not run at the source: the guest refuses to run; before that: "
+                 "state handler counter: the state cannot be saved");
+    EXPECT_EQ(move.stats.ownership, HAUL_OWNER_SOURCE);
+    EXPECT_EQ(move.stats.resume_error, -EBUSY);
+    EXPECT_EQ(from.runs, (std::vector<bool>{false}));
+    EXPECT_EQ(from.steps, std::vector<haul_step>{});
+    EXPECT_EQ(to.starts, 0u);
+}
+
+TEST(MigrationFailure, ProcessOfARunningGuestEnds)
+{
+    Guest from({4 * kMiB}, true), to({4 * kMiB}, false);
+    haul_migration *source = nullptr;
+    from.on_attach = [&](haul_migration *migration) { source = migration; };
+    from.on_state = [&](haul_state state) {
+        if (state == HAUL_STATE_ACTIVE) {
+            haul_cancel(source);
+        }
+    };
+    from.fail_resume = 1; // the hook is asked although nothing was stopped
+    Move move(from, to, Options());
+    EXPECT_EQ(move.Wait(), -ECANCELED);
+    EXPECT_EQ(from.stops, 0u);
+    EXPECT_EQ(move.stats.resume_error, -EBUSY);
+    EXPECT_EQ(from.steps, std::vector<haul_step>{});
+}
+
 TEST(MigrationFailure, StateCannotBeLoaded)
 {
     Guest from({4 * kMiB}, true), to({4 * kMiB}, false);
@@ -332,6 +369,27 @@ TEST(Migration, AutoConvergeThrottles)
     ExpectMoved(move);
 }
 
+// ---- RAM blocks ----
+
+TEST(Ram, APrivateMappingOfItsFileIsRefused)
+{
+    Memory memory(16 * kPage);
+    void *at = mmap(nullptr, memory.size(), PROT_READ | PROT_WRITE, MAP_PRIVATE, memory.fd(), 0);
+    ASSERT_NE(at, MAP_FAILED);
+    haul_options options = Options();
+    haul_migration *migration = nullptr;
+    haul_error error{};
+    ASSERT_EQ(haul_destination_new(&options, &migration, &error), 0) << error.message;
+    haul_ram_block block = {"ram", at, memory.size(), kPage, memory.fd(), 0};
+    ASSERT_EQ(haul_add_ram(migration, &block, &error), 0) << error.message;
+    EXPECT_EQ(haul_start(migration, UnixUri().c_str(), &error), -EINVAL);
+    EXPECT_STREQ(error.message,
+                 "RAM block ram: its file is mapped privately (MAP_PRIVATE), so the file lacks "
+                 "what was written: map it shared, or give -1 for the file");
+    haul_free(migration);
+    munmap(at, memory.size());
+}
+
 // ---- options ----
 
 TEST(Options, OutOfRangeIsNamed)
@@ -390,4 +448,19 @@ TEST(Options, AutoConvergeNeedsAGuestThatCanBeSlowedDown)
     EXPECT_EQ(haul_start(source, "unix:/nonexistent/haul.sock", &error), -ENOTSUP);
     EXPECT_STREQ(error.message, "this kind of guest cannot be slowed down: leave auto-converge out");
     haul_free(source);
+}
+
+TEST(Migration, IncompleteTrackersAndGuardsAreRefused)
+{
+    const haul_options options = Options();
+    haul_migration *migration;
+    haul_error error;
+    ASSERT_EQ(haul_source_new(&options, &migration, &error), 0) << error.message;
+    const haul_tracker_ops tracker = {};
+    const haul_write_guard_ops guard = {};
+    EXPECT_EQ(haul_set_tracker(migration, &tracker, nullptr, &error), -EINVAL);
+    EXPECT_STREQ(error.message, "a dirty tracker needs name, start, sync and stop");
+    EXPECT_EQ(haul_set_write_guard(migration, &guard, nullptr, &error), -EINVAL);
+    EXPECT_STREQ(error.message, "a write guard needs name, protect, release, wait and stop");
+    haul_free(migration);
 }

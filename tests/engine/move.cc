@@ -48,6 +48,7 @@ static int Stop(void *opaque, uint64_t *, haul_error *error)
 {
     auto *guest = static_cast<Guest *>(opaque);
     guest->stops++;
+    guest->stopped = true;
     if (guest->fail_stop) {
         return haul_error_set(error, EIO, "the guest refuses to stop");
     }
@@ -59,13 +60,18 @@ static int Stop(void *opaque, uint64_t *, haul_error *error)
     return 0;
 }
 
-static int Resume(void *opaque, haul_error *)
+static int Resume(void *opaque, haul_error *error)
 {
     auto *guest = static_cast<Guest *>(opaque);
     guest->resumes++;
+    if (guest->fail_resume > 0) {
+        guest->fail_resume--;
+        return haul_error_set(error, EBUSY, "the guest refuses to run");
+    }
     if (guest->on_resume) {
         guest->on_resume();
     }
+    guest->stopped = false;
     guest->Run(0, 0);
     return 0;
 }

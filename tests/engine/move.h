@@ -73,6 +73,8 @@ class Guest
     std::vector<Memory *> blocks;
     std::atomic<uint64_t> writes{0};
     std::atomic<unsigned> stops{0}, resumes{0}, starts{0}, handed_over{0};
+    std::atomic<bool> stopped{false};     // and not resumed since
+    std::atomic<unsigned> fail_resume{0}; // so many calls of the hook
     std::atomic<bool> fail_stop{false}, fail_start{false}, fail_save{false}, fail_load{false};
     // Called in the save hook: may write guest memory (trap T9).
     std::function<void(Guest &)> on_save;

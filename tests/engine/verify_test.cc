@@ -12,9 +12,25 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <set>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 using haul_test::FakeMigration;
 using haul_test::Mapping;
+
+namespace
+{
+int refused = -1; // asking this file for its data fails
+}
+
+extern "C" off_t lseek(int fd, off_t offset, int whence) noexcept
+{
+    if (fd == refused && whence == SEEK_DATA) {
+        errno = EINVAL;
+        return -1;
+    }
+    return syscall(SYS_lseek, fd, offset, whence);
+}
 
 namespace
 {
@@ -84,6 +100,29 @@ TEST(Holes, AFileThatDoesNotTellCountsAsPresent)
     EXPECT_EQ(Present(fake.get()->blocks[1]).size(), 64u);
     close(ends[0]);
     close(ends[1]);
+}
+
+TEST(Holes, ADeviceThatAnswersEverySeekTheSameCountsAsPresent)
+{
+    Mapping memory(64 * 4096, false);
+    FakeMigration fake;
+    int device = open("/dev/zero", O_RDWR | O_CLOEXEC);
+    ASSERT_GE(device, 0);
+    fake.Add("device", memory.data, memory.size, device);
+    EXPECT_EQ(Present(fake.get()->blocks[0]).size(), 64u);
+    close(device);
+}
+
+TEST(Holes, AnErrorIsNoHole)
+{
+    Mapping memory(64 * 4096); // as long as the block: its length says nothing
+    FakeMigration fake;
+    fake.Add("a", memory);
+    memory.data[5 * 4096] = memory.data[40 * 4096] = 1;
+    refused = memory.fd;
+    EXPECT_EQ(Present(fake.get()->blocks[0]).size(), 64u);
+    refused = -1;
+    EXPECT_EQ(Present(fake.get()->blocks[0]).size(), 2u);
 }
 
 class Verify : public testing::Test

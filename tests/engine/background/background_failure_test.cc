@@ -2,6 +2,7 @@
 // Background snapshots that fail, are cancelled or refused: the guest goes on unprotected whatever happens,
 // and there is no file.
 #include "tests/engine/background/background.h"
+#include "tests/engine/held_write.h"
 #include "tests/engine/resources.h"
 
 #include <fcntl.h>
@@ -49,6 +50,29 @@ TEST_F(Snapshot, FailsWhereMemoryCannotBeProtectedAgain)
     EXPECT_TRUE(guest->running());
 }
 
+TEST_F(Snapshot, AGuestThatDoesNotRunAgainIsTriedOnceMore)
+{
+    Make({4 * kMiB}, true);
+    guest->Run(10, 500);
+    guest->fail_resume = 1;
+    ExpectFails(EBUSY, "the guest does not run at the source: the guest refuses to run");
+    EXPECT_EQ(guest->resumes, 2u);
+    EXPECT_EQ(guest->runs, (std::vector<bool>{false, true}));
+    EXPECT_EQ(end->stats.resume_error, 0);
+}
+
+TEST_F(Snapshot, AGuestThatDoesNotRunAtAllIsNotSaidTo)
+{
+    Make({4 * kMiB}, true);
+    guest->Run(10, 500);
+    guest->fail_resume = 2;
+    EXPECT_EQ(end->Run(directory / "a"), -EBUSY);
+    EXPECT_EQ(end->message(), "the guest does not run at the source: the guest refuses to run");
+    EXPECT_EQ(guest->runs, std::vector<bool>{false});
+    EXPECT_EQ(guest->steps, std::vector<haul_step>{});
+    EXPECT_EQ(end->stats.resume_error, -EBUSY);
+}
+
 TEST_F(Snapshot, FailsWhereMemoryCannotBeReleased)
 {
     Make({32 * kMiB}, true);
@@ -73,6 +97,25 @@ TEST_F(Snapshot, FailsWherePagesLoseTheirContent)
             EXPECT_EQ(fallocate(guest->blocks[0]->fd(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 12 * kMiB,
                                 kPage),
                       0);
+            haul_set_max_bandwidth(end->migration, 0);
+        }
+    };
+    ExpectFails(ENODATA, "lost the content of page 3072 before it was saved");
+}
+
+// The same where a write to a page nearby comes first.
+TEST_F(Snapshot, FailsWherePagesLoseTheirContentNextToAWrite)
+{
+    haul_options options = SnapshotOptions();
+    options.max_bandwidth_bytes_per_s = 1;
+    Make({16 * kMiB}, true, options);
+    HeldWrite write(guest->blocks[0]->data() + 12 * kMiB + kPage);
+    guest->on_state = [&](haul_state to) {
+        if (to == HAUL_STATE_ACTIVE) {
+            EXPECT_EQ(fallocate(guest->blocks[0]->fd(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 12 * kMiB,
+                                kPage),
+                      0);
+            EXPECT_TRUE(write.Ends()) << "a write waits for a snapshot that failed";
             haul_set_max_bandwidth(end->migration, 0);
         }
     };
@@ -134,12 +177,28 @@ TEST_P(SnapshotFullDisk, LetsTheGuestGoOn)
         FillUpIn("completion");
         return 0;
     };
+    Signal written;
+    std::thread vcpu;
+    guest->on_resume = [&] {
+        FillUpIn("resume");
+        if (GetParam() == std::string("resume") && !vcpu.joinable()) {
+            vcpu = std::thread([&] {
+                WriteEverything();
+                written.Set();
+            });
+            EXPECT_TRUE(written.Wait()) << "writes wait for a disk that takes no more";
+        }
+    };
     ExpectFails(ENOSPC, "No space left on device", {"filler"});
+    if (vcpu.joinable()) {
+        vcpu.join();
+    }
     EXPECT_TRUE(guest->running());
     umount2(directory.path.c_str(), MNT_DETACH);
 }
 
-INSTANTIATE_TEST_SUITE_P(In, SnapshotFullDisk, testing::Values("setup", "device", "active", "completion"),
+INSTANTIATE_TEST_SUITE_P(In, SnapshotFullDisk,
+                         testing::Values("setup", "device", "resume", "active", "completion"),
                          [](const auto &info) { return std::string(info.param); });
 
 TEST_F(Snapshot, RefusesWhatMeansNothingForIt)

@@ -77,6 +77,28 @@ TEST_F(Snapshot, CountsTheTimeForWhichWritesWaitedForASlowDisk)
     ExpectRestoresTheMoment(directory / "a");
 }
 
+// What tells the guest to run waits for more writes than there is room for, as QEMU does when its main loop
+// writes guest memory before it answers.
+TEST_F(Snapshot, ResumingTheGuestMayWaitForWrites)
+{
+    haul_options options = SnapshotOptions();
+    options.channels = 1;
+    Make({8 * kMiB}, true, options);
+    Signal written;
+    std::thread vcpu;
+    guest->on_resume = [&] {
+        vcpu = std::thread([&] {
+            WriteEverything();
+            written.Set();
+        });
+        EXPECT_TRUE(written.Wait()) << "nobody makes room before the guest runs";
+    };
+    ASSERT_EQ(end->Run(directory / "a"), 0) << end->message();
+    vcpu.join();
+    EXPECT_EQ(end->stats.write_faults, 8 * kMiB / kCluster) << "memory was read before the guest ran";
+    ExpectRestoresTheMoment(directory / "a");
+}
+
 // Protection holds up who writes before the moment, too.
 TEST_F(Snapshot, CountsWritesThatWereReleasedUnsaved)
 {

@@ -72,6 +72,18 @@ TEST_F(Estimate, LaterWindowsAreSmoothedByTheirBusyTime)
     EXPECT_NEAR(static_cast<double>(haul_estimate_bandwidth(&estimate_)), 500e6, 1e6) << "it follows";
 }
 
+TEST_F(Estimate, EncodingThatIsCountedLateComesOffTheNextWindows)
+{
+    uint64_t seen = 0;
+    EXPECT_EQ(haul_estimate_carrying_ns(&seen, 100 * kMs, 40 * kMs), 60 * kMs);
+    EXPECT_EQ(haul_estimate_carrying_ns(&seen, 200 * kMs, 40 * kMs), 100 * kMs)
+        << "in the middle of encoding";
+    EXPECT_EQ(haul_estimate_carrying_ns(&seen, 210 * kMs, 140 * kMs), 0u) << "of which 90 ms were";
+    EXPECT_EQ(haul_estimate_carrying_ns(&seen, 290 * kMs, 140 * kMs), 0u);
+    EXPECT_EQ(haul_estimate_carrying_ns(&seen, 310 * kMs, 140 * kMs), 10 * kMs);
+    EXPECT_EQ(haul_estimate_carrying_ns(&seen, 310 * kMs, 320 * kMs), 0u);
+}
+
 TEST_F(Estimate, OnlyBusyTimeCounts)
 {
     // The same bytes in a window that was mostly idle: the channel says 10 ms, not the 100 ms of the window.
