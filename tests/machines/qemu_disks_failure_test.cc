@@ -3,6 +3,8 @@
 // its own drives, what was made for the move is gone from every QEMU that is left, and the machine can be
 // moved again. One machine is booted, and serves as the source of every case.
 #include "tests/machines/disks.h"
+#include "tests/machines/last_word.h"
+#include "tests/waiting.h"
 
 #include <algorithm>
 #include <chrono>
@@ -89,6 +91,46 @@ class QemuDisksFailure : public ::testing::Test
 Drives *QemuDisksFailure::drives;
 Machine *QemuDisksFailure::from;
 
+// ---- after the handover was sent ----
+
+class HandedOver : public QemuDisksFailure, public ::testing::WithParamInterface<Cause>
+{
+};
+
+// Nobody knows whether it runs there. The operator makes sure that it does not, and lets it go on here.
+TEST_P(HandedOver, IsResumedWithWholeDrives)
+{
+    std::string name = std::string("over") + kCauses[GetParam()];
+    auto to = drives->destination(name);
+    bool dies = GetParam() == DESTINATIONS_HAUL;
+    Move move(*from, *to,
+              {with_disks({dies ? "timeout=10" : "timeout=2", "downtime=1000",
+                           dies ? "channels=2" : "hold=handover"}),
+               with_disks({dies ? "die=handover-received" : "channels=2"})});
+    if (!dies) {
+        move.source->expect("STATE handover");
+        move.destination->kill(SIGSTOP);
+        kill(to->pid(), SIGSTOP);
+        move.source->tell("go");
+    }
+    EXPECT_EQ(3, move.source->wait()) << move.log();
+    EXPECT_NE(std::string::npos, move.source->output().find("stays paused here")) << move.log();
+    EXPECT_NE("running", from->status()) << move.log();
+    expect_clean(*from);
+    if (!dies) {
+        move.destination->kill(SIGKILL);
+        to->kill();
+    }
+    EXPECT_EQ(-SIGKILL, move.destination->wait()) << move.log();
+    EXPECT_TRUE(Eventually([&] { return !to->alive(); })) << "it has no whole machine";
+    EXPECT_TRUE(drives->same_images("from", name)) << move.log();
+    EXPECT_EQ("", say_last_word(from->qmp(), LastWord::kResume));
+    expect_goes_on(move.log());
+}
+
+INSTANTIATE_TEST_SUITE_P(Disks, HandedOver, ::testing::Values(DESTINATIONS_HAUL, FREEZE),
+                         [](const auto &info) { return kCauses[info.param]; });
+
 // ---- each cause in each state ----
 
 using Case = std::tuple<Cause, const char *>;
@@ -98,7 +140,7 @@ std::vector<Case> cases()
     std::vector<Case> list;
     for (int cause = CANCEL; cause <= FREEZE; cause++) {
         for (const char *state : kStates) {
-            // What goes out to one that is silent is not known to be lost: exit status 3.
+            // What goes out to one that is silent is not known to be lost: see HandedOver.
             if (cause != FREEZE || strcmp(state, "handover") != 0) {
                 list.push_back({static_cast<Cause>(cause), state});
             }

@@ -224,7 +224,9 @@ TEST_F(QemuDisks, DrivesThatStayBehindAreNamed)
     auto b = machine("b2", true, own);
     Move move(*a, *b, {{"die=round1"}});
     move.source->wait();
-    EXPECT_EQ(std::string::npos, move.source->output().find("stays behind")) << move.log();
+    EXPECT_EQ(std::string::npos, move.source->output().find("warning: drive")) << move.log();
+    EXPECT_SAYS(move.source->output(), "is in use by the QEMU of process " + std::to_string(b->pid()) +
+                                           " on this host too: if that is not the destination");
 }
 
 } // namespace

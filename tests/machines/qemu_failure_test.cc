@@ -4,6 +4,7 @@
 #include "tests/machines/last_word.h"
 #include "tests/machines/move.h"
 
+#include <cerrno>
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
@@ -296,6 +297,73 @@ TEST_F(QemuFailure, AnotherMigrationIsUnderWay)
         usleep(50000);
     }
 }
+
+// Where it began in the middle of the move it goes on, too, and QEMU gets its settings back after it.
+TEST_F(QemuFailure, AnotherMigrationBeginsMeanwhile)
+{
+    const std::string slow =
+        "{\"max-bandwidth\":1000}"; // or it would stop the guest, as haul's settings have it
+    source->command("migrate-set-parameters", slow);
+    settings = source->settings();
+    auto to = destination();
+    Move move(*source, *to, {{"hold=round1", "timeout=5"}, {"timeout=5"}});
+    move.source->expect("STATE round1");
+    source->command("migrate-set-parameters", slow);
+    source->command("migrate", "{\"uri\":\"exec:cat>/dev/null\"}");
+    move.source->tell("go");
+    EXPECT_EQ(1, move.source->wait()) << move.log();
+    EXPECT_NE(std::string::npos, move.log().find("somebody else migrates this machine")) << move.log();
+    EXPECT_NE(std::string::npos, move.log().find("QEMU keeps settings of haul's")) << move.log();
+    EXPECT_EQ(1, move.destination->wait()) << move.log();
+    EXPECT_TRUE(source->counts()) << move.log();
+    std::string theirs = source->command("query-migrate");
+    EXPECT_NE(std::string::npos, theirs.find("\"active\"")) << theirs;
+    source->command("migrate_cancel");
+    expect_back(move, *to);
+    source->command("migrate-set-parameters", "{\"max-bandwidth\":134217728}");
+}
+
+struct Killed {
+    std::string state;
+    int code;
+    std::string message; // on both sides
+};
+
+// The machine is lost with it. One of this test's own, so that the suite's stays.
+class SourcesQemuDies : public QemuFailure, public ::testing::WithParamInterface<Killed>
+{
+};
+
+TEST_P(SourcesQemuDies, BothSidesSaySo)
+{
+    MachineOptions options;
+    options.boot = false;
+    options.mib = 64;
+    Machine from(*folder, "dying_from", options);
+    options.incoming = true;
+    Machine to(*folder, "dying_to", options);
+    Move move(from, to, {{"hold=" + GetParam().state, "timeout=5"}, {"timeout=5"}});
+    move.source->expect("STATE " + GetParam().state);
+    from.kill();
+    move.source->tell("go");
+    EXPECT_EQ(1, move.source->wait()) << move.log();
+    EXPECT_EQ(1, move.destination->wait()) << move.log();
+    std::string end = "END " + std::to_string(GetParam().code) + " ";
+    for (const std::string &output : {move.source->output(), move.destination->output()}) {
+        EXPECT_NE(std::string::npos, output.find(end)) << move.log();
+        EXPECT_NE(std::string::npos, output.find(GetParam().message)) << move.log();
+    }
+    EXPECT_FALSE(to.alive() && to.status() == "running") << move.log();
+}
+
+const std::string kUntracked = "whose memory is tracked, has exited or replaced its program";
+const std::string kClosed = "QEMU closed its monitor";
+
+INSTANTIATE_TEST_SUITE_P(In, SourcesQemuDies,
+                         ::testing::Values(Killed{"active", -ESRCH, kUntracked},
+                                           Killed{"round1", -ESRCH, kUntracked},
+                                           Killed{"device", -EPIPE, kClosed}),
+                         [](const auto &info) { return info.param.state; });
 
 // Paused by the operator: a failed move leaves it paused.
 TEST_F(QemuFailure, APausedGuestStaysPaused)

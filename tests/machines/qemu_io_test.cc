@@ -163,7 +163,11 @@ class QemuWriter : public QemuIo
         MachineOptions options;
         options.mib = 64;
         options.boot = false;
-        from = std::make_unique<Machine>(folder, "from", options);
+        options.extra = {"-device", "qemu-xhci"}; // unplugs without the guest's help
+        MachineOptions watched = options;
+        watched.extra.insert(watched.extra.end(),
+                             {"-qmp", "unix:" + (folder / "events") + ",server=on,wait=off"});
+        from = std::make_unique<Machine>(folder, "from", watched);
         options.incoming = true;
         to = std::make_unique<Machine>(folder, "to", options);
         haul_error error = {};
@@ -254,6 +258,39 @@ TEST_F(QemuWriter, ThatGetsAPassedThroughDeviceLaterIsRefusedAtTheStop)
     EXPECT_TRUE(Eventually([&] { return access(plugged.c_str(), F_OK) == 0; }));
     move.source->tell("go");
     expect_refused(move, "drives a passed-through device (" + device.path() + ")");
+}
+
+// Memory that the other side knows nothing of.
+TEST_F(QemuWriter, MemoryThatIsPluggedMeanwhileIsRefusedAtTheStop)
+{
+    forget();
+    Move move(*from, *to, {{"hold=round1"}, {"timeout=5"}});
+    move.source->expect("STATE round1");
+    from->command("object-add",
+                  R"({"qom-type":"memory-backend-memfd","id":"late","size":8388608,"share":true})");
+    move.source->tell("go");
+    expect_refused(move, "memory backend \"late\" (8 MiB) was plugged during the move: move again");
+    EXPECT_EQ(1, move.destination->wait()) << move.log();
+}
+
+// It wrote what it wrote, and no look finds it.
+TEST_F(QemuWriter, ADeviceThatCameAndWentIsRefusedAtTheStop)
+{
+    forget();
+    Move move(*from, *to, {{"hold=round1"}, {"timeout=5"}});
+    move.source->expect("STATE round1");
+    haul_error error = {};
+    haul_qmp *events = nullptr;
+    bool seen = false;
+    ASSERT_EQ(0, haul_qmp_open((folder / "events").c_str(), 5000, &events, &error)) << error.message;
+    from->command("device_add", R"({"driver":"usb-tablet","id":"late"})");
+    from->command("device_del", R"({"id":"late"})");
+    EXPECT_EQ(0, haul_qmp_wait_event(events, "DEVICE_DELETED", 30000, &seen, &error)) << error.message;
+    EXPECT_TRUE(seen);
+    haul_qmp_close(events);
+    move.source->tell("go");
+    expect_refused(move, "a device was unplugged during the move");
+    EXPECT_EQ(1, move.destination->wait()) << move.log();
 }
 
 } // namespace

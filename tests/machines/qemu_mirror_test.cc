@@ -267,7 +267,11 @@ TEST(QemuMirrorCost, TheFlushAtTheEndIsOfWhatIsLeft)
     mirror.pending_bytes = 16 << 20;
     EXPECT_EQ(100000000u, haul_qemu_mirror_cost_ns(&mirror));
     mirror.pending_bytes = 0;
+    EXPECT_EQ(100000000u, haul_qemu_mirror_stop_ns(&mirror));
+    mirror.done_bytes = 16 << 20; // twice as much since as the last flush was of
+    EXPECT_EQ(190000000u, haul_qemu_mirror_stop_ns(&mirror));
     mirror.reflush_ns = 200000000; // by chance
+    EXPECT_EQ(100000000u, haul_qemu_mirror_stop_ns(&mirror));
     EXPECT_EQ(100000000u, haul_qemu_mirror_cost_ns(&mirror));
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the QEMU adapter reads out of /proc and of QEMU's answers, on made-up text.
+#include "tools/machines/passthrough.h"
 #include "tools/machines/qemu/drives.h"
 #include "tools/machines/qemu/guardian.h"
 #include "tools/machines/qemu/inspect.h"
@@ -8,12 +9,16 @@
 #include "tools/machines/qemu/stream.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <functional>
 #include <gtest/gtest.h>
+#include <signal.h>
 #include <string>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
+#include <sys/wait.h>
 #include <unistd.h>
 #include <vector>
 
@@ -240,6 +245,32 @@ TEST_F(DriveOn, FuseIsTheSameImageWhereInodeAndNameAre)
 TEST_F(DriveOn, ALocalFileSystemIsNeverTheSameImageOnAnotherHost)
 {
     EXPECT_EQ("", Compare([](json_t *json) { json_object_set_new(json, "shared", json_true()); }));
+}
+
+// Others than machines have an image open too.
+TEST_F(DriveOn, OnlyAnotherMachineMayBeTheDestination)
+{
+    haul_qemu_place place = {};
+    haul_qemu_drive_find(&drive_, getpid(), &place);
+    for (const char *name : {"qemu-nbd", "qemu-storage-da", "qemu-img", "qemu-system-x86", "qemu-kvm"}) {
+        int ready[2];
+        ASSERT_EQ(0, pipe(ready));
+        pid_t child = fork();
+        if (child == 0) {
+            prctl(PR_SET_PDEATHSIG, SIGKILL);
+            prctl(PR_SET_NAME, name);
+            _exit(open(path_, O_RDONLY) < 0 || write(ready[1], "x", 1) != 1 || pause());
+        }
+        char byte;
+        EXPECT_EQ(1, read(ready[0], &byte, 1));
+        bool machine = strstr(name, "system") || strstr(name, "kvm");
+        EXPECT_EQ(machine ? child : 0, haul_qemu_find_other_user(&place, getpid())) << name;
+        EXPECT_EQ(0, haul_qemu_find_other_user(&place, child)) << name;
+        kill(child, SIGKILL);
+        waitpid(child, nullptr, 0);
+        close(ready[0]);
+        close(ready[1]);
+    }
 }
 
 TEST(Preamble, SurvivesTheWay)

@@ -180,6 +180,13 @@ TEST_P(QemuTransportState, HasOneOwner)
     expect_back();
 }
 
+TEST(Vsock, IsOneOfTheWays)
+{
+    if (!has_vsock()) {
+        GTEST_SKIP() << "no vsock loopback here: no QEMU machine moves over vsock";
+    }
+}
+
 INSTANTIATE_TEST_SUITE_P(Over, QemuTransportState, ::testing::ValuesIn(cases()), as_name);
 
 } // namespace

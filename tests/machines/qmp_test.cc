@@ -55,6 +55,26 @@ TEST(Qmp, CountsChangesOfTheMachinesMemory)
     client.qmp = nullptr;
 }
 
+TEST(Qmp, CountsUnpluggedDevices)
+{
+    FakeMonitor monitor([](int fd) {
+        greet(fd);
+        std::string id = hear(fd);
+        for (const char *name : {"DEVICE_DELETED", "DEVICE_UNPLUG_GUEST_ERROR", "DEVICE_DELETED"}) {
+            say(fd, std::string("{\"event\": \"") + name + "\", \"timestamp\": {}}\r\n");
+        }
+        say(fd, "{\"return\": {}, \"id\": " + id + "}\r\n");
+        wait_end(fd);
+    });
+    Client client;
+    ASSERT_EQ(0, client.open(monitor.path())) << client.error.message;
+    EXPECT_EQ(0u, haul_qmp_unplugs(client.qmp));
+    ASSERT_EQ(0, haul_qmp_execute(client.qmp, "query-status", nullptr, nullptr, &client.error));
+    EXPECT_EQ(2u, haul_qmp_unplugs(client.qmp));
+    haul_qmp_close(client.qmp);
+    client.qmp = nullptr;
+}
+
 TEST(Qmp, RefusalCarriesTheDescription)
 {
     FakeMonitor monitor([](int fd) {

@@ -91,11 +91,6 @@ sockaddr_vm free_vsock()
     return address;
 }
 
-bool has_vsock()
-{
-    return free_vsock().svm_port != VMADDR_PORT_ANY;
-}
-
 class Vsock : public Transport
 {
   public:
@@ -271,6 +266,11 @@ std::vector<Way> ways_of_processes()
             {"Pipes", make<Inherited<Descriptors::kRelayedPipes>>},
             {"Ssh", make<Ssh>},
             {"Rdma", make<Rdma>}};
+}
+
+bool has_vsock()
+{
+    return free_vsock().svm_port != VMADDR_PORT_ANY;
 }
 
 std::vector<Way> ways_of_sockets()

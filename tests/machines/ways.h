@@ -79,6 +79,7 @@ struct Way {
 std::vector<Way> ways_of_processes();
 // Those that are sockets of the kernel: unix, and vsock where there is a loopback for it.
 std::vector<Way> ways_of_sockets();
+bool has_vsock();
 Way way_tcp();
 Way way_file(); // no other side: what a save that failed must not leave is a file
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Real moves by the real program over loopback, and what becomes of them when something breaks. */
 #include "tests/tools/loopback.h"
+#include "tests/tools/memory_writer.h"
 
 #include <jansson.h>
 
@@ -85,6 +86,26 @@ TEST_F(Move, JsonOfBothSidesIsComplete)
     }
     EXPECT_EQ(ids[0].size(), 32u);
     EXPECT_EQ(ids[0], ids[1]);
+}
+
+/* Of memory that a process writes, whose process dies in the middle: nothing goes on here. */
+TEST_F(Move, AProcessThatDiesInTheMiddleIsNotSaidToGoOn)
+{
+    haul_test::SharedObject object(16 << 20);
+    haul_test::Child writer(haul_test::writer_of(object));
+    auto receive = Receive({"--memory", std::string(object.path()) + ".copy", "--memory-size", "16M"});
+    auto send =
+        Send({"--memory", object.path(), "--pid", std::to_string(writer.pid()), "--max-bandwidth", "1M"});
+    ASSERT_TRUE(send->WaitFor("left ")) << send->Err();
+    std::string pid = std::to_string(writer.pid());
+    writer.end();
+    EXPECT_EQ(send->Wait(), 3) << send->Err();
+    EXPECT_TRUE(Has(send->Out(), "Not moved (failed): the process of the memory has ended here."))
+        << send->Out();
+    EXPECT_TRUE(Has(send->Err(), "the guest does not run at the source: process " + pid + " is gone"))
+        << send->Err();
+    EXPECT_EQ(receive->Wait(), 1) << receive->Err();
+    EXPECT_EQ(Files(source_.state_directory), 0u) << "there is nothing to decide";
 }
 
 TEST_F(Move, MemoryAtRestArrivesByteForByte)

@@ -5,6 +5,7 @@
 #include "tests/tools/loopback.h"
 #include "tests/waiting.h"
 
+#include <algorithm>
 #include <csignal>
 #include <cstring>
 #include <fcntl.h>
@@ -85,6 +86,33 @@ TEST_F(TransportMove, UnixMoves)
     auto receive = ReceiveAt("unix:" + Path());
     auto send = SendTo("unix:" + Path(), {"--channels", "4", "--verify"});
     ExpectMoved(*send, *receive);
+}
+
+TEST_F(TransportMove, APathOfAnyBytesMoves)
+{
+    std::string folder = folder_ + "/caf\xe9"; /* not UTF-8 */
+    ASSERT_EQ(mkdir(folder.c_str(), 0700), 0);
+    auto receive = ReceiveAt("unix:" + folder + "/s");
+    auto send = SendTo("unix:" + folder + "/s", {"--json"});
+    EXPECT_EQ(send->Wait(), 0) << send->Err();
+    EXPECT_TRUE(Has(send->Out(), R"("ownership": "destination")")) << send->Out();
+    EXPECT_EQ(receive->Wait(), 0) << receive->Err();
+    EXPECT_EQ(rmdir(folder.c_str()), 0);
+}
+
+/* What a receiver says, with a list of addresses of its own, is what its sender is to be given. */
+TEST_F(TransportMove, ALongAddressIsSaidInFull)
+{
+    std::string list = "tcp:127.0.0.1:0";
+    for (int i = 1; i < 16; i++) {
+        list += ",127.000.000.001:0";
+    }
+    auto receive = ReceiveAt(list);
+    EXPECT_EQ(std::count(address_.begin(), address_.end(), ','), 15) << address_;
+    EXPECT_GT(address_.size(), 300u);
+    auto send = SendTo(address_);
+    ExpectMoved(*send, *receive);
+    EXPECT_TRUE(Has(send->Out(), "Moved: the guest is now at " + address_ + ".")) << send->Out();
 }
 
 TEST_F(TransportMove, UnixCancelRemovesItsPath)
@@ -176,9 +204,22 @@ TEST_F(TransportMove, TooFewDescriptorsSaySo)
     EXPECT_EQ(receive->Wait(), 1);
 }
 
+/* Without the redirections of a shell these numbers are haul's own files and sockets. */
+TEST_F(TransportMove, DescriptorsOfHaulItselfAreNotTaken)
+{
+    std::vector<std::unique_ptr<Program>> sends;
+    for (int number = 3; number < 9; number++) {
+        sends.push_back(SendTo("fd:" + std::to_string(number)));
+    }
+    for (int number = 3; number < 9; number++) {
+        ExpectFailed(*sends[number - 3], "this process was given no open descriptor " +
+                                             std::to_string(number) + "; hand it over");
+    }
+}
+
 TEST_F(TransportMove, DescriptorsThatAreNoConnectionSaySo)
 {
-    ExpectFailed(*SendTo("fd:90,91,92"), "this process has no open descriptor 90");
+    ExpectFailed(*SendTo("fd:90,91,92"), "this process was given no open descriptor 90");
     ExpectFailed(*SendTo("fd:0,91,92"), "is not a socket, and goes one way only");
     ExpectFailed(*SendTo("fd:control,one,two"), "no descriptor was handed over with the name control");
     int lonely = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);

@@ -72,6 +72,61 @@ TEST_F(Uncertain, AKilledSourceLeavesItsRecord)
     EXPECT_EQ(Files(source_.state_directory), 0u);
 }
 
+/* The socket by which orders come cannot be made, when the guest is held or from the beginning. */
+class Unreachable : public Move
+{
+  protected:
+    void SetUp() override
+    {
+        Move::SetUp();
+        destination_.preload = Runfile("tests/tools/die_at_handover.so");
+        source_.preload = Runfile("tests/tools/fail_on_demand.so");
+    }
+    void LoseTheDestination()
+    {
+        failing_.Begin("bind .source.sock");
+        receive_ = Receive(Guest({}));
+        send_ = SendGuest({});
+        ASSERT_TRUE(send_->WaitFor("haul resume and haul abandon cannot reach it")) << send_->Err();
+        EXPECT_TRUE(Has(send_->Err(), "No space left on device; tried again every second")) << send_->Err();
+        EXPECT_FALSE(send_->Ended());
+    }
+    Failing failing_;
+    std::unique_ptr<Program> receive_, send_;
+};
+
+TEST_F(Unreachable, TheGuestStaysAndIsReachedOnceItCanBe)
+{
+    LoseTheDestination();
+    std::string id = WaitForRecord(source_.state_directory, ".source.json");
+    failing_.End();
+    ASSERT_TRUE(send_->WaitFor("and waits for 'haul resume " + id)) << send_->Err();
+    EXPECT_EQ(Recover("resume", id), 0) << recovery_;
+    ExpectGoesOnAtSource(*send_);
+}
+
+TEST_F(Unreachable, OnlyTwoSignalsGiveTheGuestUp)
+{
+    LoseTheDestination();
+    send_->Signal(SIGTERM);
+    EXPECT_TRUE(send_->WaitFor("once more gives it up")) << send_->Err();
+    EXPECT_FALSE(send_->Ended());
+    send_->Signal(SIGTERM);
+    EXPECT_EQ(send_->Wait(), 3) << send_->Err();
+    EXPECT_TRUE(Has(send_->Out(), "this copy was given up")) << send_->Out();
+}
+
+TEST_F(Unreachable, AStateDirectoryWithoutSocketsIsRefusedAtOnce)
+{
+    auto receive = Receive(Guest({}));
+    failing_.Begin("bind .trial-");
+    auto send = SendGuest({});
+    EXPECT_EQ(send->Wait(), 1);
+    EXPECT_TRUE(Has(send->Err(), "no socket can be made in state directory " + source_.state_directory +
+                                     ": No space left on device; set HAUL_STATE_DIR to another"))
+        << send->Err();
+}
+
 /* A destination that cannot write its record when HANDOVER comes does not start the guest, and says so. */
 class NotStarted : public Move
 {

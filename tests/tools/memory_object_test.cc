@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // What is a memory object, who may write it, and what is refused.
+#include "tests/machines/unseen.h"
 #include "tests/tools/memory_writer.h"
 
 #include "tools/machines/memory/object.h"
@@ -266,6 +267,21 @@ TEST_F(MemoryWriters, DirectInputIsRefused)
     EXPECT_EQ(haul_memory_refuse_unseen(child.pid(), &error), -EBUSY);
     EXPECT_TRUE(says("holds a file open for direct I/O (descriptor ")) << message();
     EXPECT_TRUE(says("which can write its memory unseen: close it before the move")) << message();
+}
+
+TEST_F(MemoryWriters, APassedThroughDeviceIsRefused)
+{
+    if (geteuid() != 0) {
+        GTEST_SKIP() << "only root makes files in /dev";
+    }
+    DeviceFile device;
+    ASSERT_TRUE(device.ok());
+    int fd = open(device.path().c_str(), O_RDWR | O_CLOEXEC);
+    Child child(writer_of(file));
+    close(fd);
+    EXPECT_EQ(haul_memory_refuse_unseen(child.pid(), &error), -EBUSY);
+    EXPECT_TRUE(says("holds a passed-through device (descriptor ")) << message();
+    EXPECT_TRUE(says(device.path().c_str())) << message();
 }
 
 TEST_F(MemoryWriters, IoUringIsRefused)

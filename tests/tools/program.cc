@@ -43,6 +43,27 @@ std::string MakeDirectory()
     return path;
 }
 
+Failing::Failing() : path_(MakeDirectory() + "/fails")
+{
+    setenv("HAUL_TEST_FAILS", path_.c_str(), 1);
+}
+
+Failing::~Failing()
+{
+    End();
+    unsetenv("HAUL_TEST_FAILS");
+}
+
+void Failing::Begin(const std::string &what)
+{
+    std::ofstream(path_) << what;
+}
+
+void Failing::End()
+{
+    unlink(path_.c_str());
+}
+
 std::string Runfile(const std::string &path)
 {
     const char *root = getenv("TEST_SRCDIR");

@@ -43,6 +43,19 @@ class Program
     bool ended_ = false;
 };
 
+/* For programs that preload tests/tools/fail_on_demand.so and start during its life: the calls that fail. */
+class Failing
+{
+  public:
+    Failing();
+    ~Failing();
+    void Begin(const std::string &what);
+    void End();
+
+  private:
+    std::string path_;
+};
+
 /* A new empty directory below the test's temporary directory. */
 std::string MakeDirectory();
 

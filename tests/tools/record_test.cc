@@ -1,3 +1,4 @@
+#include "tools/session/orders.h"
 #include "tools/session/record.h"
 
 #include <gtest/gtest.h>
@@ -84,6 +85,38 @@ TEST_F(Record, ComesBackAsItWasWritten)
     free(records);
 }
 
+/* Paths are bytes, JSON is UTF-8: what finds the machine again must come back as it was. */
+TEST_F(Record, PathsOfAnyBytesComeBackAsTheyWereWritten)
+{
+    Open();
+    haul_record written = Sample(kId, true, HAUL_RECORDED_SENDING);
+    std::string peer = "file:/\xff\xfe" + std::string(sizeof written.peer - 10, 'x') + "\xc3";
+    std::string locator = "/tmp/caf\xe9\x01\t\x80";
+    ASSERT_EQ(peer.size(), sizeof written.peer - 1);
+    strcpy(written.peer, peer.c_str());
+    strcpy(written.locator, locator.c_str());
+    ASSERT_EQ(haul_record_write(store_, &written, &error_), 0) << error_.message;
+    haul_record *records = nullptr;
+    size_t count = 0;
+    ASSERT_EQ(haul_record_list(store_, &records, &count, &error_), 0) << error_.message;
+    ASSERT_EQ(count, 1u);
+    EXPECT_EQ(records[0].peer, peer);
+    EXPECT_EQ(records[0].locator, locator);
+    free(records);
+}
+
+TEST_F(Record, BytesThatAreNotHexadecimalAreNoRecord)
+{
+    Open();
+    for (const char *hex : {"2f7", "2g", "2F", "00", "-1"}) {
+        std::ofstream(directory_ + "/" + kId + ".source.json")
+            << R"({"version": 1, "id": ")" << kId
+            << R"(", "side": "source", "step": "uncertain", "time": "t", "machine": "memory", "peer": "?",)"
+            << R"("locator": "?", "locator-hex": ")" << hex << R"(", "haul-pid": 1, "haul-start": 1})";
+        EXPECT_EQ(Count(), 0u) << hex;
+    }
+}
+
 TEST_F(Record, IsPrivateAndLeavesNoOtherFile)
 {
     Open();
@@ -105,6 +138,17 @@ TEST_F(Record, ATrialLeavesNothing)
     EXPECT_EQ(rmdir(directory_.c_str()), 0) << strerror(errno);
     EXPECT_EQ(haul_record_try(store_, &error_), -ENOENT);
     EXPECT_NE(std::string(error_.message).find("cannot be written"), std::string::npos) << error_.message;
+}
+
+TEST_F(Record, ATrialOfTheSocketForOrdersLeavesNothingAndFindsWhatIsInItsWay)
+{
+    Open();
+    EXPECT_EQ(haul_orders_try(store_, &error_), 0) << error_.message;
+    EXPECT_EQ(rmdir(directory_.c_str()), 0) << strerror(errno);
+    EXPECT_EQ(haul_orders_try(store_, &error_), -ENOENT);
+    EXPECT_NE(std::string(error_.message).find("no socket can be made in state directory " + directory_),
+              std::string::npos)
+        << error_.message;
 }
 
 TEST_F(Record, BothSidesOfAMoveOnOneHostKeepTheirOwn)

@@ -29,8 +29,12 @@ static int begin(struct haul_moves *moves, json_t *arguments, bool source, struc
         return status;
     }
     order.descriptors = &moves->descriptors;
+    unsigned before = moves->count;
     status = haul_moves_obtain(moves, name_of(arguments), &move, failure);
-    status = status < 0 ? status : haul_move_start(move, &order, &failure->error);
+    if (status == 0 && (status = haul_move_start(move, &order, &failure->error)) < 0 &&
+        moves->count > before) {
+        haul_moves_forget(moves, move); /* it was begun for nothing else */
+    }
     haul_moves_changed(moves);
     return status;
 }

@@ -2,6 +2,7 @@
 #include "tools/daemon/move.h"
 
 #include "tools/daemon/socket_address.h"
+#include "tools/session/text.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -160,10 +161,7 @@ static void hold(struct haul_move *move)
     set_guest(move, PAUSED);
     atomic_store_explicit(&move->held, true, memory_order_relaxed);
     set_state(move, HAUL_STATE_FAILED);
-    int status = haul_session_await_order(move->session, move->interrupt_fd, &error);
-    if (status < 0 && status != -EINTR) {
-        on_message(move, true, error.message);
-    }
+    haul_session_await_order(move->session, move->interrupt_fd, &error);
     atomic_store_explicit(&move->held, false, memory_order_relaxed);
 }
 
@@ -186,8 +184,8 @@ static void let_go(struct haul_move *move)
 
 static enum guest guest_after(const struct haul_move *move, const struct haul_outcome *outcome)
 {
-    if (outcome->stats.ownership == HAUL_OWNER_UNCERTAIN) {
-        return PAUSED;
+    if (outcome->stats.ownership == HAUL_OWNER_UNCERTAIN || haul_outcome_stands_still(outcome)) {
+        return outcome->machine_ended ? PRELAUNCH : PAUSED;
     }
     bool here = outcome->stats.ownership == (move->source ? HAUL_OWNER_SOURCE : HAUL_OWNER_DESTINATION);
     if (here) {
@@ -222,7 +220,7 @@ static void *run(void *opaque)
     if (uncertain) {
         hold(move);
     }
-    char headline[512];
+    char headline[HAUL_OUTCOME_HEADLINE_SIZE];
     haul_outcome_headline(outcome, headline, sizeof headline);
     on_message(move, true, headline);
     set_guest(move, guest_after(move, outcome));
@@ -351,16 +349,10 @@ static int prepare_remote(struct haul_move *move, const struct haul_move_order *
     return haul_remote_check(&move->remote, error);
 }
 
-int haul_move_start(struct haul_move *move, const struct haul_move_order *order, struct haul_error *error)
+static int start_thread(struct haul_move *move, const struct haul_move_order *order, struct haul_error *error)
 {
-    int status = check_order(move, order, error);
-    if (status < 0 || (status = haul_check_uri(order->uri, !order->source, error)) < 0 ||
-        (status = haul_descriptors_check(order->descriptors, order->uri, error)) < 0 ||
-        (status = prepare_remote(move, order, error)) < 0 || (status = prepare(move, order, error)) < 0 ||
-        (status = haul_descriptors_give(order->descriptors, order->uri, move->session, error)) < 0) {
-        return status;
-    }
-    haul_move_settle(move);
+    enum haul_state state = haul_move_state(move);
+    int guest = atomic_load_explicit(&move->guest, memory_order_relaxed);
     move->source = order->source;
     move->throttle = HAUL_SETTINGS_NO_THROTTLE;
     haul_settings_copy(&move->run, &move->settings);
@@ -372,8 +364,40 @@ int haul_move_start(struct haul_move *move, const struct haul_move_order *order,
     move->has_thread = failure == 0;
     if (failure) {
         atomic_store_explicit(&move->busy, false, memory_order_relaxed);
-        atomic_store_explicit(&move->state, HAUL_STATE_NONE, memory_order_relaxed);
+        atomic_store_explicit(&move->state, (int)state, memory_order_relaxed);
+        set_guest(move, (enum guest)guest);
         return haul_error_set(error, failure, "cannot start a thread for the move: %s", strerror(failure));
+    }
+    return 0;
+}
+
+/* A session that was made for a move that does not start. */
+static void drop_session(struct haul_move *move)
+{
+    struct haul_session *session = move->session;
+    pthread_mutex_lock(&move->lock);
+    move->session = NULL;
+    pthread_mutex_unlock(&move->lock);
+    haul_session_free(session);
+}
+
+int haul_move_start(struct haul_move *move, const struct haul_move_order *order, struct haul_error *error)
+{
+    int status = check_order(move, order, error);
+    if (status < 0 || (status = haul_check_uri(order->uri, !order->source, error)) < 0 ||
+        (status = haul_descriptors_check(order->descriptors, order->uri, error)) < 0 ||
+        (status = prepare_remote(move, order, error)) < 0) {
+        return status;
+    }
+    haul_move_settle(move);
+    bool kept = move->session != NULL;
+    if ((status = prepare(move, order, error)) < 0 ||
+        (status = haul_descriptors_give(order->descriptors, order->uri, move->session, error)) < 0 ||
+        (status = start_thread(move, order, error)) < 0) {
+        if (!kept) {
+            drop_session(move);
+        }
+        return status;
     }
     return 0;
 }
@@ -476,7 +500,7 @@ static json_t *json_of(struct haul_move *move, const struct haul_session_snapsho
     json_t *json = haul_outcome_json(&snapshot->outcome);
     json_object_set_new(json, "status", json_string(haul_state_name(haul_move_state(move))));
     json_object_set_new(json, "name", json_string(move->name));
-    json_object_set_new(json, "uri", json_string(snapshot->outcome.uri));
+    json_object_set_new(json, "uri", haul_text_json(snapshot->outcome.uri));
     if (!snapshot->outcome.source && snapshot->outcome.stats.total) {
         json_object_set_new(json, "socket-address", haul_socket_address_json(snapshot->outcome.uri));
     }

@@ -173,10 +173,7 @@ int haul_settings_set_capabilities(struct haul_settings *settings, const json_t 
             return haul_qmp_fail(failure, ENOTSUP, "Capability '%s' is not supported by haul", name);
         }
         bool *changes = flag(&changed, which);
-        if (which < CAPABILITIES && !changes && !state) {
-            return haul_qmp_fail(failure, EINVAL, "Capability '%s' is always on in haul", name);
-        }
-        if (changes) {
+        if (changes) { /* what is always on stays so: programs switch it off with others at their end */
             *changes = state;
         }
     }
@@ -320,6 +317,7 @@ int haul_settings_apply(const struct haul_settings *settings, const struct haul_
 {
     const struct haul_options *now = &settings->options;
     const struct haul_options *then = &before->options;
+    /* First, for only this can be refused: the values of the others were checked when they were set. */
     if (settings->throttle != HAUL_SETTINGS_NO_THROTTLE) {
         int result = haul_set_throttle(migration, (unsigned)settings->throttle, error);
         if (result < 0) {

@@ -30,12 +30,7 @@ static void wait_for_orders(struct cli_move *move)
     struct haul_error error = {0};
     cli_watch_sleep(move->watch, -1, 0); /* signals from before the question do not answer it */
     for (bool warned = false; haul_session_holds_guest(move->session);) {
-        int status = haul_session_await_order(move->session, cli_watch_interrupt_fd(move->watch), &error);
-        if (status < 0 && status != -EINTR) {
-            cli_complain(0, "%s", error.message);
-            return;
-        }
-        if (status == 0) {
+        if (haul_session_await_order(move->session, cli_watch_interrupt_fd(move->watch), &error) == 0) {
             return;
         }
         cli_watch_sleep(move->watch, -1, 0);
@@ -53,17 +48,28 @@ static void wait_for_orders(struct cli_move *move)
 
 void cli_move_hold(struct cli_move *move)
 {
-    if (cli_file_path(move->options->uri)) {
+    const struct haul_outcome *outcome = haul_session_outcome(move->session);
+    const char *other = cli_file_path(move->options->uri) ? "file" : "other side";
+    if (haul_outcome_stands_still(outcome)) {
+        cli_complain(0,
+                     "the other side does not run it either: 'haul resume %s' tries again to run this copy",
+                     outcome->id);
+    } else if (outcome->machine_ended) {
+        cli_complain(
+            0,
+            "this side's copy is not paused, its process has ended: look at the %s; 'haul abandon %s' "
+            "ends the record of the move",
+            other, outcome->id);
+    } else if (cli_file_path(move->options->uri)) {
         cli_complain(
             0,
             "this side's copy stays paused: look at the file and at the error, then see 'haul help resume'");
-        wait_for_orders(move);
-        return;
+    } else {
+        cli_complain(
+            0,
+            "the connection was lost in the middle of the handover of move %s, so this side's copy stays "
+            "paused: look at the other side, then see 'haul help resume'",
+            outcome->id);
     }
-    cli_complain(
-        0,
-        "the connection was lost in the middle of the handover of move %s, so this side's copy stays "
-        "paused: look at the other side, then see 'haul help resume'",
-        haul_session_outcome(move->session)->id);
     wait_for_orders(move);
 }

@@ -15,7 +15,8 @@ struct command_help {
 
 #define EXIT_STATUS                                                                                          \
     "Exit status: 0 the destination runs the guest; 1 the move failed and the guest runs at the source; 2 "  \
-    "the command line is wrong; 3 it is not known which side owns the guest (see haul help resume)."
+    "the command line is wrong; 3 it is not known which side owns the guest, or the move failed and the "    \
+    "guest does not run at the source either (see haul help resume)."
 
 #define URIS                                                                                                 \
     "tcp:HOST:PORT, with [ ] around an IPv6 address; several separated by commas spread the channels over "  \
@@ -142,8 +143,10 @@ static const struct command_help commands[CLI_COMMAND_COUNT] = {
             SIZES "\n\n"
                   "Ctrl-C (SIGINT), SIGTERM and SIGHUP cancel the snapshot. docs/snapshot.md tells what it "
                   "takes.\n\n"
-                  "Exit status: 0 the file is complete; 1 there is no file, with the reason, or the guest's "
-                  "self-check failed; 2 the command line is wrong. The machine goes on in each case.",
+                  "Exit status: 0 the file is complete; 1 there is no file, or one that a crash of this host "
+                  "could lose, with the reason, or the guest's self-check failed; 2 the command line is "
+                  "wrong. The machine goes on in each of these cases; 3 there is no file, and the machine "
+                  "could not be resumed or its process ended (see haul help resume).",
         },
     [CLI_TOPOLOGY] =
         {
@@ -180,6 +183,9 @@ static const struct command_help commands[CLI_COMMAND_COUNT] = {
             "how far they came; a guest that the destination's record calls running is the destination's. "
             "Abandon "
             "one side before you resume the other.\n\n"
+            "haul send also exits with 3 when the move failed before HANDOVER and the guest could not be "
+            "resumed: then the other side does not have it, and haul resume tries again. Where its process "
+            "has ended, haul says so, and nothing is left to resume.\n\n"
             "A guest that was saved into a file belongs to the file: as long as that is there, complete, "
             "resume "
             "refuses; remove the file first if it is this copy that shall go on.\n\n"
@@ -259,9 +265,8 @@ static const struct command_help commands[CLI_COMMAND_COUNT] = {
             "wrote since. The memory of a QEMU machine follows when all of its drives were "
             "copied.\n\n" NAME_OF_ONE,
             "Exit status: 0 the migration completed; 1 it failed or was cancelled, or the daemon cannot be "
-            "reached; 2 the command line is wrong; 3 it is not known which side owns the guest (see haul "
-            "help "
-            "resume).",
+            "reached; 2 the command line is wrong; 3 it is not known which side owns the guest, or it does "
+            "not run (see haul help resume).",
         },
     [CLI_DAEMON] =
         {

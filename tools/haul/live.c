@@ -111,7 +111,7 @@ static void show(struct screen *screen, const struct cli_view *view)
 
 static int exit_status(const json_t *migration)
 {
-    if (!strcmp(cli_view_text(migration, "ownership"), "uncertain")) {
+    if (!strcmp(cli_view_text(migration, "ownership"), "uncertain") || *cli_view_text(migration, "guest")) {
         return CLI_EXIT_UNCERTAIN;
     }
     return strcmp(cli_view_text(migration, "status"), "completed") != 0 ? CLI_EXIT_FAILED : CLI_EXIT_MOVED;

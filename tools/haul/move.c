@@ -31,6 +31,11 @@ static int begin(struct cli_move *move, bool source, struct haul_error *error)
     return status < 0 ? status : haul_session_new(source, &spec, &events, move, &move->session, error);
 }
 
+static int cancel_start(void *opaque)
+{
+    return haul_session_cancel(opaque);
+}
+
 static void wait_for_end(struct cli_move *move, bool source)
 {
     struct haul_migration *migration = haul_session_migration(move->session);
@@ -55,10 +60,11 @@ static void settle(struct cli_move *move)
     if (!haul_session_migration(move->session)) {
         return;
     }
-    if (outcome->stats.ownership == HAUL_OWNER_UNCERTAIN) {
+    if (outcome->stats.ownership == HAUL_OWNER_UNCERTAIN || haul_outcome_undecided(outcome)) {
         cli_move_hold(move);
     }
-    if (outcome->stats.ownership == (outcome->source ? HAUL_OWNER_SOURCE : HAUL_OWNER_DESTINATION)) {
+    if (!haul_outcome_stands_still(outcome) &&
+        outcome->stats.ownership == (outcome->source ? HAUL_OWNER_SOURCE : HAUL_OWNER_DESTINATION)) {
         cli_move_self_check(move);
     }
     haul_session_close(move->session);
@@ -95,8 +101,13 @@ int cli_move(const struct cli_options *options)
     }
     if (begin(&move, source, &error) < 0) {
         cli_complain(0, "%s", error.message);
+        if (options->json) {
+            cli_json_print_failure(-error.code, error.message, stdout);
+        }
     } else {
+        cli_watch_set_start(move.watch, cancel_start, move.session);
         haul_session_start(move.session, options->uri, &options->haul, &error);
+        cli_watch_set_start(move.watch, NULL, NULL);
         wait_for_end(&move, source);
         settle(&move);
         report(options, haul_session_outcome(move.session));

@@ -17,8 +17,9 @@ struct cli_move {
 };
 
 /*
- * cli_move_hold is for uncertain ownership: it tells the operator. The reference guest lives in this process,
- * so then it waits here for haul resume or haul abandon, and the outcome's ownership says what was ordered.
+ * cli_move_hold is for uncertain ownership, and for a guest that could not be resumed: it tells the operator.
+ * The reference guest lives in this process, so then it waits here for haul resume or haul abandon, and the
+ * outcome's ownership says what was ordered.
  */
 void cli_move_hold(struct cli_move *move);
 

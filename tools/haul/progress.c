@@ -146,8 +146,9 @@ void cli_progress_show(struct cli_progress *progress, const struct haul_stats *s
     if (progress->style == CLI_PROGRESS_REDRAW) {
         fprintf(progress->out, "\r%.*s\033[K", terminal_columns(progress->out) - 1, line);
         progress->drawn = true;
-    } else if (strcmp(line, progress->last_line) != 0) {
-        /* A log needs no second line that says "waiting for the source". */
+    } else if (!state_words(stats->state, progress->source) || strcmp(line, progress->last_line) != 0) {
+        /* A log needs no second line that says "waiting for the source"; but a move that stands still shows.
+         */
         fprintf(progress->out, "%s\n", line);
     }
     memcpy(progress->last_line, line, sizeof line);

@@ -127,6 +127,7 @@ static int check_safe(const struct recovery *recovery, const struct haul_record 
                       struct haul_error *error)
 {
     if (strcmp(record->step, HAUL_RECORDED_UNCERTAIN) != 0 &&
+        strcmp(record->step, HAUL_RECORDED_STOPPED) != 0 &&
         haul_record_process_alive(record->haul_pid, record->haul_start)) {
         return haul_error_set(error, EBUSY,
                               "move %s is still being handed over by process %d: wait for it to end",

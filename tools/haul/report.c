@@ -12,7 +12,7 @@
 
 enum cli_exit cli_outcome_exit(const struct haul_outcome *outcome)
 {
-    if (outcome->stats.ownership == HAUL_OWNER_UNCERTAIN) {
+    if (outcome->stats.ownership == HAUL_OWNER_UNCERTAIN || haul_outcome_stands_still(outcome)) {
         return CLI_EXIT_UNCERTAIN;
     }
     if (!haul_outcome_done(outcome) || outcome->self_check_code < 0) {
@@ -154,7 +154,7 @@ static void print_channels(const struct haul_outcome *outcome, FILE *out)
 
 void cli_report_print(const struct haul_outcome *outcome, FILE *out)
 {
-    char headline[512];
+    char headline[HAUL_OUTCOME_HEADLINE_SIZE];
     haul_outcome_headline(outcome, headline, sizeof headline);
     fprintf(out, "%s\n", headline);
     /* Nothing of a move that never got to its memory is worth a table. */

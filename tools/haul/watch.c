@@ -24,6 +24,8 @@ struct cli_watch {
     pthread_mutex_t mutex;    /* guards the rest; held while the migration is used */
     struct haul_migration *migration;
     const char *gist;
+    int (*cancel_start)(void *opaque); /* before there is a migration to cancel; or NULL */
+    void *opaque;
 };
 
 static void fill_signals(sigset_t *set)
@@ -67,6 +69,8 @@ static void take_signal(struct cli_watch *watch)
     pthread_mutex_lock(&watch->mutex);
     if (watch->migration) {
         cancel(watch);
+    } else if (watch->cancel_start) {
+        watch->cancel_start(watch->opaque);
     }
     pthread_mutex_unlock(&watch->mutex);
 }
@@ -139,6 +143,17 @@ int cli_watch_new(struct cli_progress *progress, struct cli_watch **result, stru
     }
     *result = watch;
     return 0;
+}
+
+void cli_watch_set_start(struct cli_watch *watch, int (*cancel_start)(void *opaque), void *opaque)
+{
+    pthread_mutex_lock(&watch->mutex);
+    watch->cancel_start = cancel_start;
+    watch->opaque = opaque;
+    if (cancel_start && cli_watch_interrupted(watch)) {
+        cancel_start(opaque);
+    }
+    pthread_mutex_unlock(&watch->mutex);
 }
 
 void cli_watch_set_migration(struct cli_watch *watch, struct haul_migration *migration, const char *gist)

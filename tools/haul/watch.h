@@ -19,6 +19,9 @@ void cli_watch_block_signals(void);
 /* cli_watch_new starts the thread; `progress` outlives it. */
 int cli_watch_new(struct cli_progress *progress, struct cli_watch **watch, struct haul_error *error);
 
+/* cli_watch_set_start says how to cancel what has no migration yet; NULL: not any more. */
+void cli_watch_set_start(struct cli_watch *watch, int (*cancel_start)(void *opaque), void *opaque);
+
 /*
  * cli_watch_set_migration says which migration to show and to cancel; a signal that came before cancels it
  * now. NULL: none, after return the thread does not touch the former one. `gist` (static) is what

@@ -42,7 +42,11 @@ struct haul_machine_ops {
     /* Tells whether the machine stood still of itself when it was last looked at: its operator paused it, and
      * it is moved as it is. Also called on threads of the migration, in its hooks and events. NULL: never. */
     bool (*paused)(struct haul_machine *machine);
-    /* After ownership was left uncertain: run it here again / give this copy up. */
+    /* Tells whether the process that is the machine has ended. After the move. NULL: it has none, or is this
+     * one. */
+    bool (*ended)(struct haul_machine *machine);
+    /* After ownership was left uncertain, or it could not be resumed: run it here again / give this copy up.
+     */
     int (*resume)(struct haul_machine *machine, struct haul_error *error);
     int (*abandon)(struct haul_machine *machine, struct haul_error *error);
     void (*free)(struct haul_machine *machine);
@@ -54,6 +58,11 @@ struct haul_machine_ops {
  * with -ENOMEM in *error. ops->free takes it in every state from here.
  */
 void *haul_machine_alloc(size_t size, const struct haul_machine_ops *ops, struct haul_error *error);
+/*
+ * haul_machine_process_ended tells whether process `pid` has ended; one that is ending is waited for.
+ * `pidfd`: of that process, or -1.
+ */
+bool haul_machine_process_ended(int pid, int pidfd);
 /* haul_machine_finish ends a constructor: after a failure it frees what was made, else *machine is that.
  * Returns `result`. */
 int haul_machine_finish(struct haul_machine *made, int result, struct haul_machine **machine);

@@ -32,6 +32,7 @@ struct haul_qmp {
     unsigned event_count;
     uint64_t stopped_at_ns;
     uint64_t memory_changes;
+    uint64_t unplugs;
     bool ran;
 };
 
@@ -109,6 +110,7 @@ static void note_event(struct haul_qmp *qmp, const json_t *event)
     if (name && (strcmp(name, "BALLOON_CHANGE") == 0 || strcmp(name, "MEMORY_DEVICE_SIZE_CHANGE") == 0)) {
         qmp->memory_changes++;
     }
+    qmp->unplugs += name && strcmp(name, "DEVICE_DELETED") == 0;
     if (name && strcmp(name, "STOP") == 0) {
         const json_t *stamp = json_object_get(event, "timestamp");
         int64_t at = json_integer_value(json_object_get(stamp, "seconds")) * 1000000000 +
@@ -419,6 +421,11 @@ bool haul_qmp_ran(const struct haul_qmp *qmp)
 uint64_t haul_qmp_stopped_at_ns(const struct haul_qmp *qmp)
 {
     return qmp->stopped_at_ns;
+}
+
+uint64_t haul_qmp_unplugs(const struct haul_qmp *qmp)
+{
+    return qmp->unplugs;
 }
 
 uint64_t haul_qmp_memory_changes(const struct haul_qmp *qmp)

@@ -75,6 +75,9 @@ bool haul_qmp_ran(const struct haul_qmp *qmp);
  * (events BALLOON_CHANGE and MEMORY_DEVICE_SIZE_CHANGE). */
 uint64_t haul_qmp_memory_changes(const struct haul_qmp *qmp);
 
+/* haul_qmp_unplugs counts the devices that were seen to leave the machine (event DEVICE_DELETED). */
+uint64_t haul_qmp_unplugs(const struct haul_qmp *qmp);
+
 /* haul_qmp_set_timeout replaces the timeout of haul_qmp_connect for the calls to come. */
 void haul_qmp_set_timeout(struct haul_qmp *qmp, int timeout_ms);
 

@@ -7,12 +7,17 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+static void drop_fds(struct haul_qmp_peer *peer)
+{
+    while (peer->fd_count > 0) {
+        close(peer->fds[--peer->fd_count]);
+    }
+}
+
 void haul_qmp_peer_cleanup(struct haul_qmp_peer *peer)
 {
     close(peer->fd);
-    for (unsigned i = 0; i < peer->fd_count; i++) {
-        close(peer->fds[i]);
-    }
+    drop_fds(peer);
     haul_qmp_session_cleanup(&peer->session);
 }
 
@@ -32,13 +37,15 @@ bool haul_qmp_peer_done(const struct haul_qmp_peer *peer)
     return peer->session.dead || ((peer->ended || peer->session.closing) && !has_output(peer));
 }
 
-/* One sendmsg may bring several descriptors; those beyond the limit are closed. */
+/* One sendmsg may bring several descriptors. Those before it belong to a command that was refused, and must
+ * not be taken for those of the next. */
 static void keep_fds(struct haul_qmp_peer *peer, struct msghdr *message)
 {
     for (struct cmsghdr *header = CMSG_FIRSTHDR(message); header; header = CMSG_NXTHDR(message, header)) {
         if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) {
             continue;
         }
+        drop_fds(peer);
         size_t count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
         for (size_t i = 0; i < count; i++) {
             int fd;

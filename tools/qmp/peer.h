@@ -10,12 +10,12 @@
 extern "C" {
 #endif
 
-#define HAUL_QMP_PEER_FDS 16 /* descriptors that wait to be taken; QEMU's limit */
+#define HAUL_QMP_PEER_FDS 16 /* descriptors of one message; QEMU's limit */
 
 struct haul_qmp_peer {
     int fd;
-    bool ended; /* the client sends no more; it may still read */
-    int fds[HAUL_QMP_PEER_FDS];
+    bool ended;                 /* the client sends no more; it may still read */
+    int fds[HAUL_QMP_PEER_FDS]; /* of the latest message that brought any */
     unsigned fd_count;
     struct haul_qmp_session session;
 };
@@ -31,7 +31,7 @@ bool haul_qmp_peer_done(const struct haul_qmp_peer *peer);
 void haul_qmp_peer_read(struct haul_qmp_peer *peer);
 void haul_qmp_peer_write(struct haul_qmp_peer *peer);
 
-/* haul_qmp_peer_take_fd returns the oldest descriptor, or -EBADF. */
+/* haul_qmp_peer_take_fd returns the first descriptor, or -EBADF. */
 int haul_qmp_peer_take_fd(struct haul_qmp_peer *peer);
 
 #ifdef __cplusplus

@@ -86,8 +86,9 @@ const char *haul_qmp_server_path(const struct haul_qmp_server *server);
 int haul_qmp_server_event(struct haul_qmp_server *server, const char *name, json_t *data);
 
 /*
- * haul_qmp_server_take_fd, from a handler only, returns the oldest descriptor that the client sent beside its
- * messages (SCM_RIGHTS) and that was not taken yet, now the caller's; -EBADF: there is none.
+ * haul_qmp_server_take_fd, from a handler only, returns the first descriptor that the client sent beside its
+ * latest message that had any (SCM_RIGHTS) and that was not taken yet, now the caller's; -EBADF: there is
+ * none. Those of earlier messages are closed.
  */
 int haul_qmp_server_take_fd(struct haul_qmp_server *server);
 

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tools/session/outcome.h"
 
+#include "tools/session/text.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,12 +31,14 @@ static json_t *ram_json(const struct haul_stats *stats)
     /* What disks were given may not have left this host yet. */
     uint64_t disk = stats->disk.transferred;
     uint64_t own = stats->transferred > disk ? stats->transferred - disk : 0;
+    double megabits = (double)stats->transferred * 8 / 1e6;
+    double seconds = (double)stats->total_time_ns / 1e9;
     return json_pack("{s:o s:o s:o s:o s:o s:o s:o s:o s:f s:o s:o s:i s:o s:o s:i s:i}", "transferred",
                      integer(own), "remaining", integer(stats->remaining), "total", integer(stats->total),
                      "duplicate", integer(stats->duplicate), "normal", integer(stats->normal), "normal-bytes",
                      integer(stats->normal * stats->page_size), "holes", integer(stats->holes),
                      "dirty-pages-rate", integer(stats->dirty_pages_rate), "mbps",
-                     (double)stats->bandwidth_bytes_per_s * 8 / 1e6, "pages-per-second",
+                     seconds > 0 ? megabits / seconds : 0.0, "pages-per-second",
                      integer(stats->pages_per_second), "dirty-sync-count", integer(stats->dirty_sync_count),
                      "page-size", (int)stats->page_size, "threshold-size", integer(stats->threshold_size),
                      "multifd-bytes", integer(stats->transferred), "skipped", 0, "postcopy-requests", 0);
@@ -75,33 +79,16 @@ static json_t *channels_json(const struct haul_outcome *outcome)
     return array;
 }
 
-/* Sentences may hold a file's name in any encoding, or be cut within a character: JSON must be UTF-8. */
-static json_t *sentence_json(const char *text)
-{
-    char copy[sizeof((struct haul_error *)0)->message];
-    json_t *string = json_string(text);
-    if (string) {
-        return string;
-    }
-    snprintf(copy, sizeof copy, "%s", text);
-    for (char *at = copy; *at; at++) {
-        if ((unsigned char)*at >= 0x80) {
-            *at = '?';
-        }
-    }
-    return json_string(copy);
-}
-
 /* "ECONNREFUSED": scripts compare names, not this machine's numbers. */
 static json_t *error_json(int code, const char *sentence)
 {
     const char *name = strerrorname_np(abs(code));
-    return json_pack("{s:s s:o}", "code", name ? name : "EIO", "desc", sentence_json(sentence));
+    return json_pack("{s:s s:o}", "code", name ? name : "EIO", "desc", haul_text_json(sentence));
 }
 
 static void add_failure(json_t *json, int code, const char *sentence)
 {
-    json_object_set_new(json, "error-desc", sentence_json(sentence));
+    json_object_set_new(json, "error-desc", haul_text_json(sentence));
     json_object_set_new(json, "error", error_json(code, sentence));
 }
 
@@ -112,7 +99,7 @@ static json_t *jobs_json(const struct haul_outcome *outcome)
     for (unsigned i = 0; i < outcome->stats.streams; i++) {
         const struct haul_stream_stats *stream = &outcome->streams[i];
         json_array_append_new(array, json_pack("{s:o s:s s:o s:o s:b s:o}", "device",
-                                               sentence_json(stream->name), "type", "mirror", "len",
+                                               haul_text_json(stream->name), "type", "mirror", "len",
                                                integer(stream->length), "offset", integer(stream->offset),
                                                "ready", (int)stream->ready, "bytes", integer(stream->bytes)));
     }
@@ -145,6 +132,9 @@ json_t *haul_outcome_json(const struct haul_outcome *outcome)
     json_object_set_new(json, "downtime-detail",
                         json_pack("{s:o s:o}", "predicted", parts_json(&stats->expected), "actual",
                                   parts_json(&stats->actual)));
+    if (outcome->machine_ended || haul_outcome_stands_still(outcome)) {
+        json_object_set_new(json, "guest", json_string(outcome->machine_ended ? "ended" : "stopped"));
+    }
     json_object_set_new(json, "ram", ram_json(stats));
     if (stats->disk.count) {
         json_object_set_new(json, "disk", disk_json(stats));
@@ -180,7 +170,7 @@ json_t *haul_outcome_json(const struct haul_outcome *outcome)
     json_object_set_new(json, "migration-thread-cpu-time", fine_ms(stats->migration_thread_cpu_ns));
     json_object_set_new(json, "verified", json_boolean(outcome->verify && moved));
     if (outcome->summary[0]) {
-        json_object_set_new(json, "summary", json_string(outcome->summary));
+        json_object_set_new(json, "summary", haul_text_json(outcome->summary));
     }
     if (outcome->self_check[0]) {
         json_object_set_new(

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #define LINE_SIZE 640
+#define PAUSE_MS 100 /* without accepting, after the process ran out of descriptors */
 
 struct haul_orders {
     int fd;
@@ -32,6 +33,41 @@ static void fill_name(char *name, size_t size, const char *id, bool source)
     snprintf(name, size, "%.32s.%s.sock", id, source ? "source" : "destination");
 }
 
+/* A listening socket, or a negative errno. What had the name before is removed. */
+static int listen_in(int directory, const char *name)
+{
+    struct sockaddr_un address;
+    fill_address(&address, directory, name);
+    unlinkat(directory, name, 0);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0) {
+        return -errno;
+    }
+    if (bind(fd, (struct sockaddr *)&address, sizeof address) < 0 || listen(fd, 4) < 0) {
+        int failure = errno;
+        close(fd);
+        unlinkat(directory, name, 0);
+        return -failure;
+    }
+    return fd;
+}
+
+int haul_orders_try(struct haul_store *store, struct haul_error *error)
+{
+    char name[64];
+    snprintf(name, sizeof name, ".trial-%d.sock", (int)gettid()); /* each thread has its own */
+    int fd = listen_in(haul_store_fd(store), name);
+    if (fd < 0) {
+        return haul_error_set(error, -fd,
+                              "haul resume could not reach the guest, because no socket can be made in state "
+                              "directory %s: %s; set HAUL_STATE_DIR to another",
+                              haul_store_path(store), strerror(-fd));
+    }
+    close(fd);
+    unlinkat(haul_store_fd(store), name, 0);
+    return 0;
+}
+
 int haul_orders_open(struct haul_store *store, const char *id, bool source, struct haul_orders **result,
                      struct haul_error *error)
 {
@@ -39,18 +75,15 @@ int haul_orders_open(struct haul_store *store, const char *id, bool source, stru
     if (!orders) {
         return haul_error_set(error, ENOMEM, "no memory to wait for haul resume");
     }
-    struct sockaddr_un address;
     orders->directory = haul_store_fd(store);
     fill_name(orders->name, sizeof orders->name, id, source);
-    fill_address(&address, orders->directory, orders->name);
-    unlinkat(orders->directory, orders->name, 0);
-    orders->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (orders->fd < 0 || bind(orders->fd, (struct sockaddr *)&address, sizeof address) < 0 ||
-        listen(orders->fd, 4) < 0) {
-        int failure = errno;
+    orders->fd = listen_in(orders->directory, orders->name);
+    if (orders->fd < 0) {
+        int failure = -orders->fd;
+        haul_error_set(error, failure, "the socket %s/%s cannot be made: %s", haul_store_path(store),
+                       orders->name, strerror(failure));
         haul_orders_close(orders);
-        return haul_error_set(error, failure, "haul resume cannot reach this process: %s/%s: %s",
-                              haul_store_path(store), orders->name, strerror(failure));
+        return -failure;
     }
     *result = orders;
     return 0;
@@ -98,13 +131,14 @@ static int read_line(int fd, char *line, size_t size, int seconds)
 int haul_orders_wait(struct haul_orders *orders, int interrupt_fd, enum haul_order *order, int *client,
                      struct haul_error *error)
 {
-    for (;;) {
-        struct pollfd fds[] = {{interrupt_fd, POLLIN, 0}, {orders->fd, POLLIN, 0}};
-        int ready = poll(fds, 2, -1);
+    for (bool resting = false;;) {
+        struct pollfd fds[] = {{interrupt_fd, POLLIN, 0}, {resting ? -1 : orders->fd, POLLIN, 0}};
+        int ready = poll(fds, 2, resting ? PAUSE_MS : -1);
         if (ready > 0 && fds[0].revents) {
             return haul_error_set(error, EINTR, "interrupted while waiting for haul resume");
         }
         int fd = ready > 0 ? accept4(orders->fd, NULL, NULL, SOCK_CLOEXEC) : -1;
+        resting = ready > 0 && fd < 0;
         if (fd < 0) {
             continue;
         }

@@ -18,6 +18,9 @@ enum haul_order { HAUL_ORDER_NONE, HAUL_ORDER_RESUME, HAUL_ORDER_ABANDON };
 
 struct haul_orders; /* opaque: the listening socket */
 
+/* haul_orders_try makes such a socket and removes it: whether orders could reach this process. */
+int haul_orders_try(struct haul_store *store, struct haul_error *error);
+
 int haul_orders_open(struct haul_store *store, const char *id, bool source, struct haul_orders **orders,
                      struct haul_error *error);
 /*

@@ -32,6 +32,33 @@ bool haul_outcome_done(const struct haul_outcome *outcome)
                                              : outcome->stats.ownership == HAUL_OWNER_DESTINATION;
 }
 
+bool haul_outcome_stands_still(const struct haul_outcome *outcome)
+{
+    return outcome->source && outcome->stats.ownership == HAUL_OWNER_SOURCE &&
+           outcome->stats.resume_error < 0;
+}
+
+bool haul_outcome_undecided(const struct haul_outcome *outcome)
+{
+    bool asks = outcome->stats.ownership == HAUL_OWNER_UNCERTAIN || haul_outcome_stands_still(outcome);
+    return asks && !outcome->machine_ended && !outcome->gave_up;
+}
+
+/* What became of a guest that is the source's. */
+static void failed_headline(const struct haul_outcome *outcome, const char *what, const char *noun,
+                            char *text, size_t size)
+{
+    if (!haul_outcome_stands_still(outcome)) {
+        snprintf(text, size, "Not %s (%s): the %s goes on here.", what, outcome->status, noun);
+    } else if (outcome->machine_ended) {
+        snprintf(text, size, "Not %s (%s): the process of the %s has ended here.", what, outcome->status,
+                 noun);
+    } else {
+        snprintf(text, size, "Not %s (%s): the %s %s.", what, outcome->status, noun,
+                 outcome->gave_up ? "was given up here" : "is stopped here; see 'haul help resume'");
+    }
+}
+
 /* The same of a file in place of the other side; false where there is nothing else to say. */
 static bool file_headline(const struct haul_outcome *outcome, const char *noun, char *text, size_t size)
 {
@@ -41,10 +68,15 @@ static bool file_headline(const struct haul_outcome *outcome, const char *noun, 
     }
     if (haul_outcome_is_snapshot(outcome) && haul_outcome_done(outcome)) {
         snprintf(text, size, "Saved: the %s as it was is in %s, and goes on here.", noun, outcome->uri);
+    } else if (haul_outcome_is_snapshot(outcome) && outcome->stats.file_complete) {
+        snprintf(text, size,
+                 "Not surely saved (%s): %s is complete, but a crash of this host could lose it; the %s goes "
+                 "on here.",
+                 outcome->status, outcome->uri, noun);
     } else if (outcome->source && owned) {
         snprintf(text, size, "Saved: the %s is now in %s, and stopped here.", noun, outcome->uri);
     } else if (outcome->source) {
-        snprintf(text, size, "Not saved (%s): the %s goes on here.", outcome->status, noun);
+        failed_headline(outcome, "saved", noun, text, size);
     } else if (owned) {
         snprintf(text, size, "Restored: the %s is now here.", noun);
     } else {
@@ -70,14 +102,16 @@ void haul_outcome_headline(const struct haul_outcome *outcome, char *text, size_
         break;
     case HAUL_OWNER_SOURCE:
         if (outcome->source) {
-            snprintf(text, size, "Not moved (%s): the %s goes on here.", outcome->status, noun);
+            failed_headline(outcome, "moved", noun, text, size);
         } else {
             snprintf(text, size, "Not received (%s): the %s stays with the source.", outcome->status, noun);
         }
         break;
     case HAUL_OWNER_UNCERTAIN:
         snprintf(text, size, "Uncertain: it is not known which side owns the %s; this copy %s.", noun,
-                 outcome->gave_up ? "was given up" : "is paused");
+                 outcome->machine_ended ? "has ended"
+                 : outcome->gave_up     ? "was given up"
+                                        : "is paused");
         break;
     }
 }

@@ -13,6 +13,9 @@
 extern "C" {
 #endif
 
+#define HAUL_OUTCOME_URI_SIZE 4300 /* a list of addresses, or a path with what leads to it */
+#define HAUL_OUTCOME_HEADLINE_SIZE (HAUL_OUTCOME_URI_SIZE + 100)
+
 struct haul_outcome {
     bool source;          /* this side */
     const char *status;   /* QEMU's name of the last state */
@@ -33,6 +36,7 @@ struct haul_outcome {
     char summary[256];    /* the machine's own line for the report, or empty */
     bool ended;           /* the migration did; before, the numbers are of a moment */
     bool gave_up;         /* after uncertainty, the operator abandoned this copy */
+    bool machine_ended;   /* uncertain, or standing still, because the process that is this copy has ended */
 };
 
 /* haul_ownership_name returns "source", "destination" or "uncertain". */
@@ -43,7 +47,16 @@ const char *haul_ownership_name(enum haul_ownership ownership);
 bool haul_outcome_is_snapshot(const struct haul_outcome *outcome);
 bool haul_outcome_done(const struct haul_outcome *outcome);
 
-/* haul_outcome_headline writes one line that says where the guest runs now. */
+/*
+ * haul_outcome_stands_still tells whether the guest is the source's, this side's, and does not run: it could
+ * not be resumed, or its process has ended. haul_outcome_undecided: its copy here is still there, stopped,
+ * and `haul resume` or `haul abandon` has to say what becomes of it.
+ */
+bool haul_outcome_stands_still(const struct haul_outcome *outcome);
+bool haul_outcome_undecided(const struct haul_outcome *outcome);
+
+/* haul_outcome_headline writes one line, shorter than HAUL_OUTCOME_HEADLINE_SIZE, that says where the guest
+ * runs now. */
 void haul_outcome_headline(const struct haul_outcome *outcome, char *text, size_t size);
 
 /* haul_outcome_json returns a new object with query-migrate's names and units, or NULL without memory. */

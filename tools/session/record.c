@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tools/session/record.h"
 
+#include "tools/session/text.h"
+
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -142,12 +144,35 @@ static void record_name(char name[NAME_SIZE], const char *id, bool source, const
     snprintf(name, NAME_SIZE, "%.32s.%s.json%s", id, source ? "source" : "destination", tail);
 }
 
+/* Adds a path or URI as it can be read and, if that is not all of it, its bytes in hexadecimal. */
+static bool add_place(json_t *json, const char *name, const char *text)
+{
+    json_t *string = haul_text_json(text);
+    bool whole = string && strcmp(json_string_value(string), text) == 0;
+    if (json_object_set_new(json, name, string) < 0) {
+        return false;
+    }
+    char member[32], *hex = whole ? NULL : malloc(2 * strlen(text) + 1);
+    for (size_t i = 0; hex && text[i]; i++) {
+        sprintf(hex + 2 * i, "%02x", (unsigned char)text[i]);
+    }
+    snprintf(member, sizeof member, "%s-hex", name);
+    bool added = whole || (hex && json_object_set_new(json, member, json_string(hex)) == 0);
+    free(hex);
+    return added;
+}
+
 static json_t *record_to_json(const struct haul_record *record)
 {
-    return json_pack("{s:i s:s s:s s:s s:s s:s s:s s:s s:i s:I}", "version", 1, "id", record->id, "side",
-                     record->source ? "source" : "destination", "step", record->step, "time", record->time,
-                     "peer", record->peer, "machine", record->machine, "locator", record->locator, "haul-pid",
-                     record->haul_pid, "haul-start", (json_int_t)record->haul_start);
+    json_t *json = json_pack("{s:i s:s s:s s:s s:s s:s s:i s:I}", "version", 1, "id", record->id, "side",
+                             record->source ? "source" : "destination", "step", record->step, "time",
+                             record->time, "machine", record->machine, "haul-pid", record->haul_pid,
+                             "haul-start", (json_int_t)record->haul_start);
+    if (!json || !add_place(json, "peer", record->peer) || !add_place(json, "locator", record->locator)) {
+        json_decref(json);
+        return NULL;
+    }
+    return json;
 }
 
 /* Writes and syncs the whole text; the errno of the first failure, or 0. */
@@ -205,7 +230,7 @@ int haul_record_write(struct haul_store *store, struct haul_record *record, stru
     char *text = json ? json_dumps(json, JSON_INDENT(2)) : NULL;
     json_decref(json);
     if (!text) {
-        return haul_error_set(error, EINVAL, "the record of move %s cannot be written as JSON", record->id);
+        return haul_error_set(error, ENOMEM, "no memory for the record of move %s", record->id);
     }
     char name[NAME_SIZE], temporary[NAME_SIZE];
     record_name(name, record->id, record->source, "");
@@ -247,6 +272,34 @@ static bool copy_text(char *to, size_t size, const char *from)
     return (size_t)snprintf(to, size, "%s", from) < size;
 }
 
+static int hex_digit(char digit)
+{
+    const char *at = digit ? strchr("0123456789abcdef", digit) : NULL;
+    return at ? (int)(at - "0123456789abcdef") : -1;
+}
+
+/* What add_place added. */
+static bool read_place(const json_t *json, const char *name, char *to, size_t size)
+{
+    char member[32];
+    snprintf(member, sizeof member, "%s-hex", name);
+    const char *text = json_string_value(json_object_get(json, name));
+    const char *hex = json_string_value(json_object_get(json, member));
+    if (!hex) {
+        return text && copy_text(to, size, text);
+    }
+    size_t length = strlen(hex) / 2;
+    for (size_t i = 0; i < length && length < size; i++) {
+        int high = hex_digit(hex[2 * i]), low = hex_digit(hex[2 * i + 1]);
+        if (high < 0 || low < 0 || high + low == 0) {
+            return false;
+        }
+        to[i] = (char)(high << 4 | low);
+    }
+    to[length < size ? length : 0] = '\0';
+    return length < size && hex[2 * length] == '\0';
+}
+
 static int record_read(struct haul_store *store, const char *name, struct haul_record *record)
 {
     int fd = openat(store->fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
@@ -260,10 +313,10 @@ static int record_read(struct haul_store *store, const char *name, struct haul_r
     json_t *json = length > 0 ? json_loadb(text, (size_t)length, JSON_REJECT_DUPLICATES, NULL) : NULL;
     int version, haul_pid;
     json_int_t haul_start;
-    const char *id, *side, *step, *when, *peer, *machine, *locator;
-    int result = json_unpack(json, "{s:i s:s s:s s:s s:s s:s s:s s:s s:i s:I}", "version", &version, "id",
-                             &id, "side", &side, "step", &step, "time", &when, "peer", &peer, "machine",
-                             &machine, "locator", &locator, "haul-pid", &haul_pid, "haul-start", &haul_start);
+    const char *id, *side, *step, *when, *machine;
+    int result = json_unpack(json, "{s:i s:s s:s s:s s:s s:s s:i s:I}", "version", &version, "id", &id,
+                             "side", &side, "step", &step, "time", &when, "machine", &machine, "haul-pid",
+                             &haul_pid, "haul-start", &haul_start);
     char expected[NAME_SIZE] = "";
     if (result == 0) {
         *record = (struct haul_record){
@@ -274,9 +327,9 @@ static int record_read(struct haul_store *store, const char *name, struct haul_r
         !copy_text(record->id, sizeof record->id, id) ||
         !copy_text(record->step, sizeof record->step, step) ||
         !copy_text(record->time, sizeof record->time, when) ||
-        !copy_text(record->peer, sizeof record->peer, peer) ||
+        !read_place(json, "peer", record->peer, sizeof record->peer) ||
         !copy_text(record->machine, sizeof record->machine, machine) ||
-        !copy_text(record->locator, sizeof record->locator, locator)) {
+        !read_place(json, "locator", record->locator, sizeof record->locator)) {
         result = -EINVAL;
     }
     json_decref(json);

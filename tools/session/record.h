@@ -22,6 +22,7 @@ extern "C" {
 #define HAUL_RECORDED_SENDING "handover-sending"   /* source: HANDOVER is about to leave */
 #define HAUL_RECORDED_RECEIVED "handover-received" /* destination: the guest is about to start */
 #define HAUL_RECORDED_RUNNING "running"            /* destination: the guest runs here */
+#define HAUL_RECORDED_STOPPED "stopped" /* source: the guest is its own, and could not be resumed */
 #define HAUL_RECORDED_UNCERTAIN                                                                              \
     "uncertain" /* the move ended and nobody knows whether the other side runs the guest */
 

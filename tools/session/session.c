@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -36,10 +37,10 @@ struct haul_session {
     pthread_mutex_t lock;
     struct haul_migration *migration; /* made, and perhaps not started yet */
     bool started;
-    bool cancelled;  /* under `lock` for everybody: since haul_session_renew, perhaps before there was a
-                        migration */
-    char uri[300];   /* destination: what it really listens on */
-    char peer[4200]; /* as it was asked for */
+    bool cancelled; /* under `lock` for everybody: since haul_session_renew, perhaps before there was a
+                       migration */
+    char uri[HAUL_OUTCOME_URI_SIZE]; /* destination: what it really listens on */
+    char peer[4200];                 /* as it was asked for */
     char compress[8];
     struct haul_channel_stats channels[HAUL_SESSION_CHANNELS];
     struct haul_outcome outcome;
@@ -50,7 +51,7 @@ static void say(struct haul_session *session, bool urgent, const char *format, .
 
 static void say(struct haul_session *session, bool urgent, const char *format, ...)
 {
-    char text[sizeof(struct haul_error) + 64];
+    char text[HAUL_OUTCOME_URI_SIZE + 64];
     va_list arguments;
     va_start(arguments, format);
     vsnprintf(text, sizeof text, format, arguments);
@@ -280,7 +281,7 @@ static int start(struct haul_session *session, const char *uri, const struct hau
                  struct haul_error *error)
 {
     int status = session->store ? 0 : haul_store_open(&session->store, error);
-    if (status < 0) {
+    if (status < 0 || (session->spec.guest && (status = haul_orders_try(session->store, error)) < 0)) {
         return status;
     }
     haul_record_prune(session->store, KEEP_RECORDS_S);
@@ -328,6 +329,7 @@ int haul_session_start(struct haul_session *session, const char *uri, const stru
 
 void haul_session_renew(struct haul_session *session)
 {
+    give_fds(session, NULL, NULL); /* of a start that never came */
     pthread_mutex_lock(&session->lock);
     if (session->migration) { /* none, if the last start failed */
         session->former = session->migration;
@@ -383,10 +385,13 @@ void haul_session_finish(struct haul_session *session)
     outcome->error = failure;
     outcome->ended = true;
     collect(session, outcome, session->channels);
+    bool uncertain = outcome->stats.ownership == HAUL_OWNER_UNCERTAIN;
+    outcome->machine_ended = (uncertain || haul_outcome_stands_still(outcome)) &&
+                             session->machine->ops->ended && session->machine->ops->ended(session->machine);
     pthread_mutex_unlock(&session->lock);
-    if (outcome->stats.ownership == HAUL_OWNER_UNCERTAIN) {
+    if (uncertain || haul_outcome_undecided(outcome)) {
         struct haul_error error;
-        if (write_record(session, HAUL_RECORDED_UNCERTAIN, &error) < 0) {
+        if (write_record(session, uncertain ? HAUL_RECORDED_UNCERTAIN : HAUL_RECORDED_STOPPED, &error) < 0) {
             say(session, true, "haul: %s", error.message);
         }
     } else if (outcome->stats.ownership == HAUL_OWNER_SOURCE && outcome->id[0]) {
@@ -437,13 +442,13 @@ void haul_session_snapshot(struct haul_session *session, struct haul_session_sna
 bool haul_session_runs_guest(const struct haul_session *session)
 {
     enum haul_ownership here = session->source ? HAUL_OWNER_SOURCE : HAUL_OWNER_DESTINATION;
-    return session->machine && session->spec.guest && session->outcome.stats.ownership == here;
+    return session->machine && session->spec.guest && session->outcome.stats.ownership == here &&
+           !haul_outcome_stands_still(&session->outcome);
 }
 
 bool haul_session_holds_guest(const struct haul_session *session)
 {
-    return session->started && session->spec.guest && !session->outcome.gave_up &&
-           session->outcome.stats.ownership == HAUL_OWNER_UNCERTAIN;
+    return session->started && session->spec.guest && haul_outcome_undecided(&session->outcome);
 }
 
 bool haul_session_guest_paused(const struct haul_session *session)
@@ -467,6 +472,7 @@ static int obey(struct haul_session *session, enum haul_order order, char *text,
     pthread_mutex_lock(&session->lock);
     if (resume) {
         outcome->stats.ownership = session->source ? HAUL_OWNER_SOURCE : HAUL_OWNER_DESTINATION;
+        outcome->stats.resume_error = 0;
     }
     outcome->gave_up = !resume;
     pthread_mutex_unlock(&session->lock);
@@ -479,17 +485,35 @@ static int obey(struct haul_session *session, enum haul_order order, char *text,
     return 0;
 }
 
-int haul_session_await_order(struct haul_session *session, int interrupt_fd, struct haul_error *error)
+/* The guest may be the only one there is, and stays however long nobody can give orders for it. */
+static int open_orders(struct haul_session *session, int interrupt_fd, struct haul_error *error)
 {
     const struct haul_outcome *outcome = &session->outcome;
-    if (!session->orders) {
-        int status = haul_orders_open(session->store, outcome->id, session->source, &session->orders, error);
-        if (status < 0) {
-            return status;
+    for (bool told = false;
+         haul_orders_open(session->store, outcome->id, session->source, &session->orders, error) < 0;
+         told = true) {
+        if (!told) {
+            say(session, true,
+                "the paused guest stays in this process (%d), but haul resume and haul abandon cannot reach "
+                "it: %s; tried again every second",
+                (int)getpid(), error->message);
         }
-        say(session, true,
-            "the paused guest stays in this process (%d) and waits for 'haul resume %s' or 'haul abandon %s'",
-            (int)getpid(), outcome->id, outcome->id);
+        struct pollfd interrupt = {.fd = interrupt_fd, .events = POLLIN};
+        if (poll(&interrupt, 1, 1000) > 0) {
+            return haul_error_set(error, EINTR, "interrupted while waiting for haul resume");
+        }
+    }
+    say(session, true,
+        "the paused guest stays in this process (%d) and waits for 'haul resume %s' or 'haul abandon %s'",
+        (int)getpid(), outcome->id, outcome->id);
+    return 0;
+}
+
+int haul_session_await_order(struct haul_session *session, int interrupt_fd, struct haul_error *error)
+{
+    int opened = session->orders ? 0 : open_orders(session, interrupt_fd, error);
+    if (opened < 0) {
+        return opened;
     }
     for (;;) {
         enum haul_order order;

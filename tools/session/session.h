@@ -80,7 +80,8 @@ void haul_session_finish(struct haul_session *session);
 /*
  * Ownership was left uncertain and the paused guest lives in this process (haul_session_holds_guest):
  * haul_session_await_order waits for `haul resume` or `haul abandon` and carries it out. 0: done, the
- * outcome's ownership or `gave_up` tells; -EINTR: `interrupt_fd`, an eventfd, became readable.
+ * outcome's ownership or `gave_up` tells; -EINTR, and nothing else: `interrupt_fd`, an eventfd, became
+ * readable.
  * haul_session_give_up does what abandon does.
  */
 bool haul_session_holds_guest(const struct haul_session *session);
@@ -123,7 +124,7 @@ int haul_session_use(struct haul_session *session, int (*use)(void *opaque, stru
 struct haul_session_snapshot {
     struct haul_outcome outcome;
     struct haul_channel_stats channels[HAUL_SESSION_CHANNELS];
-    char uri[300];
+    char uri[HAUL_OUTCOME_URI_SIZE];
     char compress[8];
 };
 void haul_session_snapshot(struct haul_session *session, struct haul_session_snapshot *snapshot);

@@ -83,7 +83,6 @@ TEST_F(Libvirt, MovesAMachineByWhatItTellsQemu)
                            unknown("destination", "query-chardev"),
                            unknown("destination", "query-block"),
                            unknown("destination", "cont"),
-                           "destination migrate-set-capabilities: Capability 'multifd' is always on in haul",
                            "destination migrate-set-parameters: Parameter 'compress-level' is unexpected",
                        }));
     EXPECT_EQ(from_->Of("default", "ownership"), "destination");

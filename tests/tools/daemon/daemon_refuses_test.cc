@@ -26,6 +26,7 @@ TEST_F(DaemonRefuses, WhatCannotBeMoved)
               "Parameter 'blk' is not supported by haul");
     EXPECT_TRUE(Has(daemon_->Fails("migrate", R"({"uri": "tcp:127.0.0.1:1", "guest": {}, "name": "a b"})"),
                     "Parameter 'name' expects 1 to 64 letters"));
+    EXPECT_EQ(json_array_size(daemon_->Get("query-migrations").get()), 0u) << "a typo begins nothing";
 }
 
 TEST_F(DaemonRefuses, ChannelsThatItCannotDo)
@@ -69,6 +70,7 @@ TEST_F(DaemonRefuses, ChannelsAreTakenAsUris)
     int number = 0;
     for (const auto &[address, uri] : cases) {
         std::string name = "m" + std::to_string(number++);
+        daemon_->Get("migrate-set-parameters", Named(name, R"("timeout": 1)"));
         daemon_->Get("migrate", Named(name, R"("channels": [{"channel-type": "main", "addr": )" +
                                                 std::string(address) + "}], " + kSourceGuest));
         EXPECT_TRUE(daemon_->Reaches(name, "failed")) << address;
@@ -178,15 +180,19 @@ TEST_F(DaemonRefuses, WrongSettingsChangeNothing)
               "Parameter 'tls-creds' is not supported by haul");
     EXPECT_EQ(daemon_->Fails("migrate-set-parameters", R"({"tls-creds": "", "tls-hostname": ""})"), "");
     EXPECT_EQ(daemon_->Fails("migrate-set-capabilities", R"({"capabilities": [
-                  {"capability": "verify", "state": true}, {"capability": "multifd", "state": false}]})"),
-              "Capability 'multifd' is always on in haul");
+                  {"capability": "verify", "state": true}, {"capability": "xbzrle", "state": true}]})"),
+              "Capability 'xbzrle' is not supported by haul");
+    EXPECT_EQ(daemon_->Fails("migrate-set-capabilities", R"({"capabilities": [
+                  {"capability": "multifd", "state": false}, {"capability": "return-path", "state": false}]})"),
+              "");
     Json capabilities = daemon_->Get("query-migrate-capabilities");
     size_t index;
     json_t *entry;
     json_array_foreach(capabilities.get(), index, entry)
     {
-        if (std::string(json_string_value(json_object_get(entry, "capability"))) == "verify") {
-            EXPECT_FALSE(json_is_true(json_object_get(entry, "state")));
+        std::string name = json_string_value(json_object_get(entry, "capability"));
+        if (name == "verify" || name == "multifd") { // not set beside xbzrle; always on
+            EXPECT_EQ(json_is_true(json_object_get(entry, "state")), name == "multifd");
         }
     }
 }

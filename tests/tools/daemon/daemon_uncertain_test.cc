@@ -15,21 +15,25 @@ class DaemonUncertain : public ::testing::Test
     // Moves the guest to a destination that dies, until the daemon waits for orders.
     void MoveInVain(const std::string &guest = "")
     {
+        LoseTheDestination(guest);
+        ASSERT_TRUE(from_.program->WaitFor("and waits for 'haul resume " + id_)) << from_.program->Err();
+    }
+    void LoseTheDestination(const std::string &guest)
+    {
         there_.preload = Runfile("tests/tools/die_at_handover.so");
         Program receive(there_, Listening());
         Migrate(receive, guest);
         ASSERT_TRUE(from_->Reaches("a", "failed")) << from_.program->Err();
-        id_ = from_->Of("a", "migration-id");
-        ASSERT_TRUE(from_.program->WaitFor("and waits for 'haul resume " + id_)) << from_.program->Err();
         EXPECT_EQ(from_->Of("a", "ownership"), "uncertain");
+        id_ = from_->Of("a", "migration-id");
     }
-    void ExpectMoves()
+    void ExpectMoves(const std::string &guest = "")
     {
         there_.preload = "";
         Words listening = Listening();
         listening.insert(listening.end(), {"--run-for", "1"});
         Program receive(there_, listening);
-        Migrate(receive, "");
+        Migrate(receive, guest);
         EXPECT_TRUE(from_->Reaches("a", "completed")) << from_.program->Err();
         EXPECT_EQ(receive.Wait(), 0) << receive.Err();
     }
@@ -50,7 +54,8 @@ class DaemonUncertain : public ::testing::Test
         });
         return answer;
     }
-    Daemon from_;
+    Failing failing_;
+    Daemon from_{Runfile("tests/tools/fail_on_demand.so")};
     std::string id_;
 
   private:
@@ -78,6 +83,34 @@ TEST_F(DaemonUncertain, HoldsThePausedGuestForTheOperator)
     Resume();
     from_->Get("quit");
     EXPECT_EQ(from_.program->Wait(10), 0);
+}
+
+TEST_F(DaemonUncertain, KeepsTheGuestWhileNoOrderCanReachIt)
+{
+    failing_.Begin("bind .source.sock");
+    LoseTheDestination(kSourceGuest);
+    ASSERT_TRUE(from_.program->WaitFor("haul resume and haul abandon cannot reach it"));
+    EXPECT_EQ(from_->Guest("a"), "paused");
+    EXPECT_TRUE(Has(from_->Fails("quit"), "its paused guest lives in this process"));
+    EXPECT_EQ(from_->Fails("migrate-forget", Named("a")), "There's a migration process in progress");
+    failing_.End();
+    ASSERT_TRUE(from_.program->WaitFor("and waits for 'haul resume " + id_)) << from_.program->Err();
+    Resume();
+    ExpectMoves();
+}
+
+TEST_F(DaemonUncertain, AMoveThatCannotStartLeavesNothing)
+{
+    EXPECT_EQ(from_->Fails("migrate-set-parameters", Named("a", R"("max-rounds": 50)")), "");
+    failing_.Begin("pthread_create");
+    for (const char *name : {"a", "b"}) {
+        EXPECT_EQ(
+            from_->Fails("migrate", Named(name, std::string(R"("uri": "tcp:127.0.0.1:1", )") + kSourceGuest)),
+            "cannot start a thread for the move: Resource temporarily unavailable");
+    }
+    EXPECT_EQ(json_array_size(from_->Get("query-migrations").get()), 1u) << "only what had parameters";
+    failing_.End();
+    ExpectMoves(kSourceGuest);
 }
 
 TEST_F(DaemonUncertain, EachMoveOfAGuestWaitsForItsOwnOrders)

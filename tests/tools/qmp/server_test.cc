@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <cerrno>
+#include <poll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -145,6 +146,28 @@ TEST(QmpServer, TakesADescriptor)
               client.ask("{\"execute\": \"getfd\"}"));
     close(ends[0]);
     close(ends[1]);
+}
+
+/* The descriptor of a command that was refused is not the next one's. */
+TEST(QmpServer, TakesTheDescriptorOfTheLatestMessage)
+{
+    int first[2], second[2];
+    ASSERT_EQ(0, pipe(first));
+    ASSERT_EQ(0, pipe(second));
+    ASSERT_EQ(6, write(second[1], "second", 6));
+    TestServer server;
+    RawClient client(server.path());
+    client.negotiate();
+    client.send_with_fd("{\"execute\": \"getfd\", \"arguments\": {\"typo\": 1}}\n", first[0]);
+    EXPECT_NE(std::string::npos, client.line().find("error"));
+    client.send_with_fd("{\"execute\": \"getfd\"}\n", second[0]);
+    EXPECT_EQ("{\"return\": \"second\"}", client.line());
+    close(first[0]);
+    pollfd writer{first[1], POLLOUT, 0};
+    EXPECT_EQ(1, poll(&writer, 1, 0));
+    EXPECT_TRUE(writer.revents & POLLERR) << "the server has not closed its copy";
+    for (int fd : {first[1], second[0], second[1]})
+        close(fd);
 }
 
 TEST(QmpServer, AnswersAllOfAScriptThatDoesNotWait)

@@ -86,6 +86,26 @@ TEST_F(UncertainSave, ADamagedFileIsNoReason)
     ExpectNotSaved(*save_);
 }
 
+/* The guest goes on whatever happens, so nobody has to decide anything. */
+TEST_F(BrokenDisk, ASnapshotWhoseNameCouldBeLostIsKept)
+{
+    setenv("HAUL_TEST_NO_FLUSH", std::filesystem::canonical(folder_).c_str(), 1);
+    Words words = {"snapshot", Uri()};
+    Words guest = Guest({});
+    words.insert(words.end(), guest.begin(), guest.end());
+    Program snapshot(source_, words);
+    EXPECT_EQ(snapshot.Wait(), 1) << snapshot.Err();
+    EXPECT_TRUE(Has(snapshot.Out(), "Not surely saved (failed): file:")) << snapshot.Out();
+    EXPECT_TRUE(Has(snapshot.Out(), "the guest goes on here")) << snapshot.Out();
+    EXPECT_TRUE(Has(snapshot.Err(), "the file is complete and has its name")) << snapshot.Err();
+    EXPECT_TRUE(Has(snapshot.Err(), "writing its directory to the disk: Input/output error"))
+        << snapshot.Err();
+    EXPECT_EQ(Names(), std::vector<std::string>{"a"});
+    auto restore = Restore({});
+    EXPECT_EQ(restore->Wait(), 0) << restore->Err();
+    EXPECT_TRUE(Has(restore->Out(), "self-check passed")) << restore->Out();
+}
+
 /* ---- no files without a name ---- */
 
 class PartialName : public BrokenDisk

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tools/machines/memory/process.h"
 
+#include "tools/machines/machine.h"
 #include "tools/machines/memory/guardian.h"
 
 #include <dirent.h>
@@ -243,15 +244,26 @@ int haul_process_stop(struct haul_process *process, struct haul_error *error)
     return result;
 }
 
+bool haul_process_ended(const struct haul_process *process)
+{
+    return haul_machine_process_ended(process->pid, process->pidfd);
+}
+
 int haul_process_resume(struct haul_process *process, struct haul_error *error)
 {
+    if (haul_process_ended(process)) {
+        return gone(process, error);
+    }
     if (!process->stopped) {
         return 0;
     }
     int result = send(process, SIGCONT, error);
+    if (result) {
+        return result; /* still stopped, and the guardian armed */
+    }
     process->stopped = process->kept = false;
     haul_memory_guardian_disarm(&process->guardian);
-    return result;
+    return 0;
 }
 
 int haul_process_keep_stopped(struct haul_process *process, struct haul_error *error)

@@ -28,6 +28,8 @@ int haul_process_open(int pid, struct haul_process **process, struct haul_error 
  * called. NULL is accepted. */
 void haul_process_close(struct haul_process *process);
 
+/* haul_process_ended tells whether it has ended; one that is ending is waited for. */
+bool haul_process_ended(const struct haul_process *process);
 int haul_process_pid(const struct haul_process *process);
 /* When it was started, in the kernel's ticks since boot: with the PID it names one process for good. */
 uint64_t haul_process_start_time(const struct haul_process *process);
@@ -38,7 +40,7 @@ uint64_t haul_process_start_time(const struct haul_process *process);
  */
 int haul_process_stop(struct haul_process *process, struct haul_error *error);
 /* haul_process_resume undoes haul_process_stop; a process that was stopped before that stays stopped. -ESRCH:
- * it is gone. */
+ * it is gone, also where it was not stopped. */
 int haul_process_resume(struct haul_process *process, struct haul_error *error);
 /*
  * haul_process_keep_stopped: from here on nothing lets it on by itself. -EBUSY: somebody else let it on after

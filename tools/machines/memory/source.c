@@ -239,6 +239,12 @@ static const char *locator(struct haul_machine *machine)
     return ((struct memory_source *)machine)->locator;
 }
 
+static bool ended(struct haul_machine *machine)
+{
+    struct memory_source *self = (struct memory_source *)machine;
+    return self->process && haul_process_ended(self->process);
+}
+
 static int resume(struct haul_machine *machine, struct haul_error *error)
 {
     struct memory_source *self = (struct memory_source *)machine;
@@ -274,6 +280,7 @@ static const struct haul_machine_ops machine_ops = {
     .attach = attach,
     .summary = summary,
     .locator = locator,
+    .ended = ended,
     .resume = resume,
     .abandon = abandon,
     .free = free_machine,

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tools/machines/memory/writers.h"
 
+#include "tools/machines/passthrough.h"
+
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -121,10 +123,8 @@ static int refuse_descriptor(int pid, const char *fd, struct haul_error *error)
     const char *what = NULL;
     if (strstr(target, "[io_uring]")) {
         what = "an io_uring";
-    } else if (strstr(target, "vfio")) {
-        what = "a VFIO device";
-    } else if (!strncmp(target, "/dev/infiniband/", 16)) {
-        what = "an RDMA device";
+    } else if (haul_fd_is_passthrough(target)) {
+        what = "a passed-through device";
     } else if (target[0] == '/' && open_flags(pid, fd) & O_DIRECT) {
         what = "a file open for direct I/O";
     }

@@ -383,10 +383,12 @@ static void detach(struct haul_qemu_destination *destination)
         destination->exporting = false;
     }
     destination->how_far = HELD;
-    if (destination->qmp) {
+    if (destination->guardian) {
         haul_qemu_settings_restore(destination->qmp, &destination->settings, NULL);
+        haul_qemu_settings_script(&destination->settings, destination->restore_script,
+                                  sizeof destination->restore_script);
+        haul_guardian_arm(destination->guardian, destination->restore_script, NULL);
     }
-    haul_qemu_settings_cleanup(&destination->settings);
     haul_qemu_inspection_cleanup(&destination->inspection);
     if (destination->stream >= 0) {
         close(destination->stream); /* without its last byte QEMU gives up, and ends */
@@ -480,8 +482,18 @@ static void free_destination(struct haul_machine *machine)
     }
     detach(destination);
     haul_qmp_close(destination->qmp);
-    haul_guardian_free(destination->guardian);
+    if (haul_qemu_settings_changed(&destination->settings)) {
+        haul_guardian_leave(destination->guardian); /* somebody migrates the machine on */
+    } else {
+        haul_guardian_free(destination->guardian);
+    }
+    haul_qemu_settings_cleanup(&destination->settings);
     free(destination);
+}
+
+static bool ended(struct haul_machine *machine)
+{
+    return haul_machine_process_ended((int)((struct haul_qemu_destination *)machine)->inspection.pid, -1);
 }
 
 static bool paused(struct haul_machine *machine)
@@ -499,6 +511,7 @@ int haul_qemu_destination_new(const char *qmp, bool disks, struct haul_machine *
         .resume = resume,
         .abandon = abandon,
         .paused = paused,
+        .ended = ended,
         .free = free_destination,
     };
     struct haul_qemu_destination *destination = haul_machine_alloc(sizeof *destination, &ops, error);

@@ -87,8 +87,16 @@ static void warn(struct haul_qemu_source *source, const struct haul_qemu_drive *
         return;
     }
     haul_qemu_drive_find(drive, source->inspection.pid, &place);
-    if (place.storage == HAUL_QEMU_STORAGE_SHARED ||
-        haul_qemu_file_is_shared(&place, source->inspection.pid)) {
+    if (place.storage == HAUL_QEMU_STORAGE_SHARED) {
+        return;
+    }
+    pid_t other = haul_qemu_find_other_user(&place, source->inspection.pid);
+    if (other) {
+        snprintf(text, sizeof text,
+                 "drive %s (%.300s) is in use by the QEMU of process %d on this host too: if that is not the "
+                 "destination, the drive stays behind",
+                 drive->name, drive->file, (int)other);
+        haul_say(source->migration, text);
         return;
     }
     snprintf(text, sizeof text,
@@ -184,5 +192,13 @@ void haul_qemu_disks_summary(const struct haul_qemu_source *source, char *text, 
                  (double)mirror->last_bytes / 1024, (double)mirror->finish_ns / 1e6);
     } else {
         snprintf(text, size, "%s", source->lag.advice);
+    }
+    size_t used = strlen(text);
+    if (mirror->flushes) {
+        snprintf(
+            text + used, size - used,
+            "%sQEMU waited for %u flush%s of the destination's images: %.1f ms each, %.1f ms the longest",
+            used ? "; " : "", mirror->flushes, mirror->flushes == 1 ? "" : "es",
+            (double)mirror->flush_total_ns / mirror->flushes / 1e6, (double)mirror->flush_longest_ns / 1e6);
     }
 }

@@ -218,10 +218,16 @@ static bool has_open(int pid, const struct haul_qemu_place *place)
     return found;
 }
 
-bool haul_qemu_file_is_shared(const struct haul_qemu_place *place, pid_t pid)
+/* Not qemu-nbd, qemu-img and the like, which are no machine's destination. */
+static bool runs_a_machine(const char *process)
+{
+    return strncmp(process, "qemu-system", strlen("qemu-system")) == 0 || strcmp(process, "qemu-kvm") == 0;
+}
+
+pid_t haul_qemu_find_other_user(const struct haul_qemu_place *place, pid_t pid)
 {
     DIR *processes = place->inode ? opendir("/proc") : NULL;
-    bool found = false;
+    pid_t found = 0;
     for (struct dirent *entry; processes && !found && (entry = readdir(processes));) {
         char name[32];
         int other = (int)strtol(entry->d_name, NULL, 10); /* 0: not a process */
@@ -229,7 +235,7 @@ bool haul_qemu_file_is_shared(const struct haul_qemu_place *place, pid_t pid)
             continue;
         }
         haul_process_name(other, name, sizeof name);
-        found = strncmp(name, "qemu", 4) == 0 && has_open(other, place);
+        found = runs_a_machine(name) && has_open(other, place) ? other : 0;
     }
     if (processes) {
         closedir(processes);

@@ -62,8 +62,9 @@ int haul_qemu_drive_describe(const struct haul_qemu_drive *drive, const struct h
 int haul_qemu_drive_compare(const struct haul_qemu_drive *own, const struct haul_qemu_place *place,
                             const char *description, struct haul_error *error);
 
-/* haul_qemu_file_is_shared tells whether another QEMU process than `pid` on this host has the file open. */
-bool haul_qemu_file_is_shared(const struct haul_qemu_place *place, pid_t pid);
+/* haul_qemu_find_other_user finds another machine of QEMU's than process `pid` on this host that has the file
+ * open; 0: none. */
+pid_t haul_qemu_find_other_user(const struct haul_qemu_place *place, pid_t pid);
 
 /* haul_qemu_refuse_block_jobs: -EBUSY naming a block job that is not haul's: it may work on a drive. */
 int haul_qemu_refuse_block_jobs(struct haul_qmp *qmp, struct haul_error *error);

@@ -162,7 +162,10 @@ static void guard(int socket_fd, const struct sockaddr_un *address)
                          ? 0
                          : (size_t)count; /* "-": disarmed; an empty message would look like the end */
         } else if (count == 0 || errno != EINTR) {
-            run_script(address, script, length);
+            /* By a child where it may take long, so that a process that goes on does not wait for it. */
+            if (length == 0 || _Fork() <= 0) {
+                run_script(address, script, length);
+            }
             _exit(0);
         }
     }
@@ -219,13 +222,20 @@ int haul_guardian_arm(struct haul_guardian *guardian, const char *script, struct
     return 0;
 }
 
-void haul_guardian_free(struct haul_guardian *guardian)
+void haul_guardian_leave(struct haul_guardian *guardian)
 {
     if (!guardian) {
         return;
     }
-    haul_guardian_arm(guardian, "", NULL);
     close(guardian->socket);
     waitpid(guardian->pid, NULL, 0);
     free(guardian);
+}
+
+void haul_guardian_free(struct haul_guardian *guardian)
+{
+    if (guardian) {
+        haul_guardian_arm(guardian, "", NULL);
+    }
+    haul_guardian_leave(guardian);
 }

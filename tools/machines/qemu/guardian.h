@@ -31,6 +31,10 @@ int haul_guardian_new(const char *qmp_path, struct haul_guardian **guardian, str
  */
 int haul_guardian_arm(struct haul_guardian *guardian, const char *script, struct haul_error *error);
 
+/* haul_guardian_leave frees the guardian, which does what it was armed with as if this process had died.
+ * Close the monitor before. NULL is accepted. */
+void haul_guardian_leave(struct haul_guardian *guardian);
+
 /* haul_guardian_free disarms and reaps the guardian. NULL is accepted. */
 void haul_guardian_free(struct haul_guardian *guardian);
 

@@ -439,6 +439,41 @@ int haul_qemu_inspect(struct haul_qmp *qmp, bool writable, struct haul_qemu_insp
     return result;
 }
 
+static bool is_inspected(const struct haul_qemu_inspection *inspection, const char *id, json_int_t size)
+{
+    for (unsigned i = 0; i < inspection->count; i++) {
+        if (strcmp(inspection->blocks[i].name, id) == 0) {
+            return inspection->blocks[i].length == (uint64_t)size;
+        }
+    }
+    return false;
+}
+
+int haul_qemu_recheck_backends(struct haul_qmp *qmp, const struct haul_qemu_inspection *inspection,
+                               struct haul_error *error)
+{
+    json_t *memdevs = NULL;
+    int result = haul_qmp_execute(qmp, "query-memdev", NULL, &memdevs, error);
+    size_t index;
+    json_t *memdev;
+    json_array_foreach(memdevs, index, memdev)
+    {
+        const char *id = json_string_value(json_object_get(memdev, "id"));
+        json_int_t size = json_integer_value(json_object_get(memdev, "size"));
+        if (!result && !is_inspected(inspection, id ? id : "", size)) {
+            result = haul_error_set(
+                error, EAGAIN, "memory backend \"%s\" (%lld MiB) was plugged during the move: move again",
+                id ? id : "?", (long long)size >> 20);
+        }
+    }
+    if (!result && json_array_size(memdevs) != inspection->count) {
+        result = haul_error_set(error, EAGAIN,
+                                "a memory backend of the machine was unplugged during the move: move again");
+    }
+    json_decref(memdevs);
+    return result;
+}
+
 void haul_qemu_inspection_cleanup(struct haul_qemu_inspection *inspection)
 {
     for (unsigned i = 0; i < inspection->count; i++) {

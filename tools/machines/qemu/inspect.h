@@ -40,6 +40,10 @@ struct haul_qemu_inspection {
  */
 int haul_qemu_inspect(struct haul_qmp *qmp, bool writable, struct haul_qemu_inspection *inspection,
                       struct haul_error *error);
+/* haul_qemu_recheck_backends: -EAGAIN when the machine's memory backends are no longer those of the
+ * inspection (a DIMM was plugged). */
+int haul_qemu_recheck_backends(struct haul_qmp *qmp, const struct haul_qemu_inspection *inspection,
+                               struct haul_error *error);
 void haul_qemu_inspection_cleanup(struct haul_qemu_inspection *inspection);
 
 /* haul_qemu_find_direct_io looks for a drive that pins guest pages in query-named-block-nodes' answer; `why`

@@ -12,8 +12,11 @@
 #define ENDING_NS 30000000000u
 #define WORTH_MEASURING_NS 20000000u /* between two looks */
 #define FLUSH_AGAIN_NS 500000000u
-#define ASKED_AT_THE_END 2 /* of all jobs together, and */
-#define ASKED_PER_DRIVE 4  /* of each: cancel, look, dismiss, remove */
+#define FLUSH_SHARE 10           /* of the time QEMU may wait for flushes */
+#define FLUSH_SHORT_NS 5000000u  /* what can be left out of one does not matter */
+#define WORTH_COMPARING 1048576u /* bytes flushed: how long so many took tells of more */
+#define ASKED_AT_THE_END 2       /* of all jobs together, and */
+#define ASKED_PER_DRIVE 4        /* of each: cancel, look, dismiss, remove */
 #define NAME_SIZE 32
 
 static uint64_t now_ns(void)
@@ -241,14 +244,26 @@ static int flush_all(const struct haul_qemu_mirror *mirror, struct haul_qmp *qmp
 
 int haul_qemu_mirror_flush(struct haul_qemu_mirror *mirror, struct haul_qmp *qmp, struct haul_error *error)
 {
-    if (mirror->flushed_ns && now_ns() - mirror->flushed_ns < FLUSH_AGAIN_NS) {
+    uint64_t begun = now_ns();
+    uint64_t rest = FLUSH_SHARE * mirror->flush_last_ns;
+    rest = rest > FLUSH_AGAIN_NS ? rest : FLUSH_AGAIN_NS;
+    if (mirror->flushed_ns && begun - mirror->flushed_ns < rest) {
         return 0;
     }
     int result = flush_all(mirror, qmp, &mirror->flush_ns, error);
-    result = result ? result : flush_all(mirror, qmp, &mirror->reflush_ns, error);
+    mirror->reflush_ns = mirror->flush_ns;
+    if (!result && mirror->flush_ns > FLUSH_SHORT_NS) {
+        result = flush_all(mirror, qmp, &mirror->reflush_ns, error);
+    }
     mirror->flush_bytes = mirror->done_bytes - mirror->flushed_bytes;
     mirror->flushed_bytes = mirror->done_bytes;
     mirror->flushed_ns = now_ns();
+    mirror->flush_last_ns = mirror->flushed_ns - begun;
+    mirror->flush_total_ns += mirror->flush_last_ns;
+    mirror->flushes++;
+    if (mirror->flush_longest_ns < mirror->flush_last_ns) {
+        mirror->flush_longest_ns = mirror->flush_last_ns;
+    }
     return result;
 }
 
@@ -275,7 +290,13 @@ uint64_t haul_qemu_mirror_cost_ns(const struct haul_qemu_mirror *mirror)
 
 uint64_t haul_qemu_mirror_stop_ns(const struct haul_qemu_mirror *mirror)
 {
-    return mirror->flush_ns;
+    uint64_t since = mirror->done_bytes - mirror->flushed_bytes;
+    if (since <= mirror->flush_bytes || mirror->flush_bytes < WORTH_COMPARING ||
+        mirror->flush_ns <= mirror->reflush_ns) {
+        return mirror->flush_ns;
+    }
+    double times = (double)since / (double)mirror->flush_bytes;
+    return mirror->reflush_ns + (uint64_t)(times * (double)(mirror->flush_ns - mirror->reflush_ns));
 }
 
 /* ---- the end ---- */

@@ -37,10 +37,14 @@ struct haul_qemu_mirror {
     uint64_t flushed_ns;    /* the last flush; 0: none yet */
     uint64_t flush_ns;      /* what it took, all drives one after the other */
     uint64_t reflush_ns;    /* and one right after it */
-    uint64_t flushed_bytes; /* done_bytes then */
-    uint64_t flush_bytes;   /* mirrored between the last two */
-    uint64_t last_bytes;    /* pending when the guest stood still */
-    uint64_t finish_ns;     /* from then to the end of the jobs */
+    unsigned flushes;
+    uint64_t flush_last_ns;    /* how long QEMU waited for the last, with what was repeated */
+    uint64_t flush_total_ns;   /* and for all */
+    uint64_t flush_longest_ns; /* and for the longest */
+    uint64_t flushed_bytes;    /* done_bytes then */
+    uint64_t flush_bytes;      /* mirrored between the last two */
+    uint64_t last_bytes;       /* pending when the guest stood still */
+    uint64_t finish_ns;        /* from then to the end of the jobs */
 };
 
 /* haul_qemu_mirror_init makes `mirror` an empty one, which cleanup accepts. */
@@ -62,8 +66,8 @@ int haul_qemu_mirror_finish(struct haul_qemu_mirror *mirror, struct haul_qmp *qm
 
 /*
  * haul_qemu_mirror_flush makes durable at the destination what was mirrored so far, unless that was done a
- * moment ago: QEMU does it once more when the guest is stopped, and how long that takes is now known. All
- * drives ready.
+ * moment ago: QEMU does it once more when the guest is stopped, and how long that takes is now known. QEMU
+ * waits meanwhile, for a tenth of the time at most. All drives ready.
  */
 int haul_qemu_mirror_flush(struct haul_qemu_mirror *mirror, struct haul_qmp *qmp, struct haul_error *error);
 

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tools/machines/qemu/process.h"
 
+#include "tools/machines/passthrough.h"
+
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -232,14 +234,6 @@ int haul_process_find_fds(pid_t pid, int fd, int *numbers, unsigned capacity, un
     qsort(numbers, wanted.count, sizeof *numbers, compare_numbers);
     *count = wanted.count;
     return 0;
-}
-
-bool haul_fd_is_passthrough(const char *link)
-{
-    return starts_with(link, "/dev/vfio/") || strcmp(link, "/dev/iommu") == 0 ||
-           starts_with(link, "/dev/vhost-vdpa") || strcmp(link, "/dev/vhost-scsi") == 0 ||
-           starts_with(link, "/dev/infiniband/uverbs") || starts_with(link, "anon_inode:[vfio-device]") ||
-           starts_with(link, "anon_inode:kvm-vfio");
 }
 
 static bool match_passthrough(const char *path, const char *link, void *opaque)

@@ -48,14 +48,10 @@ int haul_shared_mapping_open(pid_t pid, const struct haul_shared_mapping *mappin
 int haul_process_find_fds(pid_t pid, int fd, int *numbers, unsigned capacity, unsigned *count,
                           struct haul_error *error);
 
-/* haul_fd_is_passthrough tells from a link in /proc/PID/fd whether the process drives a device that writes
- * guest memory by DMA or pins it, unseen by any tracker (trap T3): VFIO, iommufd, vDPA, vhost-scsi, RDMA. */
-bool haul_fd_is_passthrough(const char *link);
-
 #define HAUL_FD_LINK_SIZE 512
 
-/* haul_process_find_passthrough writes what links to such a device in the process's /proc/PID/fd, "" when
- * nothing does. -ENOENT (the process is gone), -EACCES. */
+/* haul_process_find_passthrough writes what links to a passed-through device in the process's /proc/PID/fd,
+ * "" when nothing does. -ENOENT (the process is gone), -EACCES. */
 int haul_process_find_passthrough(pid_t pid, char link[HAUL_FD_LINK_SIZE]);
 
 /* haul_process_refuse_passthrough: -ENOTSUP naming the device file, if QEMU, the process, holds one open. */

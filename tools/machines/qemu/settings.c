@@ -121,7 +121,7 @@ static int apply_parameters(struct haul_qmp *qmp, struct haul_qemu_settings *set
     if (json_object_size(change)) {
         result = haul_qmp_execute(qmp, "migrate-set-parameters", json_incref(change), NULL, error);
     }
-    if (!result) {
+    if (!result && json_object_size(undo)) {
         settings->parameters = json_incref(undo);
     }
     json_decref(undo);
@@ -161,7 +161,11 @@ static int apply_suppress(struct haul_qmp *qmp, struct haul_qemu_settings *setti
 int haul_qemu_settings_apply(struct haul_qmp *qmp, bool source, struct haul_qemu_settings *settings,
                              struct haul_error *error)
 {
-    int result = apply_capabilities(qmp, source, settings, error);
+    /* What an earlier restore was refused is not what the operator had. */
+    int result = haul_qemu_settings_restore(qmp, settings, error);
+    if (!result) {
+        result = apply_capabilities(qmp, source, settings, error);
+    }
     if (!result) {
         result = apply_parameters(qmp, settings, error);
     }
@@ -178,17 +182,32 @@ int haul_qemu_settings_restore(struct haul_qmp *qmp, struct haul_qemu_settings *
                                struct haul_error *error)
 {
     int result = settings->capabilities ? set_capabilities(qmp, settings->capabilities, error) : 0;
-    if (settings->parameters && json_object_size(settings->parameters)) {
+    if (!result) {
+        json_decref(settings->capabilities);
+        settings->capabilities = NULL;
+    } else if (result != -EREMOTEIO) {
+        return result; /* QEMU is gone, or does not answer */
+    }
+    if (settings->parameters) {
         int second = haul_qmp_execute(qmp, "migrate-set-parameters", json_incref(settings->parameters), NULL,
                                       result ? NULL : error);
+        if (!second) {
+            json_decref(settings->parameters);
+            settings->parameters = NULL;
+        }
         result = result ? result : second;
     }
     if (settings->suppressed) {
         int third = set_suppress(qmp, false, result ? NULL : error);
+        settings->suppressed = third != 0;
         result = result ? result : third;
     }
-    haul_qemu_settings_cleanup(settings);
     return result;
+}
+
+bool haul_qemu_settings_changed(const struct haul_qemu_settings *settings)
+{
+    return settings->capabilities || settings->parameters || settings->suppressed;
 }
 
 int haul_qemu_settings_script(const struct haul_qemu_settings *settings, char *text, size_t size)
@@ -199,7 +218,7 @@ int haul_qemu_settings_script(const struct haul_qemu_settings *settings, char *t
         lines[0] = json_pack("{s:s, s:{s:O}}", "execute", "migrate-set-capabilities", "arguments",
                              "capabilities", settings->capabilities);
     }
-    if (settings->parameters && json_object_size(settings->parameters)) {
+    if (settings->parameters) {
         lines[1] =
             json_pack("{s:s, s:O}", "execute", "migrate-set-parameters", "arguments", settings->parameters);
     }

@@ -27,9 +27,15 @@ struct haul_qemu_settings {
 int haul_qemu_settings_apply(struct haul_qmp *qmp, bool source, struct haul_qemu_settings *settings,
                              struct haul_error *error);
 
-/* haul_qemu_settings_restore undoes apply; harmless when there is nothing to restore. */
+/*
+ * haul_qemu_settings_restore undoes apply; harmless when there is nothing to restore. What QEMU refuses (its
+ * capabilities, while somebody migrates it) stays to be restored, by another call or the guardian.
+ */
 int haul_qemu_settings_restore(struct haul_qmp *qmp, struct haul_qemu_settings *settings,
                                struct haul_error *error);
+
+/* haul_qemu_settings_changed tells whether there is anything to restore. */
+bool haul_qemu_settings_changed(const struct haul_qemu_settings *settings);
 
 /* haul_qemu_settings_script writes the QMP lines that restore would send to `text`, for the guardian. */
 int haul_qemu_settings_script(const struct haul_qemu_settings *settings, char *text, size_t size);

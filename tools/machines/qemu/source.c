@@ -31,7 +31,8 @@ int haul_qemu_continue_within(struct haul_qmp *qmp, int seconds, struct haul_err
     }
 }
 
-int haul_qemu_check_movable(const char *status, struct haul_error *error)
+/* -ENOTSUP unless the machine's `status` is one in which it can be moved. */
+static int check_movable(const char *status, struct haul_error *error)
 {
     static const char *const movable[] = {"running", "paused", "prelaunch", "postmigrate"};
     for (unsigned i = 0; i < sizeof movable / sizeof movable[0]; i++) {
@@ -53,16 +54,22 @@ int haul_qemu_source_rearm(struct haul_qemu_source *source, const char *first, s
     return haul_guardian_arm(source->guardian, script, error);
 }
 
+int haul_qemu_source_restore(struct haul_qemu_source *source, struct haul_error *error)
+{
+    int result = haul_qemu_settings_restore(source->qmp, &source->settings, error);
+    source->settings_applied = false;
+    haul_qemu_settings_script(&source->settings, source->restore_script, sizeof source->restore_script);
+    int armed = haul_qemu_source_rearm(source, "", result ? NULL : error);
+    return result ? result : armed;
+}
+
 /* Leaves QEMU as it was found; what attach made goes. */
 static void detach(struct haul_qemu_source *source)
 {
     haul_qemu_disks_detach(source);
-    if (source->qmp) {
-        haul_qemu_settings_restore(source->qmp, &source->settings, NULL);
+    if (source->guardian) {
+        haul_qemu_source_restore(source, NULL);
     }
-    haul_qemu_settings_cleanup(&source->settings);
-    source->settings_applied = false;
-    source->restore_script[0] = '\0';
     haul_tracker_free(source->tracker);
     source->tracker = NULL;
     haul_write_guard_free(source->guard);
@@ -76,38 +83,41 @@ static void detach(struct haul_qemu_source *source)
     source->scan_ns = source->drain_ns = 0;
 }
 
-static int check_state(struct haul_qemu_source *source, struct haul_error *error)
+/* What QEMU says of migrations of its own. */
+static int refuse_migrated(const json_t *answer, bool is_postmigrate, struct haul_error *error)
 {
-    char status[32];
-    json_t *reply = NULL;
-    int result = haul_qemu_status(source->qmp, status, sizeof status, error);
-    result = result ? result : haul_qemu_check_movable(status, error);
-    source->was_running = result == 0 && strcmp(status, "running") == 0;
-    result = result ? result : haul_qmp_execute(source->qmp, "query-migrate", NULL, &reply, error);
-    if (result) {
-        return result;
-    }
-    const char *text = json_string_value(json_object_get(reply, "status"));
+    const char *text = json_string_value(json_object_get(answer, "status"));
     /* QEMU itself would refuse only at the switchover, when all the memory has gone. */
-    const char *blocker = json_string_value(json_array_get(json_object_get(reply, "blocked-reasons"), 0));
-    static const char *const fresh[] = {"none", "failed", "cancelled"};
+    const char *blocker = json_string_value(json_array_get(json_object_get(answer, "blocked-reasons"), 0));
+    static const char *const fresh[] = {"none", "failed", "cancelled", "completed"};
     bool known = !text;
     for (unsigned i = 0; text && i < sizeof fresh / sizeof fresh[0]; i++) {
         known = known || strcmp(text, fresh[i]) == 0;
     }
-    bool moved_away = text && strcmp(text, "completed") == 0 && strcmp(status, "postmigrate") == 0;
     if (blocker) {
-        result = haul_error_set(error, ENOTSUP, "QEMU cannot move this machine: %s", blocker);
-    } else if (moved_away) {
-        result =
-            haul_error_set(error, EALREADY,
-                           "the machine was already moved away from this QEMU; if it does not run elsewhere, "
-                           "`cont` it first");
-    } else if (!known && strcmp(text, "completed") != 0) {
-        result = haul_error_set(error, EBUSY,
-                                "somebody else migrates this machine: QEMU's migration is \"%s\"", text);
+        return haul_error_set(error, ENOTSUP, "QEMU cannot move this machine: %s", blocker);
     }
-    json_decref(reply);
+    if (is_postmigrate && text && strcmp(text, "completed") == 0) {
+        return haul_error_set(
+            error, EALREADY,
+            "the machine was already moved away from this QEMU; if it does not run elsewhere, "
+            "`cont` it first");
+    }
+    return known ? 0
+                 : haul_error_set(error, EBUSY,
+                                  "somebody else migrates this machine: QEMU's migration is \"%s\"", text);
+}
+
+int haul_qemu_source_check_state(struct haul_qemu_source *source, struct haul_error *error)
+{
+    char status[32];
+    json_t *answer = NULL;
+    int result = haul_qemu_status(source->qmp, status, sizeof status, error);
+    result = result ? result : haul_qmp_execute(source->qmp, "query-migrate", NULL, &answer, error);
+    result = result ? result : refuse_migrated(answer, strcmp(status, "postmigrate") == 0, error);
+    json_decref(answer);
+    result = result ? result : check_movable(status, error);
+    source->was_running = result == 0 && strcmp(status, "running") == 0;
     return result;
 }
 
@@ -209,7 +219,8 @@ static int attach(struct haul_machine *machine, struct haul_migration *migration
     source->migration = migration;
     source->hands_over = haul_get_mode(migration) == HAUL_MODE_CPR_TRANSFER;
     source->snapshots = haul_get_mode(migration) == HAUL_MODE_BACKGROUND_SNAPSHOT;
-    int result = check_state(source, error);
+    int result = haul_qemu_source_check_state(source, error);
+    source->unplugs = haul_qmp_unplugs(source->qmp);
     result = result ? result : haul_qemu_refuse_hints(source->qmp, error);
     if (!result && source->snapshots) {
         result = haul_qemu_refuse_reporting(source->qmp, error);
@@ -258,7 +269,12 @@ static void free_source(struct haul_machine *machine)
     }
     detach(source);
     haul_qmp_close(source->qmp);
-    haul_guardian_free(source->guardian);
+    if (haul_qemu_settings_changed(&source->settings)) {
+        haul_guardian_leave(source->guardian);
+    } else {
+        haul_guardian_free(source->guardian);
+    }
+    haul_qemu_settings_cleanup(&source->settings);
     free(source);
 }
 
@@ -270,6 +286,11 @@ static int resume(struct haul_machine *machine, struct haul_error *error)
 static int abandon(struct haul_machine *machine, struct haul_error *error)
 {
     return haul_qemu_quit(((struct haul_qemu_source *)machine)->qmp, error);
+}
+
+static bool ended(struct haul_machine *machine)
+{
+    return haul_machine_process_ended((int)((struct haul_qemu_source *)machine)->inspection.pid, -1);
 }
 
 static bool paused(struct haul_machine *machine)
@@ -287,6 +308,7 @@ int haul_qemu_source_new(const char *qmp, bool disks, struct haul_machine **mach
         .resume = resume,
         .abandon = abandon,
         .paused = paused,
+        .ended = ended,
         .free = free_source,
     };
     struct haul_qemu_source *source = haul_machine_alloc(sizeof *source, &ops, error);

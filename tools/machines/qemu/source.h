@@ -50,6 +50,8 @@ struct haul_qemu_source {
     struct haul_tracker_ops tracker_ops; /* ours around it; opaque is the source */
     char restore_script[4096];           /* what settings restore sends, for the guardian */
 
+    uint64_t unplugs; /* of the machine's devices before the move */
+
     /* bracket: trap T2 */
     const char *bracket_why; /* NULL: scans need no bracket */
     bool bracket_open;       /* we said `stop`, and not yet `cont` */
@@ -100,11 +102,19 @@ void haul_qemu_disks_summary(const struct haul_qemu_source *source, char *text, 
 
 /* ---- source.c ---- */
 
-/* haul_qemu_check_movable: -ENOTSUP unless the machine's `status` is one in which it can be moved. */
-int haul_qemu_check_movable(const char *status, struct haul_error *error);
+/*
+ * haul_qemu_source_check_state looks whether the machine can be moved now, and runs. -ENOTSUP: it is in a
+ * state in which it cannot, or a device blocks migration; -EALREADY: it was moved away; -EBUSY: somebody else
+ * migrates it.
+ */
+int haul_qemu_source_check_state(struct haul_qemu_source *source, struct haul_error *error);
 
 /* haul_qemu_source_set_up makes QEMU's settings haul's own, if they are not. */
 int haul_qemu_source_set_up(struct haul_qemu_source *source, struct haul_error *error);
+
+/* haul_qemu_source_restore makes QEMU's settings what they were. What QEMU refuses is left to the guardian,
+ * which tries again when haul ends. */
+int haul_qemu_source_restore(struct haul_qemu_source *source, struct haul_error *error);
 
 /* haul_qemu_source_rearm tells the guardian what to do now if haul dies: `first` (QMP lines), then end the
  * mirroring of drives and restore the settings. */

@@ -91,6 +91,7 @@ static int recheck(struct haul_qemu_source *source, struct haul_error *error)
     char direct_io[192];
     struct haul_qemu_writers writers;
     int result = haul_process_refuse_passthrough(source->inspection.pid, error);
+    result = result ? result : haul_qemu_recheck_backends(source->qmp, &source->inspection, error);
     if (result || source->hands_over) {
         return result; /* nothing is tracked, and the stop drains all I/O */
     }
@@ -103,6 +104,12 @@ static int recheck(struct haul_qemu_source *source, struct haul_error *error)
     if (direct_io[0] && !source->bracket_why && !source->snapshots) {
         return haul_error_set(
             error, EAGAIN, "%s, a drive with direct I/O, was plugged during the move: move again", direct_io);
+    }
+    /* It may have been plugged since, too. A snapshot takes what it wrote along. */
+    if (haul_qmp_unplugs(source->qmp) != source->unplugs && !source->snapshots) {
+        return haul_error_set(error, EAGAIN,
+                              "a device was unplugged during the move, and may have written memory unseen: "
+                              "move again, to a destination without it");
     }
     for (unsigned i = 0; i < writers.count; i++) {
         bool tracked = false;
@@ -137,9 +144,8 @@ static int give_stream(struct haul_qemu_source *source, struct haul_error *error
     return haul_qemu_stream_new(pair[0], STREAM_LIMIT, &source->stream, error);
 }
 
-/* Undoes a switchover at whatever point it is: QEMU's migration ends, and the machine runs if it ran before.
- */
-static int undo(struct haul_qemu_source *source, struct haul_error *error)
+/* Cancels QEMU's migration, and waits for its end. */
+static int cancel(struct haul_qemu_source *source, struct haul_error *error)
 {
     char status[32] = "";
     char reason[256];
@@ -155,9 +161,17 @@ static int undo(struct haul_qemu_source *source, struct haul_error *error)
         }
         result = migrate_status(source->qmp, status, sizeof status, reason, sizeof reason, error);
     }
+    return result;
+}
+
+/* Undoes a switchover at whatever point it is: QEMU's migration ends, and the machine runs if it ran before.
+ */
+static int undo(struct haul_qemu_source *source, struct haul_error *error)
+{
+    int result = source->switching ? cancel(source, error) : 0;
     haul_qemu_stream_free(source->stream);
     source->stream = NULL;
-    if (!result && source->was_running) {
+    if (!result && source->switching && source->was_running) {
         result = haul_qemu_continue(source->qmp, error);
     }
     if (!result) {
@@ -177,23 +191,21 @@ static int begin(struct haul_qemu_source *source, struct haul_error *error)
     if (result) {
         return result;
     }
-    source->switching = true;
     result =
         haul_qmp_execute(source->qmp, "migrate", json_pack("{s:s}", "uri", "fd:haul-state"), NULL, error);
+    /* Where it was refused, the migration that there may be is somebody else's. */
+    source->switching = result != -EREMOTEIO;
     return result ? result : wait_for(source, "pre-switchover", error);
 }
 
 static int stop_guest(void *opaque, uint64_t *stopped_ns, struct haul_error *error)
 {
     struct haul_qemu_source *source = opaque;
-    char status[32];
-    int result = recheck(source, error);
-    result = result ? result : haul_qemu_status(source->qmp, status, sizeof status, error);
-    result = result ? result : haul_qemu_check_movable(status, error);
+    int result = haul_qemu_source_check_state(source, error);
+    result = result ? result : recheck(source, error);
     if (result) {
         return result;
     }
-    source->was_running = strcmp(status, "running") == 0;
     /* A stop that was taken back before restored them. */
     result = haul_qemu_source_set_up(source, error);
     result = result ? result : begin(source, error);
@@ -216,10 +228,33 @@ static int stop_guest(void *opaque, uint64_t *stopped_ns, struct haul_error *err
     return 0;
 }
 
+static int restore_settings(struct haul_qemu_source *source, struct haul_error *error)
+{
+    char text[512];
+    struct haul_error reason = {0};
+    int result = haul_qemu_source_restore(source, &reason);
+    if (result == -EREMOTEIO) {
+        snprintf(
+            text, sizeof text,
+            "warning: %.160s. QEMU keeps settings of haul's, which a process that haul leaves tries to take "
+            "back for 30 s more: until then its own migrations leave shared memory out and wait in "
+            "pre-switchover. Cancel one that "
+            "began meanwhile, and look at query-migrate-capabilities before the next",
+            reason.message);
+        haul_say(source->migration, text);
+        return 0;
+    }
+    return result ? haul_error_set(error, -result, "%s", reason.message) : 0;
+}
+
 static int resume_guest(void *opaque, struct haul_error *error)
 {
     struct haul_qemu_source *source = opaque;
+    int pid = (int)source->inspection.pid;
     int result = 0;
+    if (haul_machine_process_ended(pid, -1)) {
+        return haul_error_set(error, ESRCH, "QEMU, process %d, has ended", pid);
+    }
     if (source->switching) {
         result = undo(source, error);
     } else if (source->bracket_open) {
@@ -227,12 +262,13 @@ static int resume_guest(void *opaque, struct haul_error *error)
         source->bracket_open = result != 0;
     }
     if (result) {
-        return result; /* the guardian stays armed: it tries again when haul ends */
+        return result; /* the guardian stays armed: it tries again if haul dies */
     }
-    haul_qemu_settings_restore(source->qmp, &source->settings, NULL);
-    source->settings_applied = false;
-    source->restore_script[0] = '\0';
-    return haul_qemu_source_rearm(source, "", error);
+    struct haul_error failure = {0};
+    if (restore_settings(source, &failure) < 0) {
+        haul_say(source->migration, failure.message); /* the machine runs all the same */
+    }
+    return 0;
 }
 
 /*
@@ -268,9 +304,7 @@ static void handed_over(void *opaque)
 {
     struct haul_qemu_source *source = opaque;
     source->switching = false;
-    haul_qemu_settings_restore(source->qmp, &source->settings, NULL);
-    source->restore_script[0] = '\0';
-    haul_qemu_source_rearm(source, "", NULL);
+    restore_settings(source, NULL);
     if (source->hands_over) {
         /* The memory is the destination's: a `cont` or a reset here must end this QEMU rather than write it.
          */
