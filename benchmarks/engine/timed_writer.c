@@ -4,8 +4,9 @@
  * its guest, as the guest feels it. A process, which shares its memory as an object: timed_writer PATH MIB
  * MB_PER_S or /init of a Linux guest, whose kernel command line has writer.mib=MIB and writer.rate=MB_PER_S,
  * and who talks by its first serial port. Says "ready" when all memory has content. Takes lines: forget what
- * was measured so far report COUNT LEAST say "report waits N p50 NS p99 NS longest NS total NS written BYTES
- * seconds S" of the COUNT longest writes (0: all) that took LEAST nanoseconds or more, and of all writes
+ * was measured so far; report COUNT LEAST SPAN says "report waits N p50 NS p99 NS longest NS total NS written
+ * BYTES seconds S" of the COUNT longest writes (0: all) that took LEAST nanoseconds or more, and how much was
+ * written in that span of SPAN nanoseconds, or of all where that is shorter, in which the least was.
  */
 #include <fcntl.h>
 #include <stdint.h>
@@ -21,6 +22,7 @@
 
 #define PAGE 4096u
 #define KEPT 1000000u
+#define BURSTS 1000000u
 #define LEAST_NS 1500u /* shorter ones have not waited for anybody */
 #define BURST 64u
 
@@ -29,7 +31,8 @@ struct writer {
     double pages_per_ns;
     uint64_t *kept; /* the longer writes */
     size_t count;
-    uint64_t writes;
+    uint64_t *burst_ns; /* when each burst ended */
+    size_t bursts;
     uint64_t begun_ns;
     char line[64]; /* what was read of a command */
     size_t length;
@@ -61,13 +64,33 @@ static int compare(const void *a, const void *b)
 static void forget(struct writer *writer)
 {
     writer->count = 0;
-    writer->writes = 0;
+    writer->bursts = 0;
     writer->begun_ns = now_ns();
 }
 
-static void report(const struct writer *writer, size_t count, uint64_t least)
+/* The least that was written in any `span` that ends by now; 0 where that was more than could be kept. */
+static uint64_t least_written(const struct writer *writer, uint64_t span, uint64_t now)
 {
-    double seconds = (double)(now_ns() - writer->begun_ns) / 1e9;
+    size_t end = 0;
+    size_t least = BURSTS;
+    for (size_t first = 0; first <= writer->bursts; first++) {
+        uint64_t from = first == 0 ? writer->begun_ns : writer->burst_ns[first - 1];
+        if (from + span > now) {
+            break;
+        }
+        while (end < writer->bursts && writer->burst_ns[end] <= from + span) {
+            end++;
+        }
+        least = end - first < least ? end - first : least;
+    }
+    return writer->bursts < BURSTS ? (uint64_t)least * BURST * PAGE : 0;
+}
+
+static void report(const struct writer *writer, size_t count, uint64_t least, uint64_t span)
+{
+    uint64_t now = now_ns();
+    span = now - writer->begun_ns < span ? now - writer->begun_ns : span;
+    uint64_t written = least_written(writer, span, now);
     qsort(writer->kept, writer->count, sizeof *writer->kept, compare);
     size_t first = 0;
     while (first < writer->count && writer->kept[first] < least) {
@@ -86,7 +109,7 @@ static void report(const struct writer *writer, size_t count, uint64_t least)
            left ? (unsigned long long)waits[left / 2] : 0,
            left ? (unsigned long long)waits[left * 99 / 100] : 0,
            left ? (unsigned long long)waits[left - 1] : 0, (unsigned long long)total,
-           (unsigned long long)writer->writes * PAGE, seconds);
+           (unsigned long long)written, (double)span / 1e9);
     fflush(stdout);
 }
 
@@ -96,9 +119,10 @@ static void obey(struct writer *writer)
     if (strcmp(writer->line, "forget") == 0) {
         forget(writer);
     } else if (strncmp(writer->line, asking, sizeof asking - 1) == 0) {
-        char *least;
-        uint64_t count = strtoull(writer->line + sizeof asking - 1, &least, 10);
-        report(writer, count, strtoull(least, NULL, 10));
+        char *next;
+        uint64_t count = strtoull(writer->line + sizeof asking - 1, &next, 10);
+        uint64_t least = strtoull(next, &next, 10);
+        report(writer, count, least, strtoull(next, NULL, 10));
     }
 }
 
@@ -139,7 +163,7 @@ static void run(struct writer *writer, size_t pages)
     uint64_t pace_begun = now_ns();
     forget(writer);
     while (take_commands(writer)) {
-        for (unsigned i = 0; i < BURST; i++, paced++, writer->writes++) {
+        for (unsigned i = 0; i < BURST; i++, paced++) {
             unsigned char *page = writer->memory + next(&state) % pages * PAGE;
             uint64_t before = now_ns();
             memcpy(page, content, PAGE);
@@ -148,7 +172,11 @@ static void run(struct writer *writer, size_t pages)
                 writer->kept[writer->count++] = took;
             }
         }
-        double ahead = (double)paced / writer->pages_per_ns - (double)(now_ns() - pace_begun);
+        uint64_t now = now_ns();
+        if (writer->bursts < BURSTS) {
+            writer->burst_ns[writer->bursts++] = now;
+        }
+        double ahead = (double)paced / writer->pages_per_ns - (double)(now - pace_begun);
         if (ahead > 0) {
             const struct timespec nap = {.tv_sec = (time_t)(ahead / 1e9),
                                          .tv_nsec = (long)ahead % 1000000000};
@@ -205,6 +233,14 @@ static int make_object(const char *path, size_t bytes)
     return fd;
 }
 
+/* Mapped already, so that no write waits for the kernel to find them. */
+static uint64_t *numbers(size_t count)
+{
+    void *memory = mmap(NULL, count * sizeof(uint64_t), PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+    return memory == MAP_FAILED ? NULL : memory;
+}
+
 int main(int argc, char **argv)
 {
     double mib = argc == 4 ? strtod(argv[2], NULL) : 0;
@@ -221,9 +257,9 @@ int main(int argc, char **argv)
     int flags = fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED;
     struct writer writer = {.pages_per_ns = rate * 1e6 / PAGE / 1e9};
     writer.memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, flags, fd, 0);
-    writer.kept = mmap(NULL, KEPT * sizeof *writer.kept, PROT_READ | PROT_WRITE,
-                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-    if (writer.memory == MAP_FAILED || writer.kept == MAP_FAILED) {
+    writer.kept = numbers(KEPT);
+    writer.burst_ns = numbers(BURSTS);
+    if (writer.memory == MAP_FAILED || !writer.kept || !writer.burst_ns) {
         perror("memory");
         return 1;
     }
