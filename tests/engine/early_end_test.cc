@@ -40,11 +40,13 @@ std::string CommandLine(pid_t pid)
 extern "C" int pidfd_open(pid_t pid, unsigned flags) noexcept
 {
     pollfd polled = {(int)syscall(SYS_pidfd_open, pid, flags), POLLIN, 0};
-    // There is none while the child becomes the shell, and none any more when it has ended.
-    while (CommandLine(pid).empty() && poll(&polled, 1, 1) == 0) {
+    // A child has none while it becomes another program, and none any more when it has ended.
+    std::string words;
+    bool ended = false;
+    while ((words = CommandLine(pid)).empty() && !ended && polled.fd >= 0) {
+        ended = poll(&polled, 1, 1) == 1;
     }
-    std::string words = CommandLine(pid);
-    if (words.empty() || words.find(ends_early) != std::string::npos) {
+    if (ended || words.find(ends_early) != std::string::npos) {
         awaited += poll(&polled, 1, kEndMs) == 1;
     }
     return polled.fd;
