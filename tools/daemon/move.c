@@ -1,12 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "tools/daemon/move.h"
-
-#include "tools/daemon/socket_address.h"
-#include "tools/session/text.h"
+#include "tools/daemon/move_fields.h"
 
 #include <errno.h>
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,56 +10,6 @@
 #include <unistd.h>
 
 #define NAME_CHARACTERS "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"
-#define THREADS_MAX 1024
-
-/* Where the guest is, by query-status' words (QEMU's RunState). */
-enum guest { PRELAUNCH, INMIGRATE, RUNNING, FINISH_MIGRATE, POSTMIGRATE, PAUSED };
-static const char *const guest_words[] = {"prelaunch",      "inmigrate",   "running",
-                                          "finish-migrate", "postmigrate", "paused"};
-
-/* The strings of one order. */
-struct texts {
-    char *uri;
-    char *qmp;
-    char *memory;
-    char *content;
-    char *tracker;
-    char *vcpu;
-    char *disk;
-};
-
-struct haul_move {
-    /* Written once at creation. */
-    char name[HAUL_MOVE_NAME_SIZE];
-    haul_move_event event;
-    void *opaque;
-    int interrupt_fd;
-
-    /* The server's thread writes these while no move is under way; then the move's thread reads them. */
-    struct texts texts;
-    struct haul_machine_spec spec; /* its strings are those */
-    struct haul_remote remote;
-    bool source;
-    struct haul_settings run; /* the settings that the move began with; its strings are our own */
-    bool has_thread;
-    pthread_t thread;
-
-    /* Shared. `busy` is set by the server's thread before the move's thread starts, and cleared with release
-     * by that thread when nothing is left but to say that it ended; who reads false with acquire may use all
-     * of the above. The others stand for themselves: relaxed. */
-    _Atomic bool busy;
-    _Atomic bool held;
-    _Atomic bool says_events;
-    _Atomic int thread_id; /* of the move's thread while it lives, else 0 */
-    _Atomic int state;     /* enum haul_state */
-    _Atomic int guest;     /* enum guest */
-
-    pthread_mutex_t lock;          /* the rest */
-    struct haul_settings settings; /* only the server's thread writes them, and reads them without the lock */
-    int throttle; /* percent asked for while a migration began; or HAUL_SETTINGS_NO_THROTTLE */
-    struct haul_session *session;      /* NULL: none yet, or let go */
-    struct haul_session_snapshot last; /* of the session that was let go */
-};
 
 /* ---- events; on the migration's threads ---- */
 
@@ -434,7 +379,7 @@ void haul_move_interrupt(struct haul_move *move)
     eventfd_write(move->interrupt_fd, 1);
 }
 
-/* ---- what may be asked and changed at any time ---- */
+/* ---- what may be changed at any time ---- */
 
 static int go_on(void *opaque, struct haul_migration *migration)
 {
@@ -478,100 +423,6 @@ int haul_move_change(struct haul_move *move, const struct haul_settings *setting
     }
     pthread_mutex_unlock(&move->lock);
     return status;
-}
-
-enum haul_state haul_move_state(const struct haul_move *move)
-{
-    return (enum haul_state)atomic_load_explicit(&move->state, memory_order_relaxed);
-}
-
-const char *haul_move_guest(const struct haul_move *move)
-{
-    return guest_words[atomic_load_explicit(&move->guest, memory_order_relaxed)];
-}
-
-const char *haul_move_name(const struct haul_move *move)
-{
-    return move->name;
-}
-
-static json_t *json_of(struct haul_move *move, const struct haul_session_snapshot *snapshot)
-{
-    json_t *json = haul_outcome_json(&snapshot->outcome);
-    json_object_set_new(json, "status", json_string(haul_state_name(haul_move_state(move))));
-    json_object_set_new(json, "name", json_string(move->name));
-    json_object_set_new(json, "uri", haul_text_json(snapshot->outcome.uri));
-    if (!snapshot->outcome.source && snapshot->outcome.stats.total) {
-        json_object_set_new(json, "socket-address", haul_socket_address_json(snapshot->outcome.uri));
-    }
-    return json;
-}
-
-json_t *haul_move_json(struct haul_move *move)
-{
-    if (haul_move_state(move) == HAUL_STATE_NONE) {
-        return json_pack("{s:s}", "name", move->name); /* QEMU's answer is empty too */
-    }
-    struct haul_session_snapshot *snapshot = malloc(sizeof *snapshot);
-    json_t *json = NULL;
-    pthread_mutex_lock(&move->lock);
-    if (!move->session) {
-        json = json_of(move, &move->last);
-    } else if (snapshot) {
-        haul_session_snapshot(move->session, snapshot);
-        json = json_of(move, snapshot);
-    }
-    pthread_mutex_unlock(&move->lock);
-    free(snapshot);
-    return json;
-}
-
-struct thread_query {
-    json_t *list;
-    uint32_t throttle_percent;
-};
-
-static int ask(void *opaque, struct haul_migration *migration)
-{
-    struct thread_query *query = opaque;
-    struct haul_stats stats = {.size = sizeof stats};
-    haul_get_stats(migration, &stats);
-    query->throttle_percent = stats.throttle_percent;
-    struct haul_thread *threads = query->list ? calloc(THREADS_MAX, sizeof *threads) : NULL;
-    unsigned count = threads ? haul_threads(migration, threads, THREADS_MAX) : 0;
-    for (unsigned i = 0; i < count && i < THREADS_MAX; i++) {
-        json_array_append_new(query->list,
-                              json_pack("{s:s s:i}", "name", threads[i].name, "thread-id", threads[i].tid));
-    }
-    free(threads);
-    return 0;
-}
-
-static void query(struct haul_move *move, struct thread_query *query)
-{
-    pthread_mutex_lock(&move->lock);
-    if (move->session) {
-        haul_session_use(move->session, ask, query);
-    }
-    pthread_mutex_unlock(&move->lock);
-}
-
-json_t *haul_move_threads_json(struct haul_move *move)
-{
-    struct thread_query answer = {.list = json_array()};
-    int own = atomic_load_explicit(&move->thread_id, memory_order_relaxed);
-    if (own) {
-        json_array_append_new(answer.list, json_pack("{s:s s:i}", "name", "move", "thread-id", own));
-    }
-    query(move, &answer);
-    return answer.list;
-}
-
-uint32_t haul_move_throttle(struct haul_move *move)
-{
-    struct thread_query answer = {0};
-    query(move, &answer);
-    return answer.throttle_percent;
 }
 
 /* ---- life ---- */
