@@ -192,11 +192,6 @@ void haul_migration_greet(struct haul_migration *migration, int fd);
 /* haul_knobs_publish makes the migration_thread look at the knobs now. Any thread. */
 void haul_knobs_publish(struct haul_migration *migration);
 
-/* haul_throttle_steps_check: -EINVAL as haul_set_throttle_steps; haul_throttle_steps_pack makes the knob of
- * them. */
-int haul_throttle_steps_check(const struct haul_throttle_steps *steps, struct haul_error *error);
-uint32_t haul_throttle_steps_pack(const struct haul_throttle_steps *steps);
-
 /* haul_knobs_downtime_limit_ms returns the downtime limit as it is set now. Any thread. */
 uint32_t haul_knobs_downtime_limit_ms(const struct haul_migration *migration);
 

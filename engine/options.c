@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What a caller may ask of a migration: defaults, ranges, and one copy at its start. */
 #include "engine/migration.h"
+#include "engine/source/throttle_steps.h"
 
 #include <errno.h>
 #include <stdio.h>
