@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <random>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -393,6 +394,18 @@ void Guest::Pause()
     if (thread_.joinable()) {
         thread_.join();
     }
+}
+
+int ThreadOf(haul_migration *migration, const std::string &name)
+{
+    haul_thread threads[16];
+    unsigned count = std::min(16u, haul_threads(migration, threads, 16));
+    for (unsigned i = 0; i < count; i++) {
+        if (threads[i].name == name) {
+            return threads[i].tid;
+        }
+    }
+    return -1;
 }
 
 bool SameMemory(const Guest &a, const Guest &b, std::string *where)

@@ -133,6 +133,9 @@ class Guest
     unsigned burst_ = 0, pause_us_ = 0;
 };
 
+// A live thread of the migration; -1: there is none of that name.
+int ThreadOf(haul_migration *migration, const std::string &name);
+
 bool SameMemory(const Guest &a, const Guest &b, std::string *where);
 
 haul_options Options();

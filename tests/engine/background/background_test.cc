@@ -192,26 +192,14 @@ class SnapshotPriority : public Snapshot
         }).join();
         return may;
     }
-    // A thread of the migration; -1: there is none of that name.
-    int ThreadOf(const std::string &name)
-    {
-        haul_thread threads[16];
-        unsigned count = std::min(16u, haul_threads(end->migration, threads, 16));
-        for (unsigned i = 0; i < count; i++) {
-            if (threads[i].name == name) {
-                return threads[i].tid;
-            }
-        }
-        return -1;
-    }
     int PolicyOf(const std::string &name)
     {
-        int tid = ThreadOf(name);
+        int tid = ThreadOf(end->migration, name);
         return tid < 0 ? -1 : sched_getscheduler(tid);
     }
     int NiceOf(const std::string &name)
     {
-        return getpriority(PRIO_PROCESS, static_cast<id_t>(ThreadOf(name)));
+        return getpriority(PRIO_PROCESS, static_cast<id_t>(ThreadOf(end->migration, name)));
     }
     bool WaitForPolicy(const std::string &name, int policy)
     {

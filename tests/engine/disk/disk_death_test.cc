@@ -3,6 +3,7 @@
 // of its disk. What is left at the destination never looks like a whole image before HANDOVER, and the
 // source's image is its guest's own.
 #include "tests/engine/disk/disk.h"
+#include "tests/waiting.h"
 
 #include <gtest/gtest.h>
 
@@ -37,27 +38,27 @@ void Die()
     raise(SIGKILL);
 }
 
-// Arms a guest and its disk, in the process that is to die.
-void Arm(const Moment &moment, Guest &guest, Disk &disk)
+// Arms a guest and its disk: at the moment, `act` is called. By default in the process that is to die.
+void Arm(const Moment &moment, Guest &guest, Disk &disk, const std::function<void()> &act = Die)
 {
-    guest.on_state = [moment](haul_state state) {
+    guest.on_state = [moment, act](haul_state state) {
         if (static_cast<int>(state) == moment.state) {
-            Die();
+            act();
         }
     };
-    guest.on_step = [moment](haul_step step) {
+    guest.on_step = [moment, act](haul_step step) {
         if (static_cast<int>(step) == moment.step) {
-            Die();
+            act();
         }
     };
-    guest.on_start = [moment] {
+    guest.on_start = [moment, act] {
         if (moment.starting) {
-            Die();
+            act();
         }
     };
-    disk.on_call = [moment](Disk::Call call) {
+    disk.on_call = [moment, act](Disk::Call call) {
         if (static_cast<int>(call) == moment.call) {
-            Die();
+            act();
         }
     };
 }
@@ -225,17 +226,18 @@ INSTANTIATE_TEST_SUITE_P(AfterHandover, DestinationDiesTooLate,
 
 // ---- the source is killed ----
 
-class SourceDies : public DiskDeath
+class Source : public DiskDeath
 {
   protected:
-    int Run()
+    // `arm` in the process that is to die.
+    int Run(const std::function<void(Guest &, Disk &)> &arm)
     {
-        Fork([this] {
+        Fork([&] {
             listening.Hear();
             Guest from({2 * kMiB}, true);
             Disk disk(directory / "from", true);
             disk.Plug(from);
-            Arm(GetParam(), from, disk);
+            arm(from, disk);
             from.Run(5, 1000);
             disk.Run(5, 1000);
             RunEnd(from, true, uri, &stats, &error);
@@ -249,9 +251,13 @@ class SourceDies : public DiskDeath
     Disk copy{directory / "to", false, 4 * kMiB};
 };
 
+class SourceDies : public Source
+{
+};
+
 TEST_P(SourceDies, NoImageIsLeft)
 {
-    EXPECT_LT(Run(), 0);
+    EXPECT_LT(Run([](Guest &from, Disk &disk) { Arm(GetParam(), from, disk); }), 0);
     EXPECT_EQ(to.starts, 0u);
     EXPECT_EQ(stats.ownership, HAUL_OWNER_SOURCE);
     EXPECT_EQ(copy.calls[Disk::kDiscard], 1u);
@@ -267,6 +273,35 @@ INSTANTIATE_TEST_SUITE_P(BeforeHandover, SourceDies,
                                          Moment{.name = "PreSwitchover", .state = HAUL_STATE_PRE_SWITCHOVER},
                                          Moment{.name = "Device", .state = HAUL_STATE_DEVICE},
                                          Moment{.name = "Handover", .step = HAUL_STEP_HANDOVER_SENDING}),
+                         NameOf);
+
+class SourceDiesTooLate : public Source
+{
+};
+
+// HANDOVER came: the guest and its disk are the destination's, also when it sees before it is done that
+// nobody is left to tell.
+TEST_P(SourceDiesTooLate, TheDestinationHasTheGuestAndItsImage)
+{
+    haul_migration *destination = nullptr;
+    to.on_attach = [&](haul_migration *migration) { destination = migration; };
+    Arm(GetParam(), to, copy, [&] {
+        kill(child, SIGKILL);
+        EXPECT_TRUE(Eventually([&] { return ThreadOf(destination, "control") < 0; })) << "it hears nothing";
+    });
+    EXPECT_EQ(Run([](Guest &, Disk &) {}), 0) << error.message;
+    EXPECT_EQ(to.starts, 1u);
+    EXPECT_EQ(stats.ownership, HAUL_OWNER_DESTINATION);
+    EXPECT_EQ(copy.calls[Disk::kComplete], 1u);
+    EXPECT_EQ(copy.calls[Disk::kDiscard], 0u);
+    EXPECT_EQ(directory.Names(), (Names{"from", "to"}));
+    EXPECT_TRUE(ReadImage(directory / "from") == ReadImage(directory / "to")) << "the images differ";
+}
+
+INSTANTIATE_TEST_SUITE_P(AfterHandover, SourceDiesTooLate,
+                         testing::Values(Moment{.name = "Handover", .step = HAUL_STEP_HANDOVER_RECEIVED},
+                                         Moment{.name = "Complete", .call = Disk::kComplete},
+                                         Moment{.name = "Starting", .starting = true}),
                          NameOf);
 
 // In setup nobody has met anybody: whoever comes next is served.

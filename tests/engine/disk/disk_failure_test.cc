@@ -367,9 +367,9 @@ TEST(DiskFailure, UntouchedImageHasItsNameBack)
     EXPECT_TRUE(ReadImage(directory / "to") == before);
 }
 
-// ---- cancel and death in each state ----
+// ---- cancel, death and silence in each state ----
 
-enum class End { kCancelSource, kCancelDestination, kCut };
+enum class End { kCancelSource, kCancelDestination, kCut, kSilence };
 
 struct EndCase {
     haul_state state;
@@ -391,25 +391,33 @@ TEST_P(DiskEnds, LeaveTheGuestAtTheSource)
         }
         if (one.end == End::kCut) {
             proxy.CutAll();
+        } else if (one.end == End::kSilence) {
+            proxy.StallAll();
         } else {
             haul_cancel(one.end == End::kCancelSource ? machines.source : machines.destination);
         }
     };
     machines.Run();
-    Move move(machines.from, machines.to, DiskOptions(), "tcp:127.0.0.1:0",
+    haul_options options = DiskOptions();
+    options.timeout_s = one.end == End::kSilence ? 2 : options.timeout_s;
+    Move move(machines.from, machines.to, options, "tcp:127.0.0.1:0",
               [&](const std::string &uri) { return proxy.Open(uri); });
     if (one.state == HAUL_STATE_SETUP) { // the destination may not have met anybody
         move.source_result = haul_wait(move.source, &move.source_error);
         haul_cancel(move.destination);
     }
-    machines.ExpectStayed(move, one.end == End::kCut ? 0 : ECANCELED, "");
+    machines.ExpectStayed(move,
+                          one.end == End::kCut       ? 0
+                          : one.end == End::kSilence ? ETIMEDOUT
+                                                     : ECANCELED,
+                          "");
 }
 
 std::vector<EndCase> EndCases()
 {
     std::vector<EndCase> cases = {{HAUL_STATE_SETUP, End::kCancelSource}};
     for (haul_state state : {HAUL_STATE_ACTIVE, HAUL_STATE_PRE_SWITCHOVER, HAUL_STATE_DEVICE}) {
-        for (End end : {End::kCancelSource, End::kCancelDestination, End::kCut}) {
+        for (End end : {End::kCancelSource, End::kCancelDestination, End::kCut, End::kSilence}) {
             cases.push_back({state, end});
         }
     }
@@ -418,12 +426,43 @@ std::vector<EndCase> EndCases()
 
 std::string NameOfEnd(const testing::TestParamInfo<EndCase> &info)
 {
-    static const char *const ends[] = {"CancelSource", "CancelDestination", "Cut"};
+    static const char *const ends[] = {"CancelSource", "CancelDestination", "Cut", "Silence"};
     std::string state = haul_state_name(info.param.state);
     state.erase(std::remove(state.begin(), state.end(), '-'), state.end());
     return state + ends[static_cast<int>(info.param.end)];
 }
 
 INSTANTIATE_TEST_SUITE_P(All, DiskEnds, testing::ValuesIn(EndCases()), NameOfEnd);
+
+// Nothing more is said while the disk is sent: on all connections, or on the data connections only, so that
+// the other side seems to live.
+class DiskSilence : public testing::TestWithParam<bool>
+{
+};
+
+TEST_P(DiskSilence, WhileTheDiskIsSentLeavesTheGuestAtTheSource)
+{
+    constexpr unsigned kReads = 3;
+    DiskMachines machines(32 * kMiB); // more than sockets hold
+    Proxy proxy;
+    machines.disk->on_call = [&](Disk::Call call) {
+        if (call == Disk::kRead && machines.disk->calls[Disk::kRead] == kReads) {
+            for (unsigned i = GetParam() ? Proxy::kControl : Proxy::Channel(0); i < proxy.connections(); i++) {
+                proxy.Stall(i);
+            }
+        }
+    };
+    machines.Run();
+    haul_options options = DiskOptions();
+    options.timeout_s = 2;
+    Move move(machines.from, machines.to, options, "tcp:127.0.0.1:0",
+              [&](const std::string &uri) { return proxy.Open(uri); });
+    machines.ExpectStayed(move, ETIMEDOUT, "");
+    EXPECT_EQ(machines.from.stops, 0u) << "the disk was all sent";
+}
+
+INSTANTIATE_TEST_SUITE_P(All, DiskSilence, testing::Bool(), [](const auto &info) {
+    return std::string(info.param ? "OnAllConnections" : "OnTheChannels");
+});
 
 } // namespace
