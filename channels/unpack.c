@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "channels/unpack.h"
 
+#include "channels/bits.h"
 #include "channels/placement/placement.h"
 #include "channels/socket_io.h"
 
@@ -43,21 +44,6 @@ int haul_unpack_io_error(int result, uint32_t round, struct haul_error *error)
 
 /* ---- bitmap words ---- */
 
-/* The bits of word `word` that stand for pages of `run`. */
-static uint64_t word_mask(const struct haul_run *run, uint64_t word)
-{
-    uint64_t base = word * WORD_BITS;
-    uint64_t end = run->first + run->count;
-    uint64_t mask = UINT64_MAX;
-    if (run->first > base) {
-        mask &= UINT64_MAX << (run->first - base);
-    }
-    if (end < base + WORD_BITS) {
-        mask &= ~(UINT64_MAX << (end - base));
-    }
-    return mask;
-}
-
 static uint64_t last_word(const struct haul_run *run)
 {
     return (run->first + run->count - 1) / WORD_BITS;
@@ -71,7 +57,7 @@ static uint64_t last_word(const struct haul_run *run)
 static void mark_run(const struct haul_block_view *block, const struct haul_run *run)
 {
     for (uint64_t word = run->first / WORD_BITS; word <= last_word(run); word++) {
-        uint64_t mask = word_mask(run, word);
+        uint64_t mask = haul_bits_mask(word, run->first, run->first + run->count);
         if ((atomic_load_explicit(&block->maybe_nonzero[word], memory_order_relaxed) & mask) != mask) {
             atomic_fetch_or_explicit(&block->maybe_nonzero[word], mask, memory_order_relaxed);
         }
@@ -84,16 +70,15 @@ static int clear_pages(const struct haul_block_view *block, uint64_t word, uint6
 {
     int result = 0;
     while (bits && result == 0) {
-        unsigned first = (unsigned)__builtin_ctzll(bits);
-        uint64_t rest = ~(bits >> first);
-        unsigned count = rest ? (unsigned)__builtin_ctzll(rest) : WORD_BITS;
+        unsigned first;
+        unsigned count;
+        bits = haul_bits_take_run(bits, WORD_BITS, &first, &count);
         uint64_t page = word * WORD_BITS + first;
         if (block->io) {
             result = block->io->zero(block->io_opaque, page, count, error);
         } else {
             memset(block->host + page * HAUL_PAGE_SIZE, 0, count * HAUL_PAGE_SIZE);
         }
-        bits = first + count < WORD_BITS ? bits & UINT64_MAX << (first + count) : 0;
     }
     return result;
 }
@@ -103,7 +88,7 @@ int haul_unpack_zero_run(const struct haul_block_view *block, const struct haul_
 {
     int result = 0;
     for (uint64_t word = run->first / WORD_BITS; result == 0 && word <= last_word(run); word++) {
-        uint64_t mask = word_mask(run, word);
+        uint64_t mask = haul_bits_mask(word, run->first, run->first + run->count);
         if (block->maybe_nonzero) {
             mask &= atomic_load_explicit(&block->maybe_nonzero[word], memory_order_relaxed);
         }

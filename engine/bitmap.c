@@ -1,39 +1,26 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "engine/bitmap.h"
 
-/* The bits of one word from `first` (0..63), `count` of them (1..64). */
-static uint64_t word_mask(unsigned first, uint64_t count)
-{
-    uint64_t ones = count >= 64 ? ~UINT64_C(0) : (UINT64_C(1) << count) - 1;
-    return ones << first;
-}
-
 void haul_bitmap_set(uint64_t *bitmap, uint64_t first, uint64_t count)
 {
-    while (count > 0) {
-        unsigned bit = (unsigned)(first % 64);
-        uint64_t here = count < 64 - bit ? count : 64 - bit;
-        bitmap[first / 64] |= word_mask(bit, here);
-        first += here;
-        count -= here;
+    uint64_t end = first + count;
+    for (uint64_t word = first / 64; word * 64 < end; word++) {
+        bitmap[word] |= haul_bits_mask(word, first, end);
     }
 }
 
 void haul_bitmap_clear(uint64_t *bitmap, uint64_t first, uint64_t count)
 {
-    while (count > 0) {
-        unsigned bit = (unsigned)(first % 64);
-        uint64_t here = count < 64 - bit ? count : 64 - bit;
-        bitmap[first / 64] &= ~word_mask(bit, here);
-        first += here;
-        count -= here;
+    uint64_t end = first + count;
+    for (uint64_t word = first / 64; word * 64 < end; word++) {
+        bitmap[word] &= ~haul_bits_mask(word, first, end);
     }
 }
 
 uint64_t haul_bitmap_count(const uint64_t *bitmap, uint64_t bits)
 {
     uint64_t total = 0;
-    for (size_t i = 0; i < haul_bitmap_words(bits); i++) {
+    for (size_t i = 0; i < haul_bits_words(bits); i++) {
         total += (uint64_t)__builtin_popcountll(bitmap[i]);
     }
     return total;

@@ -4,19 +4,13 @@
 
 /* Dirty bitmaps: one bit per page, 64 to a word, bit p of word p / 64. Owned by the migration_thread. */
 
+#include "channels/bits.h"
+
 #include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
 
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-/* haul_bitmap_words returns the words that `bits` bits need. */
-static inline size_t haul_bitmap_words(uint64_t bits)
-{
-    return (size_t)((bits + 63) / 64);
-}
 
 /* Sets or clears `count` bits from `first`. */
 void haul_bitmap_set(uint64_t *bitmap, uint64_t first, uint64_t count);

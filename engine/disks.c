@@ -194,7 +194,7 @@ int haul_disk_present(const struct haul_own_disk *disk, uint64_t *bitmap, struct
         return 0;
     }
     uint64_t count = granule_count(disk);
-    uint64_t *granules = calloc(haul_bitmap_words(count), sizeof *granules);
+    uint64_t *granules = calloc(haul_bits_words(count), sizeof *granules);
     if (!granules) {
         return haul_error_set(error, ENOMEM, "no memory for a bitmap of disk %s", disk->name);
     }
@@ -211,7 +211,7 @@ int haul_disks_start(struct haul_migration *migration, struct haul_error *error)
 {
     for (uint32_t i = 0; i < haul_disks_count(migration); i++) {
         struct haul_own_disk *disk = &migration->disks->disk[i];
-        disk->granules = calloc(haul_bitmap_words(granule_count(disk)), sizeof *disk->granules);
+        disk->granules = calloc(haul_bits_words(granule_count(disk)), sizeof *disk->granules);
         if (!disk->granules) {
             return haul_error_set(error, ENOMEM, "no memory for a bitmap of disk %s", disk->name);
         }
@@ -240,7 +240,7 @@ int haul_disks_fetch(struct haul_migration *migration, uint64_t *const *bitmaps,
     *pages = 0;
     for (uint32_t i = 0; i < haul_disks_count(migration); i++) {
         const struct haul_own_disk *disk = &migration->disks->disk[i];
-        memset(disk->granules, 0, haul_bitmap_words(granule_count(disk)) * sizeof *disk->granules);
+        memset(disk->granules, 0, haul_bits_words(granule_count(disk)) * sizeof *disk->granules);
         int rc = disk->ops->fetch(disk->opaque, disk->granules, error);
         if (rc < 0) {
             return haul_error_prefix(error, "disk %s: asking what was written: ", disk->name);

@@ -53,29 +53,26 @@ off_t haul_holes_next_content(const struct haul_block *block, off_t at, off_t en
     return none && lseek(block->fd, 0, SEEK_END) >= end ? end : -1;
 }
 
-uint64_t haul_holes_present(const struct haul_block *block, uint64_t *bitmap)
+void haul_holes_present(const struct haul_block *block, uint64_t *bitmap)
 {
     uint64_t count = block->length / HAUL_PAGE_SIZE;
     off_t origin = (off_t)block->fd_offset;
     off_t end = origin + (off_t)(count * HAUL_PAGE_SIZE);
-    uint64_t present = 0;
     off_t at = origin;
     while (at < end) {
         off_t data = haul_holes_next_content(block, at, end);
         if (data == end) {
-            return present;
+            return;
         }
         off_t hole = data < 0 ? -1 : lseek(block->fd, data, SEEK_HOLE);
         if (hole <= data) { /* also of a device, which may answer the same to every question */
             haul_bitmap_set(bitmap, 0, count);
-            return count;
+            return;
         }
         uint64_t first = (uint64_t)(data - origin) / HAUL_PAGE_SIZE;
         uint64_t last =
             ((uint64_t)((hole < end ? hole : end) - origin) + HAUL_PAGE_SIZE - 1) / HAUL_PAGE_SIZE;
         haul_bitmap_set(bitmap, first, last - first);
-        present += last - first;
         at = hole;
     }
-    return present;
 }

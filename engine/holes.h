@@ -26,10 +26,9 @@ off_t haul_holes_next_content(const struct haul_block *block, off_t at, off_t en
 /*
  * haul_holes_present sets in `bitmap` (one bit per 4096-byte page) every page of `block` that may hold
  * content, by SEEK_DATA on its file; without a file, or on a file system that does not tell, every page.
- * Returns the number of pages set. Pages that are written meanwhile may be missed: a tracker must be running
- * already.
+ * Pages that are written meanwhile may be missed: a tracker must be running already.
  */
-uint64_t haul_holes_present(const struct haul_block *block, uint64_t *bitmap);
+void haul_holes_present(const struct haul_block *block, uint64_t *bitmap);
 
 #ifdef __cplusplus
 }

@@ -148,7 +148,7 @@ static int hash_view(struct haul_migration *migration, uint32_t index, unsigned 
     int rc = 0;
     pthread_t *helpers = calloc(threads, sizeof *helpers);
     job.digests = calloc(job.chunks, sizeof *job.digests);
-    job.present = calloc(haul_bitmap_words(job.length / HAUL_PAGE_SIZE), sizeof *job.present);
+    job.present = calloc(haul_bits_words(job.length / HAUL_PAGE_SIZE), sizeof *job.present);
     if (!helpers || !job.digests || !job.present) {
         rc = haul_error_set(error, ENOMEM, "no memory to verify %s %s", job.block ? "RAM block" : "disk",
                             job.block ? job.block->name : job.disk->name);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "channels/snapshot/writer.h"
 
+#include "channels/bits.h"
 #include "channels/snapshot/file_io.h"
 #include "channels/snapshot/place.h"
 #include "compress/zero.h"
@@ -42,11 +43,6 @@ struct haul_snapshot_writer {
     uint64_t state_length;
 };
 
-static size_t words(uint64_t bits)
-{
-    return (size_t)((bits + WORD_BITS - 1) / WORD_BITS);
-}
-
 static int named(struct haul_snapshot_writer *writer, struct haul_error *error)
 {
     return haul_error_prefix(error, "%s: ", writer->place.path);
@@ -58,7 +54,7 @@ static int make_bitmaps(struct haul_snapshot_writer *writer)
 {
     const struct haul_snapshot_layout *layout = &writer->layout;
     writer->stored = calloc(layout->block_count, sizeof *writer->stored);
-    writer->stale = calloc(words(layout->leaves), sizeof *writer->stale);
+    writer->stale = calloc(haul_bits_words(layout->leaves), sizeof *writer->stale);
     writer->sums = calloc(layout->leaves, sizeof *writer->sums);
     writer->leaf_buffer = malloc(LEAVES_PER_READ * HAUL_SNAPSHOT_LEAF_SIZE);
     writer->state_sum = XXH3_createState();
@@ -67,7 +63,7 @@ static int make_bitmaps(struct haul_snapshot_writer *writer)
     }
     XXH3_64bits_reset(writer->state_sum);
     for (uint32_t i = 0; i < layout->block_count; i++) {
-        writer->stored[i] = calloc(words(layout->blocks[i].pages), sizeof **writer->stored);
+        writer->stored[i] = calloc(haul_bits_words(layout->blocks[i].pages), sizeof **writer->stored);
         if (!writer->stored[i]) {
             return -ENOMEM;
         }
@@ -153,15 +149,6 @@ static int check_range(const struct haul_snapshot_writer *writer, uint32_t block
                           (unsigned long long)count, (unsigned long long)first, block);
 }
 
-/* The bits of [first, first + count) that lie in word `word`. */
-static uint64_t word_mask(uint64_t first, uint64_t count, uint64_t word)
-{
-    uint64_t base = word * WORD_BITS;
-    uint64_t mask = first > base ? UINT64_MAX << (first - base) : UINT64_MAX;
-    uint64_t end = first + count;
-    return end < base + WORD_BITS ? mask & ~(UINT64_MAX << (end - base)) : mask;
-}
-
 /*
  * Relaxed: different threads put different pages, and who puts a page next was told so by its owner. The
  * leaves' bits are set after the entry was written; see refresh_sums.
@@ -169,7 +156,7 @@ static uint64_t word_mask(uint64_t first, uint64_t count, uint64_t word)
 static void set_bits(_Atomic uint64_t *bits, uint64_t first, uint64_t count, memory_order order)
 {
     for (uint64_t word = first / WORD_BITS; word <= (first + count - 1) / WORD_BITS; word++) {
-        atomic_fetch_or_explicit(&bits[word], word_mask(first, count, word), order);
+        atomic_fetch_or_explicit(&bits[word], haul_bits_mask(word, first, first + count), order);
     }
 }
 
@@ -243,17 +230,16 @@ int haul_snapshot_put_zero(struct haul_snapshot_writer *writer, uint32_t block, 
     }
     _Atomic uint64_t *stored = writer->stored[block];
     for (uint64_t word = first / WORD_BITS; rc == 0 && word <= (first + count - 1) / WORD_BITS; word++) {
-        uint64_t mask = word_mask(first, count, word);
+        uint64_t mask = haul_bits_mask(word, first, first + count);
         uint64_t bits = atomic_load_explicit(&stored[word], memory_order_relaxed) & mask;
         if (bits) {
             atomic_fetch_and_explicit(&stored[word], ~bits, memory_order_relaxed);
         }
         while (rc == 0 && bits) { /* a contiguous group at a time */
-            unsigned at = (unsigned)__builtin_ctzll(bits);
-            uint64_t rest = ~(bits >> at);
-            unsigned length = rest ? (unsigned)__builtin_ctzll(rest) : WORD_BITS;
+            unsigned at;
+            unsigned length;
+            bits = haul_bits_take_run(bits, WORD_BITS, &at, &length);
             rc = drop(writer, &writer->layout.blocks[block], word * WORD_BITS + at, length, error);
-            bits = at + length < WORD_BITS ? bits & UINT64_MAX << (at + length) : 0;
         }
     }
     return rc;
@@ -297,19 +283,17 @@ static int refresh_run(struct haul_snapshot_writer *writer, uint64_t first, uint
 /* Brings the checksums of all stale leaves up to date. A leaf that is written meanwhile is stale again. */
 static int refresh_sums(struct haul_snapshot_writer *writer, struct haul_error *error)
 {
-    for (uint64_t word = 0; word < words(writer->layout.leaves); word++) {
+    for (uint64_t word = 0; word < haul_bits_words(writer->layout.leaves); word++) {
         /* Acquire, pairs with the release in put_entries. */
         uint64_t bits = atomic_exchange_explicit(&writer->stale[word], 0, memory_order_acquire);
         while (bits) {
-            unsigned at = (unsigned)__builtin_ctzll(bits);
-            uint64_t rest = ~(bits >> at);
-            unsigned length = rest ? (unsigned)__builtin_ctzll(rest) : WORD_BITS;
-            length = length < LEAVES_PER_READ ? length : LEAVES_PER_READ;
+            unsigned at;
+            unsigned length;
+            bits = haul_bits_take_run(bits, LEAVES_PER_READ, &at, &length);
             int rc = refresh_run(writer, word * WORD_BITS + at, length, error);
             if (rc < 0) {
                 return rc;
             }
-            bits = at + length < WORD_BITS ? bits & UINT64_MAX << (at + length) : 0;
         }
     }
     return 0;

@@ -52,8 +52,8 @@ static int block_init(struct haul_bg_block *own, const struct haul_block *block,
     own->pages = block->length / HAUL_PAGE_SIZE;
     own->cluster = at_least(HAUL_BG_CLUSTER_PAGES, huge);
     own->chunk = at_least(HAUL_BG_CHUNK_PAGES, huge);
-    own->taken = calloc(haul_bitmap_words(own->pages), sizeof *own->taken);
-    own->present = calloc(haul_bitmap_words(own->pages), sizeof *own->present);
+    own->taken = calloc(haul_bits_words(own->pages), sizeof *own->taken);
+    own->present = calloc(haul_bits_words(own->pages), sizeof *own->present);
     own->armed = calloc(clusters(own), sizeof *own->armed);
     return own->taken && own->present && own->armed
                ? 0
@@ -245,13 +245,6 @@ bool haul_bg_pages_let_go(struct haul_bg_pages *pages, const struct haul_waiting
 
 /* ---- from the moment on ---- */
 
-/* The bits of `word` that stand for the `count` pages from `first` on, which begin at bit 0 of `word` 0. */
-static uint64_t mask_of(uint32_t count, uint32_t word)
-{
-    uint32_t left = count - word * WORD_BITS;
-    return left < WORD_BITS ? (UINT64_C(1) << left) - 1 : UINT64_MAX;
-}
-
 /* Reads `count` bits from `first` on that lie within one word where count is less than a word, else whole
  * words: clusters and chunks are aligned. */
 static uint64_t shifted(uint64_t bits, uint64_t first)
@@ -267,7 +260,7 @@ bool haul_bg_pages_find(const struct haul_bg_block *block, uint64_t first, uint3
         /* Acquire, pairs with the release in haul_bg_pages_take: what is not taken is not released yet, and
          * what is read after this look is either protected or thrown away. */
         uint64_t taken = atomic_load_explicit(&block->taken[at], memory_order_acquire);
-        uint64_t mask = mask_of(count, word);
+        uint64_t mask = haul_bits_mask(word, 0, count);
         wanted[word] = shifted(block->present[at] & ~taken, first) & mask;
         any = any || (~shifted(taken, first) & mask) != 0;
     }
@@ -303,7 +296,7 @@ uint64_t haul_bg_pages_take(struct haul_bg_pages *pages, uint32_t index, uint64_
     struct haul_bg_block *block = &pages->blocks[index];
     uint64_t won = 0;
     for (uint32_t word = 0; word * WORD_BITS < count; word++) {
-        uint64_t mask = mask_of(count, word);
+        uint64_t mask = haul_bits_mask(word, 0, count);
         /*
          * Release: the copies were made before. Acquire: pairs with the same of whoever was first, so that a
          * release of the page that follows here comes after its copy.

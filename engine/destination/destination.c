@@ -51,7 +51,7 @@ static int note_present(struct haul_migration *migration, struct haul_error *err
         if (rc < 0) {
             return rc;
         }
-        uint64_t *bits = calloc(haul_bitmap_words(migration->views[i].pages), sizeof *bits);
+        uint64_t *bits = calloc(haul_bits_words(migration->views[i].pages), sizeof *bits);
         if (!bits) {
             return haul_error_set(error, ENOMEM, "no memory for the bitmaps of received pages");
         }

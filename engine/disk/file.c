@@ -1,6 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "engine/disk_file.h"
 
+#include "channels/bits.h"
+#include "engine/clock.h"
+#include "engine/trackers.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
@@ -10,7 +14,6 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #define GRANULE 4096u
@@ -29,10 +32,9 @@ struct haul_disk_file {
     bool kept;            /* HANDOVER came: the guest's only copy, unless it is discarded after all */
     /* Bytes written since the last flush; relaxed, nothing is written during one. */
     _Atomic uint64_t unsynced;
-    uint64_t naming_ns;      /* what a change of its name took */
-    uint64_t synced_to;      /* how far the flush under way has come */
-    uint64_t words;          /* of `dirty` */
-    _Atomic uint64_t *dirty; /* one bit per granule; set on any thread, taken by fetch */
+    uint64_t naming_ns;           /* what a change of its name took */
+    uint64_t synced_to;           /* how far the flush under way has come */
+    struct haul_tracker *written; /* source only: a bitmap of one block, whose pages are the granules */
 };
 
 static int fail(const struct haul_disk_file *file, const char *what, int code, struct haul_error *error)
@@ -62,19 +64,6 @@ static int file_read(void *opaque, uint64_t offset, void *bytes, size_t length, 
     return 0;
 }
 
-static void clear_bits(uint64_t *bitmap, uint64_t first, uint64_t end)
-{
-    for (; first < end && first % 64 != 0; first++) {
-        bitmap[first / 64] &= ~(UINT64_C(1) << (first % 64));
-    }
-    for (; first + 64 <= end; first += 64) {
-        bitmap[first / 64] = 0;
-    }
-    for (; first < end; first++) {
-        bitmap[first / 64] &= ~(UINT64_C(1) << (first % 64));
-    }
-}
-
 /* The whole granules of each hole; a file system that does not tell has none. */
 static void file_clear_holes(void *opaque, uint64_t *bitmap)
 {
@@ -91,7 +80,10 @@ static void file_clear_holes(void *opaque, uint64_t *bitmap)
         }
         bool last = data < 0 || (uint64_t)data >= file->size; /* a hole up to the end */
         uint64_t end = last ? (file->size + GRANULE - 1) / GRANULE : (uint64_t)data / GRANULE;
-        clear_bits(bitmap, ((uint64_t)hole + GRANULE - 1) / GRANULE, end);
+        uint64_t first = ((uint64_t)hole + GRANULE - 1) / GRANULE;
+        for (uint64_t word = first / 64; word * 64 < end; word++) {
+            bitmap[word] &= ~haul_bits_mask(word, first, end);
+        }
         at = last ? file->size : (uint64_t)data;
     }
 }
@@ -100,39 +92,26 @@ static void file_clear_holes(void *opaque, uint64_t *bitmap)
 
 static int file_start(void *opaque, struct haul_error *error)
 {
-    (void)error;
     struct haul_disk_file *file = opaque;
-    for (uint64_t word = 0; word < file->words; word++) {
-        /* Relaxed: what was marked before is read in the first round anyway. */
-        atomic_store_explicit(&file->dirty[word], 0, memory_order_relaxed);
-    }
-    return 0;
+    return haul_tracker_get_ops(file->written)->start(haul_tracker_get_opaque(file->written), error);
 }
 
 static int file_fetch(void *opaque, uint64_t *bitmap, struct haul_error *error)
 {
-    (void)error;
     struct haul_disk_file *file = opaque;
-    for (uint64_t word = 0; word < file->words; word++) {
-        if (atomic_load_explicit(&file->dirty[word], memory_order_relaxed)) {
-            /* Acquire, pairs with the release in haul_disk_file_mark: who sees the bit reads the bytes. */
-            bitmap[word] |= atomic_exchange_explicit(&file->dirty[word], 0, memory_order_acquire);
-        }
-    }
-    return 0;
+    uint64_t granules;
+    return haul_tracker_get_ops(file->written)
+        ->sync(haul_tracker_get_opaque(file->written), &bitmap, &granules, error);
 }
 
 void haul_disk_file_mark(struct haul_disk_file *file, uint64_t offset, uint64_t length)
 {
-    if (!file->dirty || offset >= file->size || length == 0) {
+    if (!file->written || offset >= file->size || length == 0) {
         return;
     }
-    uint64_t end = length < file->size - offset ? offset + length : file->size;
-    for (uint64_t granule = offset / GRANULE; granule * GRANULE < end; granule++) {
-        /* Release, pairs with the acquire in file_fetch. Unconditional, or a fetch could come between. */
-        atomic_fetch_or_explicit(&file->dirty[granule / 64], UINT64_C(1) << (granule % 64),
-                                 memory_order_release);
-    }
+    uint64_t first = offset / GRANULE;
+    uint64_t last = ((length < file->size - offset ? offset + length : file->size) - 1) / GRANULE;
+    haul_tracker_mark(file->written, 0, first, last - first + 1);
 }
 
 static const struct haul_disk_ops source_ops = {
@@ -175,23 +154,16 @@ static int rename_to_new(const char *from, const char *to)
     return rename(from, to) == 0 ? 0 : -errno;
 }
 
-static uint64_t now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
-
 /* An image that was there before loses its name; a created one never had it. Either way this tells what
  * giving it its name is going to take, which the guest waits for. */
 static int file_open(void *opaque, struct haul_error *error)
 {
     struct haul_disk_file *file = opaque;
-    uint64_t begun = now_ns();
+    uint64_t begun = haul_now_ns();
     int rc = file->created ? 0 : rename_to_new(file->path, file->incomplete);
     file->opened = !file->created && rc == 0;
     rc = rc < 0 ? rc : sync_directory(file, true);
-    file->naming_ns = now_ns() - begun;
+    file->naming_ns = haul_now_ns() - begun;
     if (rc < 0) {
         return fail(file,
                     file->created ? "making its directory durable"
@@ -397,9 +369,8 @@ int haul_disk_file_open(const char *path, struct haul_disk_file **file, struct h
     }
     int rc = open_existing(made, error);
     if (rc == 0) {
-        made->words = ((made->size + GRANULE - 1) / GRANULE + 63) / 64;
-        made->dirty = calloc(made->words, sizeof *made->dirty);
-        rc = made->dirty ? 0 : haul_error_set(error, ENOMEM, "no memory for a bitmap of %s", path);
+        uint64_t granules = (made->size + GRANULE - 1) / GRANULE;
+        rc = haul_tracker_bitmap_new(&granules, 1, &made->written, error);
     }
     if (rc < 0) {
         haul_disk_file_free(made);
@@ -487,7 +458,7 @@ void haul_disk_file_free(struct haul_disk_file *file)
     if (file->fd >= 0) {
         close(file->fd);
     }
-    free((void *)file->dirty);
+    haul_tracker_free(file->written);
     free(file->incomplete);
     free(file->path);
     free(file);

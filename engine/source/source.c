@@ -27,7 +27,7 @@ static int make_bitmaps(struct haul_migration *migration, struct haul_error *err
     source->bitmaps = calloc(migration->view_count, sizeof *source->bitmaps);
     source->present = calloc(migration->view_count, sizeof *source->present);
     for (uint32_t i = 0; source->bitmaps && source->present && i < migration->view_count; i++) {
-        size_t words = haul_bitmap_words(migration->views[i].pages);
+        size_t words = haul_bits_words(migration->views[i].pages);
         source->bitmaps[i] = calloc(words, sizeof(uint64_t));
         source->present[i] = calloc(words, sizeof(uint64_t));
         if (!source->bitmaps[i] || !source->present[i]) {
@@ -107,7 +107,7 @@ static int plan_first_round(struct haul_migration *migration, struct haul_error 
     int rc = find_present(migration, error);
     for (uint32_t i = 0; rc == 0 && i < migration->view_count; i++) {
         uint64_t pages = migration->views[i].pages;
-        memcpy(source->bitmaps[i], source->present[i], haul_bitmap_words(pages) * sizeof(uint64_t));
+        memcpy(source->bitmaps[i], source->present[i], haul_bits_words(pages) * sizeof(uint64_t));
         rc = migration->views[i].io ? 0 : send_present(migration, i, error);
     }
     haul_source_count_dirty(migration);

@@ -23,22 +23,6 @@ void haul_tracker_free(struct haul_tracker *tracker)
     }
 }
 
-uint64_t haul_bits_mask(uint64_t word, uint64_t first, uint64_t end)
-{
-    uint64_t low = word * 64;
-    if (end <= low || first >= low + 64) {
-        return 0;
-    }
-    uint64_t mask = ~UINT64_C(0);
-    if (first > low) {
-        mask <<= first - low;
-    }
-    if (end < low + 64) {
-        mask &= ~(~UINT64_C(0) << (end - low));
-    }
-    return mask;
-}
-
 void haul_bits_set(uint64_t *bits, uint64_t first, uint64_t count)
 {
     uint64_t end = first + count;

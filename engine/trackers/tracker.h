@@ -4,6 +4,7 @@
 
 /* What all trackers share: the base object that each embeds first, and arithmetic on dirty bitmaps. */
 
+#include "channels/bits.h"
 #include "engine/trackers.h"
 
 #define HAUL_TRACKER_PAGE_SIZE 4096ul
@@ -14,15 +15,6 @@ struct haul_tracker {
     /* See haul_tracker_arm; NULL: nothing to do before start. */
     int (*arm)(struct haul_tracker *tracker, struct haul_error *error);
 };
-
-/* haul_bits_words returns how many 64-bit words hold `bits` bits. */
-static inline uint64_t haul_bits_words(uint64_t bits)
-{
-    return (bits + 63) / 64;
-}
-
-/* haul_bits_mask returns the bits of word `word` that lie in [first, end), both bit numbers. */
-uint64_t haul_bits_mask(uint64_t word, uint64_t first, uint64_t end);
 
 /* haul_bits_set sets the bits [first, first + count); other threads may set other bits meanwhile. */
 void haul_bits_set(uint64_t *bits, uint64_t first, uint64_t count);

@@ -12,7 +12,7 @@ namespace
 {
 
 struct Model {
-    explicit Model(uint64_t bits) : naive(bits), words(haul_bitmap_words(bits) + 1)
+    explicit Model(uint64_t bits) : naive(bits), words(haul_bits_words(bits) + 1)
     {
         words.back() = kCanary;
     }
@@ -107,10 +107,10 @@ TEST(BitmapEdges, NothingToDo)
     Model model(64);
     model.Set(63, 0, true);
     model.Check();
-    EXPECT_EQ(haul_bitmap_words(0), 0u);
-    EXPECT_EQ(haul_bitmap_words(1), 1u);
-    EXPECT_EQ(haul_bitmap_words(64), 1u);
-    EXPECT_EQ(haul_bitmap_words(65), 2u);
+    EXPECT_EQ(haul_bits_words(0), 0u);
+    EXPECT_EQ(haul_bits_words(1), 1u);
+    EXPECT_EQ(haul_bits_words(64), 1u);
+    EXPECT_EQ(haul_bits_words(65), 2u);
     EXPECT_EQ(haul_bitmap_count(nullptr, 0), 0u);
 }
 

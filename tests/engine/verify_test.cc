@@ -39,15 +39,14 @@ constexpr size_t kMiB = 1 << 20;
 
 std::set<uint64_t> Present(const haul_block &block)
 {
-    std::vector<uint64_t> bitmap(haul_bitmap_words(block.length / 4096));
-    uint64_t count = haul_holes_present(&block, bitmap.data());
+    std::vector<uint64_t> bitmap(haul_bits_words(block.length / 4096));
+    haul_holes_present(&block, bitmap.data());
     std::set<uint64_t> pages;
     for (uint64_t p = 0; p < block.length / 4096; p++) {
         if (bitmap[p / 64] >> (p % 64) & 1) {
             pages.insert(p);
         }
     }
-    EXPECT_EQ(count, pages.size());
     return pages;
 }
 
