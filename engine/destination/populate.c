@@ -35,11 +35,10 @@ struct haul_populate {
     pthread_t *thread;
     struct haul_thread_list *list;
 
-    _Atomic uint64_t next;  /* the next chunk to claim; relaxed: only the claim itself matters */
-    _Atomic uint64_t bytes; /* statistic, relaxed */
-    _Atomic bool stop;      /* relaxed: a hint, the join orders everything */
-    _Atomic int failure;    /* first negative errno, relaxed */
-    _Atomic uint8_t *skip;  /* one per chunk, set by the loader; relaxed: a late reader only populates more */
+    _Atomic uint64_t next; /* the next chunk to claim; relaxed: only the claim itself matters */
+    _Atomic bool stop;     /* relaxed: a hint, the join orders everything */
+    _Atomic int failure;   /* first negative errno, relaxed */
+    _Atomic uint8_t *skip; /* one per chunk, set by the loader; relaxed: a late reader only populates more */
 };
 
 static const struct range *range_of(const struct haul_populate *populate, uint64_t chunk)
@@ -74,7 +73,6 @@ static void populate_chunk(struct haul_populate *populate, uint64_t chunk)
     unsigned char *host = range->host + offset;
     int rc = range->present ? map_present(host, length) : madvise(host, length, MADV_POPULATE_WRITE);
     if (rc == 0) {
-        atomic_fetch_add_explicit(&populate->bytes, length, memory_order_relaxed);
         return;
     }
     int expected = 0;
@@ -218,11 +216,6 @@ int haul_populate_restrict(struct haul_populate *populate, const uint32_t *order
 int haul_populate_failed(const struct haul_populate *populate)
 {
     return atomic_load_explicit(&populate->failure, memory_order_relaxed);
-}
-
-uint64_t haul_populate_bytes(const struct haul_populate *populate)
-{
-    return atomic_load_explicit(&populate->bytes, memory_order_relaxed);
 }
 
 void haul_populate_stop(struct haul_populate *populate)

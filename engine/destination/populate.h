@@ -35,9 +35,6 @@ int haul_populate_restrict(struct haul_populate *populate, const uint32_t *order
 /* haul_populate_failed returns 0, or the negative errno that populating met first (out of memory). */
 int haul_populate_failed(const struct haul_populate *populate);
 
-/* haul_populate_bytes returns how much was populated so far; any thread. */
-uint64_t haul_populate_bytes(const struct haul_populate *populate);
-
 /* haul_populate_stop ends the threads after their current chunk and frees. NULL is accepted. */
 void haul_populate_stop(struct haul_populate *populate);
 
