@@ -106,6 +106,12 @@ int haul_control_expect(struct haul_control *control, enum haul_frame_type type,
 int haul_control_status(struct haul_control *control, struct haul_error *error);
 
 /*
+ * How long a source that met a broken connection asks for the destination's reason: its guest may stand still
+ * meanwhile. What a destination waits for itself before it says so is measured by it.
+ */
+#define HAUL_ASKS_MS 1000
+
+/*
  * haul_control_reason asks why the peer gives up, when something else broke: it waits for a FAILED frame
  * for timeout_ms, no longer than the connection stands. 0: no reason came and `error` is unchanged; else the
  * peer's errno and text. Does not end by haul_control_wake.

@@ -17,9 +17,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* How long a source that met a broken channel waits for the destination to say why; its guest may wait. */
-#define ASKS_MS 1000
-
 static int migration_new(const struct haul_options *options,
                          int (*init)(struct haul_migration *migration, struct haul_error *error),
                          struct haul_migration **migration, struct haul_error *error)
@@ -442,7 +439,7 @@ int haul_migration_reason(struct haul_migration *migration, struct haul_error *e
     if (haul_migration_cancelled(migration)) {
         return haul_error_set(error, ECANCELED, "cancelled");
     }
-    return migration->control ? haul_control_reason(migration->control, ASKS_MS, error) : 0;
+    return migration->control ? haul_control_reason(migration->control, HAUL_ASKS_MS, error) : 0;
 }
 
 bool haul_migration_commit(struct haul_migration *migration)

@@ -156,8 +156,8 @@ bool haul_migration_cancelled(const struct haul_migration *migration);
 
 /*
  * haul_migration_reason tells what really ended the source's migration when something broke: its own cancel,
- * which looks like many a failure, or what the destination says within a second. 0: neither, and `error` is
- * unchanged; else -ECANCELED or the destination's errno. Own thread.
+ * which looks like many a failure, or what the destination says within HAUL_ASKS_MS. 0: neither, and `error`
+ * is unchanged; else -ECANCELED or the destination's errno. Own thread.
  */
 int haul_migration_reason(struct haul_migration *migration, struct haul_error *error);
 

@@ -74,17 +74,18 @@ static int note_present(struct haul_migration *migration, struct haul_error *err
 
 /*
  * How long the source's own reason is waited for when a receiver or the control connection failed with `rc`.
- * A source that met the same broken connection asks this side first, for a second, and must hear what failed
- * here before that; when only the connection was lost, this side has nothing to tell and waits longer.
+ * A source that met the same broken connection asks this side first, for HAUL_ASKS_MS, and must hear what
+ * failed here before that; when only the connection was lost, this side has nothing to tell and waits longer.
  */
 static int patience_ms(int rc)
 {
     switch (rc) {
     case -EPIPE:
     case -ECONNRESET:
-        return 3000;
+        return 3 * HAUL_ASKS_MS;
     case -EPROTO:
-        return 300; /* a source that gives up in a handshake says why on a data connection, too */
+        return HAUL_ASKS_MS /
+               3; /* a source that gives up in a handshake says why on a data connection, too */
     default:
         return 0;
     }
