@@ -67,27 +67,22 @@ inline const haul_device_field kNewerFields[] = {
     HAUL_DEVICE_END,
 };
 inline const haul_device_field kExtraFields[] = {HAUL_DEVICE_VALUE(Part, extra, U32, 0), HAUL_DEVICE_END};
-inline const haul_device_description kExtra = {.name = "extra",
-                                               .version = kOneZero,
-                                               .minimum = 0,
-                                               .fields = kExtraFields,
-                                               .subsections = nullptr,
-                                               .needed = NeedsExtra,
-                                               .history = nullptr,
-                                               .pre_save = nullptr,
-                                               .post_load = nullptr};
+constexpr haul_device_description Extra(const haul_device_history *history)
+{
+    return {.name = "extra",
+            .version = kOneZero,
+            .minimum = 0,
+            .fields = kExtraFields,
+            .subsections = nullptr,
+            .needed = NeedsExtra,
+            .history = history,
+            .pre_save = nullptr,
+            .post_load = nullptr};
+}
+// What a device has always had, or since its 1.1.
+inline constexpr haul_device_history kSinceOneOne[] = {{kOneOne, kOneZero}, {0, 0}};
+inline constexpr haul_device_description kExtra = Extra(nullptr), kNewerExtra = Extra(kSinceOneOne);
 inline const haul_device_description *const kSubsections[] = {&kExtra, nullptr};
-// The same, which a device has since its 1.1.
-inline const haul_device_history kSinceOneOne[] = {{kOneOne, kOneZero}, {0, 0}};
-inline const haul_device_description kNewerExtra = {.name = "extra",
-                                                    .version = kOneZero,
-                                                    .minimum = 0,
-                                                    .fields = kExtraFields,
-                                                    .subsections = nullptr,
-                                                    .needed = NeedsExtra,
-                                                    .history = kSinceOneOne,
-                                                    .pre_save = nullptr,
-                                                    .post_load = nullptr};
 inline const haul_device_description *const kNewerSubsections[] = {&kNewerExtra, nullptr};
 
 // What a machine knows of a device: 1.1 has a further field; `extra`: the subsection.
