@@ -3,6 +3,10 @@
 
 bool haul_patience_look(struct haul_patience *patience, bool modest, bool starved)
 {
+    if (!patience->looked) {
+        patience->looked = true;
+        return modest;
+    }
     if (starved && modest) {
         unsigned twice = patience->looks ? 2 * patience->looks : HAUL_PATIENCE_LEAST;
         patience->looks = twice < HAUL_PATIENCE_MOST ? twice : HAUL_PATIENCE_MOST;

@@ -20,11 +20,13 @@ extern "C" {
 struct haul_patience {
     unsigned looks; /* after they starved last */
     unsigned left;
+    bool looked;
 };
 
 /*
  * haul_patience_look tells whether they may come last until the next look, from whether they did (`modest`)
- * and got too little (`starved`) since the one before.
+ * and got too little (`starved`) since the one before. The first look tells nothing: since when they have had
+ * work is not known.
  */
 bool haul_patience_look(struct haul_patience *patience, bool modest, bool starved);
 

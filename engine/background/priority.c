@@ -132,11 +132,7 @@ void haul_bg_priority_look(struct haul_background *background)
     for (unsigned i = 0; i < background->writer_count; i++) {
         any_starved = starved(priority, &background->writers[i], passed) || any_starved;
     }
-    bool first = priority->looked_ns == 0; /* since when they have had work is not known */
     priority->looked_ns = now;
-    if (first) {
-        return;
-    }
     pthread_mutex_lock(&priority->lock);
     bool may = haul_patience_look(&priority->patience, is_modest(priority), any_starved);
     set_writers(background, may && !short_of_slots(background));

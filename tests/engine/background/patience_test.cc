@@ -14,6 +14,10 @@ class Patience : public testing::Test
         modest_ = haul_patience_look(&patience_, modest_, starved);
         return modest_;
     }
+    Patience()
+    {
+        Look(false);
+    }
     // How many looks until they may come last again.
     unsigned Looks()
     {
@@ -39,6 +43,15 @@ TEST_F(Patience, WhoStarvedStaysAsEverybodyElseEachTimeForLonger)
     for (unsigned looks : {5u, 10u, 20u, 40u, 80u, 80u}) {
         EXPECT_FALSE(Look(true));
         EXPECT_EQ(Looks(), looks);
+    }
+}
+
+TEST_F(Patience, TheFirstLookTellsNothing)
+{
+    for (bool modest : {true, false}) {
+        haul_patience patience{};
+        EXPECT_EQ(haul_patience_look(&patience, modest, true), modest);
+        EXPECT_FALSE(haul_patience_look(&patience, modest, true));
     }
 }
 
