@@ -4,6 +4,7 @@
 
 // A guest under a write guard, one background snapshot of it, and what its memory was at the moment.
 #include "tests/engine/file/file.h"
+#include "tests/engine/held_write.h"
 
 #include <cerrno>
 #include <fstream>
@@ -13,6 +14,9 @@ namespace haul_test
 {
 
 constexpr size_t kMiB = 1 << 20;
+// What is saved at once for a write, and by a thread that reads memory in order.
+constexpr size_t kClusterPages = 16, kCluster = kClusterPages * kPage;
+constexpr size_t kChunkPages = 256, kChunk = kChunkPages * kPage;
 
 inline haul_options SnapshotOptions()
 {
@@ -44,6 +48,32 @@ class Guard
     ~Guard()
     {
         haul_write_guard_free(guard_);
+    }
+    // Whatever the engine did or not, nobody waits any more, at any guard.
+    void Lift()
+    {
+        haul_write_guard_free(guard_);
+        guard_ = nullptr;
+        if (Guarded()) { // by a descriptor that was not closed
+            for (const auto &entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+                std::error_code gone;
+                if (std::filesystem::read_symlink(entry, gone) == "anon_inode:[userfaultfd]") {
+                    close(std::stoi(entry.path().filename()));
+                }
+            }
+        }
+    }
+    // Whether any memory of this process is registered for write protection by a userfaultfd ("uw").
+    static bool Guarded()
+    {
+        std::ifstream smaps("/proc/self/smaps");
+        std::string line;
+        while (std::getline(smaps, line)) {
+            if (line.rfind("VmFlags:", 0) == 0 && line.find(" uw") != std::string::npos) {
+                return true;
+            }
+        }
+        return false;
     }
     Guard(const Guard &) = delete;
     void Attach(haul_migration *migration)
@@ -107,14 +137,19 @@ class Guard
 class Snapshot : public testing::Test
 {
   protected:
+    void SetUp() override
+    {
+        Guest probe({kPage}, false);
+        Guard may(probe);
+        if (may.result == -EPERM || may.result == -ENOSYS) {
+            GTEST_SKIP() << may.message;
+        }
+    }
     void Make(std::vector<size_t> sizes, bool fill, haul_options options = SnapshotOptions())
     {
         sizes_ = sizes;
         guest = std::make_unique<Guest>(sizes, fill);
         guard = std::make_unique<Guard>(*guest);
-        if (guard->result == -EPERM || guard->result == -ENOSYS) {
-            GTEST_SKIP() << guard->message;
-        }
         ASSERT_EQ(guard->result, 0) << guard->message;
         end = std::make_unique<FileEnd>(*guest, true, options);
         guard->Attach(end->migration);
@@ -132,6 +167,21 @@ class Snapshot : public testing::Test
             }
             moment_writes = own.writes;
         };
+    }
+    // As the end's. All protection is gone then, or a test that writes would never end.
+    int Wait()
+    {
+        int result = end->Wait();
+        if (Guard::Guarded()) {
+            ADD_FAILURE() << "memory is still protected";
+            guard->Lift();
+        }
+        return result;
+    }
+    int Run(const std::string &path)
+    {
+        int result = end->Start(path);
+        return result < 0 ? result : Wait();
     }
     // Writes all pages, from the last to the first, without asking anybody: a second vCPU.
     void WriteEverything()
@@ -156,22 +206,9 @@ class Snapshot : public testing::Test
             }
         }
     }
-    // Whether any memory of this process is registered for write protection by a userfaultfd ("uw").
-    static bool Guarded()
-    {
-        std::ifstream smaps("/proc/self/smaps");
-        std::string line;
-        while (std::getline(smaps, line)) {
-            if (line.rfind("VmFlags:", 0) == 0 && line.find(" uw") != std::string::npos) {
-                return true;
-            }
-        }
-        return false;
-    }
     // The guest can write all of its memory, unprotected, and the directory holds nothing but `names`.
     void ExpectGoesOn(const std::vector<std::string> &names)
     {
-        EXPECT_FALSE(Guarded());
         EXPECT_EQ(end->stats.ownership, HAUL_OWNER_SOURCE);
         EXPECT_EQ(guest->handed_over, 0u);
         EXPECT_EQ(guard->stops, 1u);
@@ -180,7 +217,7 @@ class Snapshot : public testing::Test
     }
     void ExpectFails(int code, const std::string &message, const std::vector<std::string> &names = {})
     {
-        EXPECT_EQ(end->Run(directory / "a"), -code);
+        EXPECT_EQ(Run(directory / "a"), -code);
         EXPECT_NE(end->message().find(message), std::string::npos) << end->message();
         EXPECT_EQ(end->stats.state, HAUL_STATE_FAILED);
         ExpectGoesOn(names);
@@ -196,6 +233,56 @@ class Snapshot : public testing::Test
 
   private:
     std::vector<size_t> sizes_;
+};
+
+// The only thread that writes the file is stuck in its first chunk, and all room for copies of what is
+// written meanwhile is taken.
+class SnapshotStuck : public Snapshot
+{
+  protected:
+    static constexpr size_t kBytes = 3 * kMiB;
+    static constexpr size_t kSlots = kBytes / 4 / kCluster;
+
+    ~SnapshotStuck() override
+    {
+        go_on.Set();
+        end.reset();
+        if (guard) {
+            guard->Lift(); // before the writes are waited for
+        }
+    }
+    void Start(haul_options options)
+    {
+        options.channels = 1;
+        Make({kBytes}, true, options);
+        guard->on_release = [this](uint32_t, uint64_t page, uint64_t count) {
+            if (page == 0 && count == kChunkPages) {
+                stuck_.Set();
+                EXPECT_TRUE(go_on.Wait());
+            }
+            return 0;
+        };
+        ASSERT_EQ(end->Start(directory / "a"), 0) << end->message();
+        ASSERT_TRUE(stuck_.Wait());
+        next_ = guest->blocks[0]->data() + kChunk;
+        for (size_t i = 0; i < kSlots; i++, next_ += kCluster) {
+            memset(next_, 0xee, kPage);
+        }
+    }
+    void HoldWrites(size_t count)
+    {
+        for (size_t i = 0; i < count; i++, next_ += kCluster) {
+            writes.push_back(std::make_unique<HeldWrite>(next_));
+            EXPECT_TRUE(writes.back()->Waits());
+        }
+    }
+
+    Signal go_on;
+    std::vector<std::unique_ptr<HeldWrite>> writes;
+
+  private:
+    Signal stuck_;
+    unsigned char *next_ = nullptr;
 };
 
 } // namespace haul_test

@@ -2,7 +2,6 @@
 // Background snapshots that fail, are cancelled or refused: the guest goes on unprotected whatever happens,
 // and there is no file.
 #include "tests/engine/background/background.h"
-#include "tests/engine/held_write.h"
 #include "tests/engine/resources.h"
 
 #include <fcntl.h>
@@ -66,7 +65,7 @@ TEST_F(Snapshot, AGuestThatDoesNotRunAtAllIsNotSaidTo)
     Make({4 * kMiB}, true);
     guest->Run(10, 500);
     guest->fail_resume = 2;
-    EXPECT_EQ(end->Run(directory / "a"), -EBUSY);
+    EXPECT_EQ(Run(directory / "a"), -EBUSY);
     EXPECT_EQ(end->message(), "the guest does not run at the source: the guest refuses to run");
     EXPECT_EQ(guest->runs, std::vector<bool>{false});
     EXPECT_EQ(guest->steps, std::vector<haul_step>{});
@@ -227,7 +226,7 @@ TEST_P(SnapshotCancel, LeavesTheGuestRunningAndNothingBehind)
             haul_cancel(end->migration);
         }
     };
-    EXPECT_EQ(end->Run(directory / "a"), -ECANCELED) << end->message();
+    EXPECT_EQ(Run(directory / "a"), -ECANCELED) << end->message();
     EXPECT_EQ(end->stats.state, HAUL_STATE_CANCELLED);
     EXPECT_TRUE(guest->running());
     guest->Pause();
@@ -245,7 +244,7 @@ TEST_F(Snapshot, CanBeCancelledUntilTheFileHasItsName)
         haul_cancel(end->migration);
         return 0;
     };
-    EXPECT_EQ(end->Run(directory / "a"), -ECANCELED) << end->message();
+    EXPECT_EQ(Run(directory / "a"), -ECANCELED) << end->message();
     EXPECT_EQ(end->stats.state, HAUL_STATE_CANCELLED);
     EXPECT_TRUE(guest->running());
     guest->Pause();

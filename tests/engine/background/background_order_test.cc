@@ -2,7 +2,6 @@
 // A page is copied, then taken, then released. Each test holds up one thread in the middle of its copies, and
 // writes meanwhile what it has not copied yet: taken or released too soon, that would get into the file.
 #include "tests/engine/background/background.h"
-#include "tests/engine/held_write.h"
 
 #include <csignal>
 #include <sys/mman.h>
@@ -12,8 +11,6 @@ using namespace haul_test;
 namespace
 {
 
-constexpr size_t kClusterPages = 16;
-constexpr size_t kChunkPages = 256;
 constexpr size_t kHeldUp = 4 * kClusterPages; // the page whose copy is held up
 
 class SnapshotOrder : public Snapshot
@@ -21,6 +18,7 @@ class SnapshotOrder : public Snapshot
   protected:
     void SetUp() override
     {
+        Snapshot::SetUp();
         struct sigaction action = {};
         action.sa_sigaction = Fault;
         action.sa_flags = SA_SIGINFO | SA_NODEFER;
@@ -85,7 +83,7 @@ TEST_F(SnapshotOrder, WhatIsReadInOrderIsTakenAfterItsCopy)
             HoldUp([&] { EXPECT_TRUE(write.Ends()); });
         }
     };
-    ASSERT_EQ(end->Run(directory / "a"), 0) << end->message();
+    ASSERT_EQ(Run(directory / "a"), 0) << end->message();
     EXPECT_EQ(end->stats.write_faults, 1u);
     ExpectRestoresTheMoment(directory / "a");
 }
@@ -112,7 +110,7 @@ TEST_F(SnapshotOrder, WhatIsWrittenIsTakenAfterItsCopy)
             EXPECT_TRUE(came.Wait());
         }
     };
-    ASSERT_EQ(end->Run(directory / "a"), 0) << end->message();
+    ASSERT_EQ(Run(directory / "a"), 0) << end->message();
     EXPECT_EQ(end->stats.write_faults, 1u);
     ExpectRestoresTheMoment(directory / "a");
 }
@@ -134,7 +132,7 @@ TEST_F(SnapshotOrder, WhatIsReleasedWasCopied)
             EXPECT_TRUE(write.Ends());
         }
     };
-    ASSERT_EQ(end->Run(directory / "a"), 0) << end->message();
+    ASSERT_EQ(Run(directory / "a"), 0) << end->message();
     EXPECT_EQ(end->stats.write_faults, 1u);
     ExpectRestoresTheMoment(directory / "a");
 }

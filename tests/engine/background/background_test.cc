@@ -22,9 +22,11 @@ TEST_F(Snapshot, HoldsTheMomentWhileTheGuestWritesOn)
     options.channels = 4;
     Make({32 * kMiB, 3 * kMiB + kPage}, true, options);
     bool guarded = false;
-    guest->on_state = [&](haul_state to) { guarded = guarded || (to == HAUL_STATE_ACTIVE && Guarded()); };
+    guest->on_state = [&](haul_state to) {
+        guarded = guarded || (to == HAUL_STATE_ACTIVE && Guard::Guarded());
+    };
     guest->Run(200, 200);
-    ASSERT_EQ(end->Run(directory / "a"), 0) << end->message();
+    ASSERT_EQ(Run(directory / "a"), 0) << end->message();
     EXPECT_TRUE(guest->running()) << "the guest goes on";
     EXPECT_TRUE(Eventually([this, before = guest->writes.load()] { return guest->writes > before; }));
     guest->Pause();
@@ -50,7 +52,7 @@ TEST_F(Snapshot, HoldsTheMomentWhenEverythingIsWrittenAtOnce)
             vcpu = std::thread([this] { WriteEverything(); });
         }
     };
-    ASSERT_EQ(end->Run(directory / "a"), 0) << end->message();
+    ASSERT_EQ(Run(directory / "a"), 0) << end->message();
     vcpu.join();
     ExpectGoesOn({"a"});
     ExpectRestoresTheMoment(directory / "a");
@@ -72,7 +74,7 @@ TEST_F(Snapshot, SavesEverythingThatIsWrittenHoweverLittleMayBeStreamed)
             });
         }
     };
-    ASSERT_EQ(end->Run(directory / "a"), 0) << end->message();
+    ASSERT_EQ(Run(directory / "a"), 0) << end->message();
     vcpu.join();
     /* A chunk for each writer may be streamed before the limit holds. */
     EXPECT_GE(end->stats.write_faults, (24 - 2) * kMiB / (16 * kPage));
@@ -90,7 +92,7 @@ TEST_F(Snapshot, HoldsWhatWasWrittenBetweenProtectingAndTheStop)
         guest->Fill(0, 3, 0x33);
         guest->Fill(0, 1500, 0x44);
     };
-    ASSERT_EQ(end->Run(directory / "a"), 0) << end->message();
+    ASSERT_EQ(Run(directory / "a"), 0) << end->message();
     EXPECT_EQ(guard->protects, 3u) << "all of it, and two clusters once more";
     EXPECT_EQ(moment[0][3 * kPage], 0x33);
     ExpectRestoresTheMoment(directory / "a");
@@ -105,7 +107,7 @@ TEST_F(Snapshot, HoldsWhatSavingTheStateWrote)
             std::thread([this] { memset(guest->blocks[0]->data() + 77 * kPage, 0x66, kPage); }).join();
         }
     };
-    ASSERT_EQ(end->Run(directory / "a"), 0) << end->message();
+    ASSERT_EQ(Run(directory / "a"), 0) << end->message();
     EXPECT_EQ(moment[0][77 * kPage], 0x5a);
     EXPECT_EQ(guest->blocks[0]->data()[77 * kPage], 0x66);
     ExpectRestoresTheMoment(directory / "a");
@@ -120,7 +122,7 @@ TEST_F(Snapshot, LeavesUntouchedMemoryUntouched)
             std::thread([this] { memset(guest->blocks[0]->data() + 9000 * kPage, 2, kPage); }).join();
         }
     };
-    ASSERT_EQ(end->Run(directory / "a"), 0) << end->message();
+    ASSERT_EQ(Run(directory / "a"), 0) << end->message();
     struct stat status;
     ASSERT_EQ(stat((directory / "a").c_str(), &status), 0);
     EXPECT_LT(status.st_blocks * 512, 128 * 1024);
@@ -140,7 +142,7 @@ TEST_F(Snapshot, HoldsHolesThatWereFilledBetweenProtectingAndTheStop)
             memset(guest->blocks[0]->data() + page * kPage, 2, kPage);
         }
     };
-    ASSERT_EQ(end->Run(directory / "a"), 0) << end->message();
+    ASSERT_EQ(Run(directory / "a"), 0) << end->message();
     EXPECT_EQ(moment[0][1007 * kPage], 2);
     EXPECT_LE(guest->blocks[0]->allocated_bytes(), 11 * kPage) << "holes were filled";
     ExpectRestoresTheMoment(directory / "a");
@@ -160,7 +162,7 @@ TEST_F(Snapshot, CanBeTakenAgainAndAgain)
             end = std::make_unique<FileEnd>(*guest, true, SnapshotOptions());
             guard->Attach(end->migration);
         }
-        ASSERT_EQ(end->Run(path), 0) << end->message();
+        ASSERT_EQ(Run(path), 0) << end->message();
         ExpectRestoresTheMoment(path);
     }
     end.reset();
@@ -176,6 +178,7 @@ class SnapshotPriority : public Snapshot
   protected:
     void SetUp() override
     {
+        Snapshot::SetUp();
         int nice = getpriority(PRIO_PROCESS, 0);
         if (setpriority(PRIO_PROCESS, 0, nice - 1) < 0) {
             GTEST_SKIP() << "needs CAP_SYS_NICE, without which priorities stay as they are";
@@ -212,7 +215,7 @@ TEST_F(SnapshotPriority, WritersComeLastFromTheBeginning)
 {
     Make({4 * kMiB}, true);
     guest->on_stop = [this] { EXPECT_TRUE(WaitForPolicy("bg-save_0", SCHED_IDLE)); };
-    ASSERT_EQ(end->Run(directory / "a"), 0) << end->message();
+    ASSERT_EQ(Run(directory / "a"), 0) << end->message();
     EXPECT_EQ(guest->stops, 1u);
 }
 
@@ -222,10 +225,10 @@ TEST_F(SnapshotPriority, WritersHurryWhenThereIsNoRoomForWrites)
     haul_options options = SnapshotOptions();
     options.channels = 1;
     Make({4 * kMiB}, true, options);
-    const size_t cluster = 16 * kPage, slots = 4 * kMiB / 4 / cluster, many = slots - slots / 8;
+    const size_t slots = 4 * kMiB / 4 / kCluster, many = slots - slots / 8;
     Signal stuck, go_on;
     guard->on_release = [&](uint32_t, uint64_t, uint64_t count) {
-        if (count * kPage > cluster) { // the writer
+        if (count > kClusterPages) { // the writer
             stuck.Set();
             EXPECT_TRUE(go_on.Wait());
         }
@@ -233,7 +236,7 @@ TEST_F(SnapshotPriority, WritersHurryWhenThereIsNoRoomForWrites)
     };
     std::atomic<size_t> served{0};
     std::atomic<int> policy{-1};
-    guard->after_release = [&](uint64_t, uint64_t count) { served += count * kPage == cluster; };
+    guard->after_release = [&](uint64_t, uint64_t count) { served += count == kClusterPages; };
     guard->on_wait = [&] {
         if (served == many) {
             policy = PolicyOf("bg-save_0");
@@ -242,14 +245,14 @@ TEST_F(SnapshotPriority, WritersHurryWhenThereIsNoRoomForWrites)
     ASSERT_EQ(end->Start(directory / "a"), 0) << end->message();
     EXPECT_TRUE(stuck.Wait());
     for (size_t i = 1; i <= many; i++) {
-        memset(guest->blocks[0]->data() + guest->blocks[0]->size() - i * cluster, 0xee, kPage);
+        memset(guest->blocks[0]->data() + guest->blocks[0]->size() - i * kCluster, 0xee, kPage);
     }
     EXPECT_TRUE(Eventually([&] { return policy >= 0; }));
     EXPECT_EQ(policy, SCHED_OTHER);
     std::this_thread::sleep_for(std::chrono::milliseconds(300)); // some looks of the coordinator later
     EXPECT_EQ(PolicyOf("bg-save_0"), SCHED_OTHER) << "there still is no room";
     go_on.Set();
-    ASSERT_EQ(end->Wait(), 0) << end->message();
+    ASSERT_EQ(Wait(), 0) << end->message();
 }
 
 TEST_F(SnapshotPriority, WritersComeLastAndTheFaultThreadFirst)
@@ -266,7 +269,7 @@ TEST_F(SnapshotPriority, WritersComeLastAndTheFaultThreadFirst)
     }
     EXPECT_EQ(PolicyOf("bg-migration"), SCHED_OTHER);
     haul_set_max_bandwidth(end->migration, 0);
-    ASSERT_EQ(end->Wait(), 0) << end->message();
+    ASSERT_EQ(Wait(), 0) << end->message();
     EXPECT_EQ(sched_getscheduler(0), SCHED_OTHER);
 }
 
@@ -301,7 +304,7 @@ TEST_F(SnapshotPriority, WritersThatStarveComeLastNoLonger)
     done = true;
     busy.join();
     sched_setaffinity(0, sizeof all, &all);
-    ASSERT_EQ(end->Wait(), 0) << end->message();
+    ASSERT_EQ(Wait(), 0) << end->message();
 }
 
 } // namespace

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a snapshot says of the writes that it held: how many, and for how long.
 #include "tests/engine/background/background.h"
-#include "tests/engine/held_write.h"
 
 #include <vector>
 
@@ -10,8 +9,6 @@ using namespace haul_test;
 namespace
 {
 
-constexpr size_t kCluster = 16 * kPage;
-constexpr size_t kChunk = 256 * kPage;
 constexpr std::chrono::milliseconds kDelay{100};
 constexpr uint64_t kDelayNs = 100000000;
 
@@ -32,47 +29,26 @@ TEST_F(Snapshot, CountsTheTimeForWhichAWriteWaitedForTheOneBefore)
             EXPECT_TRUE(second.Ends());
         }
     };
-    ASSERT_EQ(end->Run(directory / "a"), 0) << end->message();
+    ASSERT_EQ(Run(directory / "a"), 0) << end->message();
     EXPECT_EQ(end->stats.write_faults, 2u);
     EXPECT_GE(end->stats.write_fault_p50_ns, kDelayNs) << "both waited so long";
     EXPECT_LE(end->stats.write_fault_p50_ns, end->stats.write_fault_longest_ns);
 }
 
-// The only thread that writes the file does not get on, so that copies have nowhere to go at last.
-TEST_F(Snapshot, CountsTheTimeForWhichWritesWaitedForASlowDisk)
+TEST_F(SnapshotStuck, CountsTheTimeForWhichWritesWaitedForASlowDisk)
 {
     haul_options options = SnapshotOptions();
-    options.channels = 1;
     options.max_bandwidth_bytes_per_s = 1; // the first chunk, and no more: writes save the others
-    Make({3 * kMiB}, true, options);
-    const size_t slots = 3 * kMiB / 4 / kCluster;
-    Signal stuck, go_on;
-    guard->on_release = [&](uint32_t, uint64_t page, uint64_t count) {
-        if (page == 0 && count == kChunk / kPage) {
-            stuck.Set();
-            EXPECT_TRUE(go_on.Wait());
-        }
-        return 0;
-    };
-    ASSERT_EQ(end->Start(directory / "a"), 0) << end->message();
-    ASSERT_TRUE(stuck.Wait());
-    unsigned char *next = guest->blocks[0]->data() + kChunk;
-    for (size_t i = 0; i < slots; i++, next += kCluster) {
-        memset(next, 0xee, kPage);
-    }
-    std::vector<std::unique_ptr<HeldWrite>> writes;
-    for (size_t i = 0; i < slots + 1; i++, next += kCluster) {
-        writes.push_back(std::make_unique<HeldWrite>(next));
-        EXPECT_TRUE(writes.back()->Waits());
-    }
+    ASSERT_NO_FATAL_FAILURE(Start(options));
+    HoldWrites(kSlots + 1);
     std::this_thread::sleep_for(kDelay);
     go_on.Set();
     for (auto &write : writes) {
         EXPECT_TRUE(write->Ends());
     }
     haul_set_max_bandwidth(end->migration, 0);
-    ASSERT_EQ(end->Wait(), 0) << end->message();
-    EXPECT_EQ(end->stats.write_faults, 2 * slots + 1);
+    ASSERT_EQ(Wait(), 0) << end->message();
+    EXPECT_EQ(end->stats.write_faults, 2 * kSlots + 1);
     EXPECT_GE(end->stats.write_fault_p50_ns, kDelayNs) << "more than half of them waited so long";
     ExpectRestoresTheMoment(directory / "a");
 }
@@ -93,7 +69,7 @@ TEST_F(Snapshot, ResumingTheGuestMayWaitForWrites)
         });
         EXPECT_TRUE(written.Wait()) << "nobody makes room before the guest runs";
     };
-    ASSERT_EQ(end->Run(directory / "a"), 0) << end->message();
+    ASSERT_EQ(Run(directory / "a"), 0) << end->message();
     vcpu.join();
     EXPECT_EQ(end->stats.write_faults, 8 * kMiB / kCluster) << "memory was read before the guest ran";
     ExpectRestoresTheMoment(directory / "a");
@@ -110,7 +86,7 @@ TEST_F(Snapshot, CountsWritesThatWereReleasedUnsaved)
         return 0;
     };
     guest->on_stop = [this] { memset(guest->blocks[0]->data() + 3 * kCluster, 0x33, kPage); };
-    ASSERT_EQ(end->Run(directory / "a"), 0) << end->message();
+    ASSERT_EQ(Run(directory / "a"), 0) << end->message();
     EXPECT_EQ(end->stats.write_faults, 1u);
     EXPECT_GE(end->stats.write_fault_longest_ns, kDelayNs);
     ExpectRestoresTheMoment(directory / "a");

@@ -18,8 +18,6 @@ using namespace haul_test;
 namespace
 {
 
-constexpr size_t kMiB = 1 << 20;
-
 // Looks at every thread that came to this process since, until the end.
 class Watch
 {
@@ -125,7 +123,7 @@ TEST_F(Snapshot, NoThreadTakesSignals)
             EXPECT_TRUE(watch.Sees(name)) << name;
         }
     };
-    EXPECT_EQ(end->Run(directory / "a"), 0) << end->message();
+    EXPECT_EQ(Run(directory / "a"), 0) << end->message();
     watch.ExpectNoneTakesSignals();
 }
 
