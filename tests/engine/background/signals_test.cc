@@ -82,6 +82,8 @@ class Watch
                     name = line.substr(6);
                 } else if (line.rfind("SigBlk:\t", 0) == 0) {
                     blocked = line.substr(8);
+                } else if (line == "Threads:\t0") { // it is ending: the kernel has no mask of it any more
+                    break;
                 }
             }
             if (!blocked.empty()) { // else it has ended meanwhile
