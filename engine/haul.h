@@ -11,7 +11,7 @@
  * Order of calls: haul_source_new or haul_destination_new; haul_add_ram, haul_set_tracker,
  * haul_add_state, haul_set_guest, haul_set_events; haul_start; haul_wait; haul_free.
  * There is no promise of a stable ABI: a caller is compiled with the headers of the library that it is linked
- * with. A `size` in a struct that the library fills in is the library's own.
+ * with.
  * Unless a declaration says otherwise, calls on one object come from one thread at a time.
  * haul_cancel, haul_continue, haul_get_stats, haul_get_channel_stats, haul_get_state, haul_threads and the
  * haul_set_ functions for what changes while a migration runs (haul_set_max_bandwidth, _downtime_limit,
@@ -228,7 +228,6 @@ struct haul_disk_stats {
 };
 
 struct haul_stats {
-    size_t size;
     enum haul_state state;
     uint64_t total_time_ns; /* haul_start to the end, or to now */
     uint64_t setup_time_ns;
@@ -280,7 +279,6 @@ struct haul_stats {
 };
 
 struct haul_channel_stats {
-    size_t size;
     uint64_t bytes;
     uint64_t pages;
     uint64_t zero;

@@ -47,7 +47,6 @@ void haul_snapshot_get_info(const struct haul_snapshot *snapshot, struct haul_sn
     const struct haul_snapshot_header *header = haul_snapshot_reader_header(snapshot->reader);
     const struct haul_snapshot_layout *layout = haul_snapshot_reader_layout(snapshot->reader);
     *info = (struct haul_snapshot_info){
-        .size = sizeof *info,
         .version = HAUL_SNAPSHOT_VERSION,
         .created_s = header->created_s,
         .file_bytes = header->file_length,
@@ -73,8 +72,7 @@ int haul_snapshot_get_block(const struct haul_snapshot *snapshot, uint32_t index
         return -ENOENT;
     }
     const struct haul_snapshot_block *block = &layout->blocks[index];
-    *info = (struct haul_snapshot_block_info){.size = sizeof *info,
-                                              .name = block->name,
+    *info = (struct haul_snapshot_block_info){.name = block->name,
                                               .length = block->length,
                                               .page_size = block->page_size,
                                               .file_offset = block->memory_at};
@@ -124,7 +122,7 @@ int haul_snapshot_next_state(struct haul_snapshot *snapshot, struct haul_snapsho
     if (!frame) {
         return haul_error_set(error, ENOMEM, "no memory for a piece of state");
     }
-    *info = (struct haul_snapshot_state_info){.size = sizeof *info};
+    *info = (struct haul_snapshot_state_info){0};
     info->file_offset = haul_snapshot_reader_layout(snapshot->reader)->state_at + snapshot->state.at;
     int rc = read_handler(snapshot, frame, info, error);
     free(frame);

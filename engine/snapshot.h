@@ -16,7 +16,6 @@ extern "C" {
 struct haul_snapshot; /* opaque */
 
 struct haul_snapshot_info {
-    size_t size;
     uint32_t version;
     char id[33];            /* of the migration that wrote it, hexadecimal */
     uint64_t created_s;     /* seconds since 1970 */
@@ -30,7 +29,6 @@ struct haul_snapshot_info {
 };
 
 struct haul_snapshot_block_info {
-    size_t size;
     const char *name; /* until close */
     uint64_t length;
     uint32_t page_size;   /* of the backing that it was saved from */
@@ -39,7 +37,6 @@ struct haul_snapshot_block_info {
 
 /* One handler's device state. */
 struct haul_snapshot_state_info {
-    size_t size;
     char name[256];
     uint64_t bytes;
     uint64_t file_offset; /* of its first frame */

@@ -12,7 +12,6 @@ void haul_get_stats(struct haul_migration *migration, struct haul_stats *stats)
 {
     pthread_mutex_lock(&migration->lock);
     *stats = migration->stats;
-    stats->size = sizeof *stats;
     stats->state = haul_get_state(migration);
     uint64_t end = migration->ended_ns ? migration->ended_ns : haul_now_ns();
     stats->downtime_limit_ns = (uint64_t)haul_knobs_downtime_limit_ms(migration) * 1000000;
@@ -56,7 +55,6 @@ int haul_get_channel_stats(struct haul_migration *migration, unsigned index, str
     pthread_mutex_unlock(&migration->lock);
     if (rc == 0) {
         *stats = (struct haul_channel_stats){
-            .size = sizeof *stats,
             .bytes = counters.bytes_delivered,
             .pages = counters.pages,
             .zero = counters.zero_pages,

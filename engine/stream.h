@@ -40,7 +40,6 @@ void haul_stream_progress(struct haul_migration *migration, unsigned index, uint
                           bool ready);
 
 struct haul_stream_stats {
-    size_t size;
     char name[256];
     uint64_t bytes; /* carried, both ways */
     /* Source: what haul_stream_progress said. */

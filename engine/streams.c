@@ -367,7 +367,7 @@ int haul_get_stream_stats(struct haul_migration *migration, unsigned index, stru
     struct haul_streams *streams = migration->streams;
     if (index < haul_streams_count(streams)) {
         const struct haul_side_stream *stream = &streams->list[index];
-        *stats = (struct haul_stream_stats){.size = sizeof *stats};
+        *stats = (struct haul_stream_stats){0};
         snprintf(stats->name, sizeof stats->name, "%s", stream->name);
         stats->bytes = carried(stream, true);
         pthread_mutex_lock(&streams->lock);

@@ -70,7 +70,6 @@ TEST(Cpr, TheReportSaysThatNothingWasSent)
     EXPECT_GT(move.stats.expected.total_ns, 0u);
     EXPECT_GT(move.stats.actual.total_ns, 0u);
     haul_channel_stats channel{};
-    channel.size = sizeof channel;
     EXPECT_EQ(haul_get_channel_stats(move.source, 0, &channel), -ENOENT);
     haul_stats there{};
     haul_get_stats(move.destination, &there);

@@ -74,7 +74,6 @@ int MoveWithSlowScans(bool knows, haul_stats *stats)
     EXPECT_EQ(haul_start(source, haul_local_uri(destination), &error), 0) << error.message;
     int result = haul_wait(source, &error);
     haul_wait(destination, &error);
-    stats->size = sizeof *stats;
     haul_get_stats(source, stats);
     haul_free(source);
     haul_free(destination);

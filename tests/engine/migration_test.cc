@@ -269,7 +269,6 @@ TEST(MigrationFailure, DestinationRecordCannotBeWritten)
     ExpectStaysAtSource(move, ENOSPC, "reports: the record cannot be written");
     EXPECT_EQ(to.steps, (std::vector<enum haul_step>{HAUL_STEP_HANDOVER_RECEIVED, HAUL_STEP_NOT_STARTED}));
     haul_stats stats{};
-    stats.size = sizeof stats;
     haul_get_stats(move.destination, &stats);
     EXPECT_EQ(stats.ownership, HAUL_OWNER_SOURCE);
 }
@@ -285,7 +284,6 @@ TEST(MigrationFailure, DestinationRecordCanNeitherBeWrittenNorWithdrawn)
     EXPECT_FALSE(from.running());
     EXPECT_EQ(to.starts, 0u);
     haul_stats stats{};
-    stats.size = sizeof stats;
     haul_get_stats(move.destination, &stats);
     EXPECT_EQ(stats.ownership, HAUL_OWNER_UNCERTAIN);
 }

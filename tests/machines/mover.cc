@@ -173,7 +173,6 @@ void check(haul_machine *machine)
 int report(haul_migration *migration, haul_machine *machine, bool sends, int result, const haul_error &error)
 {
     haul_stats stats = {};
-    stats.size = sizeof stats;
     haul_get_stats(migration, &stats);
     char line[768];
     auto ms = [](uint64_t ns) { return (double)ns / 1e6; };

@@ -83,7 +83,6 @@ class MachineMove
         haul_error error = {}, other = {};
         int result = haul_wait(source_, &error), other_result = haul_wait(destination_, &other);
         EXPECT_EQ(result == 0, other_result == 0) << error.message << " / " << other.message;
-        stats.size = sizeof stats;
         haul_get_stats(source_, &stats);
         code = result;
         return result ? error.message : "";

@@ -40,7 +40,6 @@ class Report : public ::testing::Test
         outcome_.channels = channels_;
         outcome_.channel_count = 2;
         haul_stats &stats = outcome_.stats;
-        stats.size = sizeof stats;
         stats.state = HAUL_STATE_COMPLETED;
         stats.total_time_ns = 3210600000;
         stats.setup_time_ns = 12300000;
@@ -62,10 +61,8 @@ class Report : public ::testing::Test
         stats.channels = 2;
         stats.ownership = HAUL_OWNER_DESTINATION;
         strcpy(stats.tracker, "kvm-dirty-log");
-        channels_[0] = {sizeof channels_[0], 95ull << 20, 24576, 8192, 4, 24572, 2500000,
-                        700000000,           3,           1,     100};
-        channels_[1] = {sizeof channels_[1], 95ull << 20, 24576, 8192, 4, 24572, 2500000,
-                        700000000,           -1,          -1,    101};
+        channels_[0] = {95ull << 20, 24576, 8192, 4, 24572, 2500000, 700000000, 3, 1, 100};
+        channels_[1] = {95ull << 20, 24576, 8192, 4, 24572, 2500000, 700000000, -1, -1, 101};
     }
     json_t *Json()
     {

@@ -65,7 +65,7 @@ struct thread_query {
 static int ask(void *opaque, struct haul_migration *migration)
 {
     struct thread_query *query = opaque;
-    struct haul_stats stats = {.size = sizeof stats};
+    struct haul_stats stats = {0};
     haul_get_stats(migration, &stats);
     query->throttle_percent = stats.throttle_percent;
     struct haul_thread *threads = query->list ? calloc(THREADS_MAX, sizeof *threads) : NULL;

@@ -86,7 +86,7 @@ static void show(struct cli_watch *watch)
 {
     pthread_mutex_lock(&watch->mutex);
     if (watch->migration) {
-        struct haul_stats stats = {.size = sizeof stats};
+        struct haul_stats stats = {0};
         haul_get_stats(watch->migration, &stats);
         cli_progress_show(watch->progress, &stats, now_ns());
     }

@@ -351,7 +351,6 @@ struct haul_migration *haul_session_migration(struct haul_session *session)
 static void collect(struct haul_session *session, struct haul_outcome *outcome,
                     struct haul_channel_stats channels[HAUL_SESSION_CHANNELS])
 {
-    outcome->stats.size = sizeof outcome->stats;
     haul_get_stats(session->migration, &outcome->stats);
     outcome->status = haul_state_name(outcome->stats.state);
     outcome->mode = haul_mode_name(outcome->stats.mode);
@@ -361,7 +360,6 @@ static void collect(struct haul_session *session, struct haul_outcome *outcome,
     }
     unsigned count = 0;
     for (; count < HAUL_SESSION_CHANNELS; count++) {
-        channels[count].size = sizeof channels[count];
         if (haul_get_channel_stats(session->migration, count, &channels[count]) < 0) {
             break;
         }

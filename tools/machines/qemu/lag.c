@@ -66,7 +66,7 @@ static void advise(struct haul_qemu_source *source, unsigned index, uint64_t ela
 void haul_qemu_lag_watch(struct haul_qemu_source *source)
 {
     struct haul_qemu_lag *lag = &source->lag;
-    struct haul_stats stats = {.size = sizeof stats};
+    struct haul_stats stats = {0};
     uint64_t now = haul_qemu_now_ns();
     if (!lag->since_ns) {
         begin_window(source, now);
