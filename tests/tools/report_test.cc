@@ -218,9 +218,10 @@ TEST_F(Report, ExitStatusFollowsOwnershipAndSelfCheck)
 {
     EXPECT_EQ(cli_outcome_exit(&outcome_), 0);
     outcome_.self_check_code = -EIO;
-    EXPECT_EQ(cli_outcome_exit(&outcome_), 1);
-    outcome_.self_check_code = 0;
+    EXPECT_EQ(cli_outcome_exit(&outcome_), 4) << "the guest does not run at the source";
     outcome_.stats.ownership = HAUL_OWNER_SOURCE;
+    EXPECT_EQ(cli_outcome_exit(&outcome_), 1) << "here it does, whatever became of it";
+    outcome_.self_check_code = 0;
     EXPECT_EQ(cli_outcome_exit(&outcome_), 1);
     outcome_.stats.resume_error = -EBUSY;
     EXPECT_EQ(cli_outcome_exit(&outcome_), 3);

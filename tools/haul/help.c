@@ -88,8 +88,9 @@ static const struct command_help commands[CLI_COMMAND_COUNT] = {
             SIZES
             "\n\n"
             "Ctrl-C (SIGINT), SIGTERM and SIGHUP cancel and the guest stays with the source.\n\n"
-            "Exit status: 0 the guest runs here; 1 the move failed or the guest's self-check did; 2 the "
-            "command line is wrong; 3 it is not known which side owns the guest (see haul help resume).",
+            "Exit status: 0 the guest runs here; 1 the move failed and the guest stays with the source; 2 "
+            "the command line is wrong; 3 it is not known which side owns the guest (see haul help resume); "
+            "4 the reference guest came here, but its self-check failed.",
         },
     [CLI_RESTORE] =
         {
@@ -108,8 +109,9 @@ static const struct command_help commands[CLI_COMMAND_COUNT] = {
             SIZES
             "\n\n"
             "Ctrl-C (SIGINT), SIGTERM and SIGHUP cancel; no machine runs then.\n\n"
-            "Exit status: 0 the machine runs here; 1 it does not, or the guest's self-check failed; 2 the "
-            "command line is wrong; 3 it was told to start and did not confirm it (see haul help resume).",
+            "Exit status: 0 the machine runs here; 1 it does not; 2 the command line is wrong; 3 it was told "
+            "to start and did not confirm it (see haul help resume); 4 the reference guest was started, but "
+            "its self-check failed.",
         },
     [CLI_INSPECT] =
         {
@@ -144,9 +146,10 @@ static const struct command_help commands[CLI_COMMAND_COUNT] = {
                   "Ctrl-C (SIGINT), SIGTERM and SIGHUP cancel the snapshot. docs/snapshot.md tells what it "
                   "takes.\n\n"
                   "Exit status: 0 the file is complete; 1 there is no file, or one that a crash of this host "
-                  "could lose, with the reason, or the guest's self-check failed; 2 the command line is "
-                  "wrong. The machine goes on in each of these cases; 3 there is no file, and the machine "
-                  "could not be resumed or its process ended (see haul help resume).",
+                  "could lose, with the reason; 2 the command line is wrong. The machine goes on in each "
+                  "of these cases; 3 there is no file, and the machine could not be resumed or its process "
+                  "ended (see haul help resume); 4 the file is complete, but the reference guest's "
+                  "self-check failed.",
         },
     [CLI_TOPOLOGY] =
         {

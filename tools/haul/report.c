@@ -15,10 +15,10 @@ enum cli_exit cli_outcome_exit(const struct haul_outcome *outcome)
     if (outcome->stats.ownership == HAUL_OWNER_UNCERTAIN || haul_outcome_stands_still(outcome)) {
         return CLI_EXIT_UNCERTAIN;
     }
-    if (!haul_outcome_done(outcome) || outcome->self_check_code < 0) {
+    if (!haul_outcome_done(outcome)) {
         return CLI_EXIT_FAILED;
     }
-    return CLI_EXIT_MOVED;
+    return outcome->self_check_code < 0 ? CLI_EXIT_UNSOUND : CLI_EXIT_MOVED;
 }
 
 /* Only a source knows its setup from the wait for the other side. */

@@ -13,10 +13,11 @@ extern "C" {
 #endif
 
 enum cli_exit {
-    CLI_EXIT_MOVED = 0,    /* the destination runs the guest */
-    CLI_EXIT_FAILED = 1,   /* the move failed; the guest runs at the source */
-    CLI_EXIT_USAGE = 2,    /* the command line was wrong; nothing was done */
-    CLI_EXIT_UNCERTAIN = 3 /* nobody knows who runs the guest, or nobody does: haul resume, haul abandon */
+    CLI_EXIT_MOVED = 0,     /* the destination runs the guest */
+    CLI_EXIT_FAILED = 1,    /* the move failed; the guest runs at the source */
+    CLI_EXIT_USAGE = 2,     /* the command line was wrong; nothing was done */
+    CLI_EXIT_UNCERTAIN = 3, /* nobody knows who runs the guest, or nobody does: haul resume, haul abandon */
+    CLI_EXIT_UNSOUND = 4    /* done, so that 1 would be wrong, but the guest's self-check failed */
 };
 
 /* cli_outcome_exit returns the exit status that the outcome means, the same for people and for scripts. */
