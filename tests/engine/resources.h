@@ -2,11 +2,13 @@
 #ifndef HAUL_TESTS_ENGINE_RESOURCES_H
 #define HAUL_TESTS_ENGINE_RESOURCES_H
 
-// What a process holds that a leak would add to: descriptors and threads.
+// What a process holds that a leak would add to: descriptors, threads and memory.
 
 #include <chrono>
 #include <filesystem>
+#include <fstream>
 #include <gtest/gtest.h>
+#include <malloc.h>
 #include <string>
 #include <thread>
 
@@ -41,6 +43,33 @@ inline void ExpectNoMoreThan(const Resources &before)
     }
     EXPECT_LE(now.descriptors, before.descriptors) << "descriptors leaked";
     EXPECT_LE(now.threads, before.threads) << "threads leaked";
+}
+
+// The sanitizers replace malloc, which then counts nothing.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr bool kCountsHeap = false;
+#else
+constexpr bool kCountsHeap = true;
+#endif
+
+// Bytes that malloc has given out. Exact where threads share one arena and have no caches, see
+// COUNTED_HEAP in tools/bazel/haul.bzl.
+inline size_t HeapBytes()
+{
+    struct mallinfo2 info = mallinfo2();
+    return kCountsHeap ? info.uordblks + info.hblkhd : 0;
+}
+
+// Bytes of private writable memory: what malloc has for itself, stacks, and what was mapped without it.
+inline size_t PrivateBytes()
+{
+    std::ifstream status("/proc/self/status");
+    size_t kib = 0;
+    for (std::string word; status >> word && word != "VmData:";) {
+    }
+    status >> kib;
+    EXPECT_GT(kib, 0u);
+    return kib * 1024;
 }
 
 } // namespace haul_test

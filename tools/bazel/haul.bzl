@@ -26,6 +26,10 @@ def haul_library(name, copts = [], **kwargs):
 def haul_binary(name, copts = [], **kwargs):
     native.cc_binary(name = name, copts = COPTS + copts, **kwargs)
 
+# The environment of tests that count what malloc has given out: what a thread's cache holds counts as that,
+# and each arena has a head of its own.
+COUNTED_HEAP = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=0:glibc.malloc.arena_max=1"}
+
 _EVERY_TEST = [
     "//tests:waiting",
     "@gtest",
