@@ -88,6 +88,34 @@ TEST_F(Move, JsonOfBothSidesIsComplete)
     EXPECT_EQ(ids[0], ids[1]);
 }
 
+/* 16 MiB at 8 MiB/s, so that it is known what the rates must be about. */
+TEST_F(Move, JsonRatesAreBytesAndPagesOverTheWholeTime)
+{
+    auto receive = Receive(Guest({"--json", "--run-for", "0"}));
+    auto send = SendGuest({"--json", "--max-bandwidth", "8M", "--guest-dirty-rate", "1M", "--guest-zero", "0",
+                           "--run-for", "0"});
+    EXPECT_EQ(send->Wait(), 0) << send->Err();
+    EXPECT_EQ(receive->Wait(), 0) << receive->Err();
+    for (Program *program : {send.get(), receive.get()}) {
+        json_t *json = json_loads(program->Out().c_str(), JSON_REJECT_DUPLICATES, nullptr);
+        json_int_t transferred, normal, duplicate, pages_per_s;
+        double ms, mbps;
+        ASSERT_EQ(json_unpack(json, "{s:F s:{s:I s:I s:I s:F s:I}}", "total-time", &ms, "ram", "transferred",
+                              &transferred, "normal", &normal, "duplicate", &duplicate, "mbps", &mbps,
+                              "pages-per-second", &pages_per_s),
+                  0)
+            << program->Out();
+        double megabits = static_cast<double>(transferred) * 8 / 1e6, s = ms / 1000;
+        double pages = static_cast<double>(normal + duplicate);
+        EXPECT_NEAR(mbps, megabits / s, megabits / s / 20) << program->Out();
+        EXPECT_NEAR(static_cast<double>(pages_per_s), pages / s, pages / s / 20) << program->Out();
+        EXPECT_GT(mbps, 1);
+        EXPECT_LT(mbps, 2 * 67.1) << "twice what the limit allows";
+        EXPECT_LT(pages_per_s, 2 * 2048) << program->Out();
+        json_decref(json);
+    }
+}
+
 /* Of memory that a process writes, whose process dies in the middle: nothing goes on here. */
 TEST_F(Move, AProcessThatDiesInTheMiddleIsNotSaidToGoOn)
 {
