@@ -46,6 +46,10 @@ def haul_test(name, size, srcs = None, deps = [], copts = [], **kwargs):
         **kwargs
     )
 
+def haul_qemu_test(name, size = "large", **kwargs):
+    """One that moves QEMU machines: alone on this machine, and not under sanitizers."""
+    haul_test(name = name, size = size, tags = ["exclusive", "qemu"], **kwargs)
+
 def haul_test_library(name, hdrs, srcs = [], deps = [], **kwargs):
     """C++ that several tests share, in this folder or another."""
     native.cc_library(
