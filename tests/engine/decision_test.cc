@@ -150,17 +150,19 @@ TEST(Decision, BurstsInEachLastMomentNeverLeadBeyondTheLimit)
     EXPECT_EQ(to.starts, 0u);
 }
 
-// Records of the handover are synced while the guest stands still: 40 ms here, 30 ms there.
+// The record of the handover, which is synced while the guest stands still, takes so long at `where`.
+void SlowRecord(Guest &guest, haul_step where, useconds_t us)
+{
+    guest.on_step = [=](haul_step step) { usleep(step == HAUL_STEP_TRIAL || step == where ? us : 0); };
+}
+
+// Records take 40 ms here, 30 ms there.
 int MoveWithSlowRecords(uint32_t limit_ms, haul_stats *stats)
 {
     Guest from({kMiB}, true), to({kMiB}, false);
     from.on_pass = [&from](uint32_t) { WritePages(from, 50); }; // with nothing to send it is stopped anyway
-    from.on_step = [](haul_step step) {
-        usleep(step == HAUL_STEP_TRIAL || step == HAUL_STEP_HANDOVER_SENDING ? 40000 : 0);
-    };
-    to.on_step = [](haul_step step) {
-        usleep(step == HAUL_STEP_TRIAL || step == HAUL_STEP_HANDOVER_RECEIVED ? 30000 : 0);
-    };
+    SlowRecord(from, HAUL_STEP_HANDOVER_SENDING, 40000);
+    SlowRecord(to, HAUL_STEP_HANDOVER_RECEIVED, 30000);
     haul_options options = Options();
     options.downtime_limit_ms = limit_ms;
     options.max_rounds = 5;
@@ -191,9 +193,7 @@ TEST(Decision, RecordsThatTakeLongerThanTheLimitStopNoGuest)
 std::string SaidOfAnIdleGuest(uint32_t limit_ms)
 {
     Guest from({kMiB}, true), to({kMiB}, false);
-    from.on_step = [](haul_step step) {
-        usleep(step == HAUL_STEP_TRIAL || step == HAUL_STEP_HANDOVER_SENDING ? 40000 : 0);
-    };
+    SlowRecord(from, HAUL_STEP_HANDOVER_SENDING, 40000);
     haul_options options = Options();
     options.downtime_limit_ms = limit_ms;
     options.max_rounds = 5;

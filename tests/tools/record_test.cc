@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <vector>
 
 namespace
 {
@@ -51,13 +52,37 @@ class Record : public ::testing::Test
         record.haul_start = haul_record_process_start(getpid());
         return record;
     }
-    size_t Count()
+    void Write(const haul_record &record)
+    {
+        haul_record copy = record;
+        ASSERT_EQ(haul_record_write(store_, &copy, &error_), 0) << error_.message;
+    }
+    std::vector<haul_record> List()
     {
         haul_record *records = nullptr;
-        size_t count = 99;
+        size_t count = 0;
         EXPECT_EQ(haul_record_list(store_, &records, &count, &error_), 0) << error_.message;
+        std::vector<haul_record> list(records, records + count);
         free(records);
-        return count;
+        return list;
+    }
+    haul_record Only()
+    {
+        std::vector<haul_record> list = List();
+        EXPECT_EQ(list.size(), 1u);
+        return list.empty() ? haul_record{} : list[0];
+    }
+    /* What it does to this process and its user stays in a child. */
+    template <typename Function> static void ExpectTrueInAChild(Function function)
+    {
+        pid_t child = fork();
+        ASSERT_GE(child, 0);
+        if (child == 0) {
+            _exit(function() ? 0 : 1);
+        }
+        int status = 0;
+        ASSERT_EQ(waitpid(child, &status, 0), child);
+        EXPECT_EQ(status, 0);
     }
     static constexpr const char *kId = "0123456789abcdef0123456789abcdef";
     std::string base_, directory_;
@@ -68,21 +93,16 @@ class Record : public ::testing::Test
 TEST_F(Record, ComesBackAsItWasWritten)
 {
     Open();
-    haul_record written = Sample(kId, true, HAUL_RECORDED_SENDING);
-    ASSERT_EQ(haul_record_write(store_, &written, &error_), 0) << error_.message;
-    haul_record *records = nullptr;
-    size_t count = 0;
-    ASSERT_EQ(haul_record_list(store_, &records, &count, &error_), 0) << error_.message;
-    ASSERT_EQ(count, 1u);
-    EXPECT_STREQ(records[0].id, kId);
-    EXPECT_TRUE(records[0].source);
-    EXPECT_STREQ(records[0].step, "handover-sending");
-    EXPECT_STREQ(records[0].peer, "tcp:[::1]:7000");
-    EXPECT_STREQ(records[0].machine, "memory");
-    EXPECT_STREQ(records[0].locator, "/dev/shm/a \"quoted\" path");
-    EXPECT_TRUE(haul_record_process_alive(records[0].haul_pid, records[0].haul_start));
-    EXPECT_EQ(strlen(records[0].time), strlen("2024-01-01T00:00:00Z"));
-    free(records);
+    Write(Sample(kId, true, HAUL_RECORDED_SENDING));
+    haul_record read = Only();
+    EXPECT_STREQ(read.id, kId);
+    EXPECT_TRUE(read.source);
+    EXPECT_STREQ(read.step, "handover-sending");
+    EXPECT_STREQ(read.peer, "tcp:[::1]:7000");
+    EXPECT_STREQ(read.machine, "memory");
+    EXPECT_STREQ(read.locator, "/dev/shm/a \"quoted\" path");
+    EXPECT_TRUE(haul_record_process_alive(read.haul_pid, read.haul_start));
+    EXPECT_EQ(strlen(read.time), strlen("2024-01-01T00:00:00Z"));
 }
 
 /* Paths are bytes, JSON is UTF-8: what finds the machine again must come back as it was. */
@@ -95,14 +115,10 @@ TEST_F(Record, PathsOfAnyBytesComeBackAsTheyWereWritten)
     ASSERT_EQ(peer.size(), sizeof written.peer - 1);
     strcpy(written.peer, peer.c_str());
     strcpy(written.locator, locator.c_str());
-    ASSERT_EQ(haul_record_write(store_, &written, &error_), 0) << error_.message;
-    haul_record *records = nullptr;
-    size_t count = 0;
-    ASSERT_EQ(haul_record_list(store_, &records, &count, &error_), 0) << error_.message;
-    ASSERT_EQ(count, 1u);
-    EXPECT_EQ(records[0].peer, peer);
-    EXPECT_EQ(records[0].locator, locator);
-    free(records);
+    Write(written);
+    haul_record read = Only();
+    EXPECT_EQ(read.peer, peer);
+    EXPECT_EQ(read.locator, locator);
 }
 
 TEST_F(Record, BytesThatAreNotHexadecimalAreNoRecord)
@@ -113,15 +129,14 @@ TEST_F(Record, BytesThatAreNotHexadecimalAreNoRecord)
             << R"({"version": 1, "id": ")" << kId
             << R"(", "side": "source", "step": "uncertain", "time": "t", "machine": "memory", "peer": "?",)"
             << R"("locator": "?", "locator-hex": ")" << hex << R"(", "haul-pid": 1, "haul-start": 1})";
-        EXPECT_EQ(Count(), 0u) << hex;
+        EXPECT_EQ(List().size(), 0u) << hex;
     }
 }
 
 TEST_F(Record, IsPrivateAndLeavesNoOtherFile)
 {
     Open();
-    haul_record record = Sample(kId, false, HAUL_RECORDED_RECEIVED);
-    ASSERT_EQ(haul_record_write(store_, &record, &error_), 0) << error_.message;
+    Write(Sample(kId, false, HAUL_RECORDED_RECEIVED));
     struct stat status;
     ASSERT_EQ(stat(directory_.c_str(), &status), 0);
     EXPECT_EQ(status.st_mode & 07777, 0700u);
@@ -154,13 +169,11 @@ TEST_F(Record, ATrialOfTheSocketForOrdersLeavesNothingAndFindsWhatIsInItsWay)
 TEST_F(Record, BothSidesOfAMoveOnOneHostKeepTheirOwn)
 {
     Open();
-    haul_record record = Sample(kId, true, HAUL_RECORDED_SENDING);
-    ASSERT_EQ(haul_record_write(store_, &record, &error_), 0);
-    record = Sample(kId, false, HAUL_RECORDED_RUNNING);
-    ASSERT_EQ(haul_record_write(store_, &record, &error_), 0);
-    EXPECT_EQ(Count(), 2u);
+    Write(Sample(kId, true, HAUL_RECORDED_SENDING));
+    Write(Sample(kId, false, HAUL_RECORDED_RUNNING));
+    EXPECT_EQ(List().size(), 2u);
     EXPECT_EQ(haul_record_remove(store_, kId, true, &error_), 0);
-    EXPECT_EQ(Count(), 1u);
+    EXPECT_EQ(List().size(), 1u);
     EXPECT_EQ(haul_record_remove(store_, kId, true, &error_), 0) << "removing twice is no error";
 }
 
@@ -170,18 +183,17 @@ TEST_F(Record, ForeignAndDamagedFilesArePassedOver)
     std::ofstream(directory_ + "/notes.txt") << "hello";
     std::ofstream(directory_ + "/" + kId + ".source.json") << "{\"version\": 1, \"id\":";
     std::ofstream(directory_ + "/" + kId + ".destination.json") << "[1, 2]";
-    EXPECT_EQ(Count(), 0u);
+    EXPECT_EQ(List().size(), 0u);
 }
 
 TEST_F(Record, ARecordUnderAnotherNameIsNoRecord)
 {
     Open();
-    haul_record record = Sample(kId, true, HAUL_RECORDED_SENDING);
-    ASSERT_EQ(haul_record_write(store_, &record, &error_), 0);
+    Write(Sample(kId, true, HAUL_RECORDED_SENDING));
     std::string from = directory_ + "/" + kId + ".source.json";
     std::string to = directory_ + "/ffffffffffffffffffffffffffffffff.source.json";
     ASSERT_EQ(rename(from.c_str(), to.c_str()), 0);
-    EXPECT_EQ(Count(), 0u);
+    EXPECT_EQ(List().size(), 0u);
 }
 
 TEST_F(Record, ADirectoryThatOthersCanWriteIsRefused)
@@ -219,65 +231,38 @@ TEST_F(Record, ADirectoryThatVanishedFailsTheWrite)
 TEST_F(Record, AFailedWriteLeavesTheOlderRecord)
 {
     Open();
-    haul_record record = Sample(kId, true, HAUL_RECORDED_SENDING);
-    ASSERT_EQ(haul_record_write(store_, &record, &error_), 0);
-    pid_t child = fork();
-    ASSERT_GE(child, 0);
-    if (child == 0) {
+    Write(Sample(kId, true, HAUL_RECORDED_SENDING));
+    ExpectTrueInAChild([&] {
         signal(SIGXFSZ, SIG_IGN);
         struct rlimit limit = {10, 10};
         setrlimit(RLIMIT_FSIZE, &limit);
-        strcpy(record.step, HAUL_RECORDED_UNCERTAIN);
-        _exit(haul_record_write(store_, &record, &error_) == -EFBIG ? 0 : 1);
-    }
-    int status = 0;
-    ASSERT_EQ(waitpid(child, &status, 0), child);
-    EXPECT_EQ(status, 0);
-    haul_record *records = nullptr;
-    size_t count = 0;
-    ASSERT_EQ(haul_record_list(store_, &records, &count, &error_), 0);
-    ASSERT_EQ(count, 1u);
-    EXPECT_STREQ(records[0].step, HAUL_RECORDED_SENDING);
-    free(records);
+        haul_record record = Sample(kId, true, HAUL_RECORDED_UNCERTAIN);
+        return haul_record_write(store_, &record, &error_) == -EFBIG;
+    });
+    EXPECT_STREQ(Only().step, HAUL_RECORDED_SENDING);
     EXPECT_NE(access((directory_ + "/" + kId + ".source.json.new").c_str(), F_OK), 0);
 }
 
 TEST_F(Record, PruneTakesOnlyOldDestinationsThatRan)
 {
     Open();
-    haul_record record = Sample(kId, true, HAUL_RECORDED_UNCERTAIN);
-    ASSERT_EQ(haul_record_write(store_, &record, &error_), 0);
-    record = Sample(kId, false, HAUL_RECORDED_RUNNING);
-    ASSERT_EQ(haul_record_write(store_, &record, &error_), 0);
-    record = Sample("ffffffffffffffffffffffffffffffff", false, HAUL_RECORDED_RECEIVED);
-    ASSERT_EQ(haul_record_write(store_, &record, &error_), 0);
+    Write(Sample(kId, true, HAUL_RECORDED_UNCERTAIN));
+    Write(Sample(kId, false, HAUL_RECORDED_RUNNING));
+    Write(Sample("ffffffffffffffffffffffffffffffff", false, HAUL_RECORDED_RECEIVED));
     haul_record_prune(store_, 3600);
-    EXPECT_EQ(Count(), 3u);
+    EXPECT_EQ(List().size(), 3u);
     haul_record_prune(store_, -10);
-    EXPECT_EQ(Count(), 2u);
+    EXPECT_EQ(List().size(), 2u);
 }
 
 TEST_F(Record, WithoutAnyDirectoryTheVariablesAreNamed)
 {
-    if (geteuid() == 0) {
-        pid_t child = fork();
-        ASSERT_GE(child, 0);
-        if (child == 0) {
-            unsetenv("HAUL_STATE_DIR");
-            unsetenv("XDG_RUNTIME_DIR");
-            bool right = seteuid(65534) == 0 && haul_store_open(&store_, &error_) == -ENOENT &&
-                         strstr(error_.message, "XDG_RUNTIME_DIR");
-            _exit(right ? 0 : 1);
-        }
-        int status = 0;
-        ASSERT_EQ(waitpid(child, &status, 0), child);
-        EXPECT_EQ(status, 0);
-        return;
-    }
-    unsetenv("HAUL_STATE_DIR");
-    unsetenv("XDG_RUNTIME_DIR");
-    EXPECT_EQ(haul_store_open(&store_, &error_), -ENOENT);
-    EXPECT_NE(strstr(error_.message, "XDG_RUNTIME_DIR"), nullptr) << error_.message;
+    ExpectTrueInAChild([&] {
+        unsetenv("HAUL_STATE_DIR");
+        unsetenv("XDG_RUNTIME_DIR");
+        return (geteuid() != 0 || seteuid(65534) == 0) && haul_store_open(&store_, &error_) == -ENOENT &&
+               strstr(error_.message, "XDG_RUNTIME_DIR");
+    });
 }
 
 TEST(Process, IsKnownByItsStartTime)

@@ -77,6 +77,12 @@ class Report : public ::testing::Test
     {
         return Captured([&](FILE *out) { cli_report_print(&outcome_, out); });
     }
+    std::string Headline()
+    {
+        char line[HAUL_OUTCOME_HEADLINE_SIZE];
+        haul_outcome_headline(&outcome_, line, sizeof line);
+        return line;
+    }
     haul_outcome outcome_ = {};
     haul_channel_stats channels_[2] = {};
 };
@@ -248,45 +254,35 @@ TEST_F(Report, TextBeginsWithWhereTheGuestIsAndFitsTheScreen)
 
 TEST_F(Report, HeadlineOfEachOwnershipAndSide)
 {
-    char line[512];
     outcome_.stats.ownership = HAUL_OWNER_SOURCE;
     outcome_.status = "cancelled";
-    haul_outcome_headline(&outcome_, line, sizeof line);
-    EXPECT_STREQ(line, "Not moved (cancelled): the guest goes on here.");
+    EXPECT_EQ(Headline(), "Not moved (cancelled): the guest goes on here.");
     outcome_.source = false;
-    haul_outcome_headline(&outcome_, line, sizeof line);
-    EXPECT_STREQ(line, "Not received (cancelled): the guest stays with the source.");
+    EXPECT_EQ(Headline(), "Not received (cancelled): the guest stays with the source.");
     outcome_.stats.ownership = HAUL_OWNER_DESTINATION;
     outcome_.machine = "memory";
-    haul_outcome_headline(&outcome_, line, sizeof line);
-    EXPECT_STREQ(line, "Received: the memory is now here.");
+    EXPECT_EQ(Headline(), "Received: the memory is now here.");
     outcome_.stats.ownership = HAUL_OWNER_UNCERTAIN;
-    haul_outcome_headline(&outcome_, line, sizeof line);
-    EXPECT_NE(strstr(line, "this copy is paused"), nullptr);
+    EXPECT_NE(Headline().find("this copy is paused"), std::string::npos) << Headline();
 }
 
 TEST_F(Report, HeadlineOfAGuestThatStandsStill)
 {
-    char line[512];
     outcome_.stats.ownership = HAUL_OWNER_SOURCE;
     outcome_.stats.resume_error = -EBUSY;
     outcome_.status = "failed";
-    haul_outcome_headline(&outcome_, line, sizeof line);
-    EXPECT_STREQ(line, "Not moved (failed): the guest is stopped here; see 'haul help resume'.");
+    EXPECT_EQ(Headline(), "Not moved (failed): the guest is stopped here; see 'haul help resume'.");
     EXPECT_TRUE(haul_outcome_undecided(&outcome_));
     outcome_.uri = "file:/tmp/x";
-    haul_outcome_headline(&outcome_, line, sizeof line);
-    EXPECT_STREQ(line, "Not saved (failed): the guest is stopped here; see 'haul help resume'.");
+    EXPECT_EQ(Headline(), "Not saved (failed): the guest is stopped here; see 'haul help resume'.");
     outcome_.machine_ended = true;
-    haul_outcome_headline(&outcome_, line, sizeof line);
-    EXPECT_STREQ(line, "Not saved (failed): the process of the guest has ended here.");
+    EXPECT_EQ(Headline(), "Not saved (failed): the process of the guest has ended here.");
     EXPECT_FALSE(haul_outcome_undecided(&outcome_));
     json_t *json = Json();
     EXPECT_STREQ(json_string_value(json_object_get(json, "guest")), "ended");
     json_decref(json);
     outcome_.stats.ownership = HAUL_OWNER_UNCERTAIN;
-    haul_outcome_headline(&outcome_, line, sizeof line);
-    EXPECT_NE(strstr(line, "this copy has ended"), nullptr) << line;
+    EXPECT_NE(Headline().find("this copy has ended"), std::string::npos) << Headline();
 }
 
 TEST_F(Report, AMoveThatNeverBeganHasOnlyItsHeadline)
@@ -313,12 +309,18 @@ haul_stats Active()
     return stats;
 }
 
+std::string Line(const haul_stats &stats, bool source, uint64_t bytes_per_s)
+{
+    char line[256];
+    cli_progress_line(&stats, source, bytes_per_s, line, sizeof line);
+    return line;
+}
+
 TEST(Progress, LineHasEverythingAnOperatorAsksFor)
 {
     haul_stats stats = Active();
-    char line[256];
-    cli_progress_line(&stats, true, 812ull << 20, line, sizeof line);
-    EXPECT_STREQ(line, " 45%  812 MiB/s  left 550 MiB  dirty 100 MiB/s  round 3  downtime 25 ms");
+    EXPECT_EQ(Line(stats, true, 812ull << 20),
+              " 45%  812 MiB/s  left 550 MiB  dirty 100 MiB/s  round 3  downtime 25 ms");
 }
 
 TEST(Progress, DrivesAreShownUntilAllAreReady)
@@ -328,12 +330,11 @@ TEST(Progress, DrivesAreShownUntilAllAreReady)
     stats.streams_ready = 1;
     stats.stream_length = stats.total;
     stats.stream_offset = stats.total - (100 << 20);
-    char line[256];
-    cli_progress_line(&stats, true, 812ull << 20, line, sizeof line);
-    EXPECT_STREQ(line, " 67%  812 MiB/s  left 650 MiB, of drives 100 MiB  drives ready 1 of 2");
+    EXPECT_EQ(Line(stats, true, 812ull << 20),
+              " 67%  812 MiB/s  left 650 MiB, of drives 100 MiB  drives ready 1 of 2");
     stats.streams_ready = 2;
-    cli_progress_line(&stats, true, 812ull << 20, line, sizeof line);
-    EXPECT_STREQ(line, " 67%  812 MiB/s  left 650 MiB  dirty 100 MiB/s  round 3  downtime 25 ms");
+    EXPECT_EQ(Line(stats, true, 812ull << 20),
+              " 67%  812 MiB/s  left 650 MiB  dirty 100 MiB/s  round 3  downtime 25 ms");
 }
 
 TEST(Progress, WorstLineFitsEightyColumns)
@@ -345,25 +346,18 @@ TEST(Progress, WorstLineFitsEightyColumns)
     stats.dirty_pages_rate = (1023ull << 30) / 4096;
     stats.dirty_sync_count = 999;
     stats.expected.total_ns = 1999000000;
-    char line[256];
-    cli_progress_line(&stats, true, 1023ull << 30, line, sizeof line);
-    EXPECT_LT(strlen(line), 100u);
+    EXPECT_LT(Line(stats, true, 1023ull << 30).size(), 100u);
     stats.state = HAUL_STATE_ACTIVE;
-    cli_progress_line(&stats, true, 1023ull << 30, line, sizeof line);
-    EXPECT_LT(strlen(line), 80u) << line;
+    EXPECT_LT(Line(stats, true, 1023ull << 30).size(), 80u);
 }
 
 TEST(Progress, StatesWithoutNumbersHaveWords)
 {
     haul_stats stats = {};
-    char line[256];
-    cli_progress_line(&stats, false, 0, line, sizeof line);
-    EXPECT_STREQ(line, "waiting for the source");
-    cli_progress_line(&stats, true, 0, line, sizeof line);
-    EXPECT_STREQ(line, "connecting");
+    EXPECT_EQ(Line(stats, false, 0), "waiting for the source");
+    EXPECT_EQ(Line(stats, true, 0), "connecting");
     stats.state = HAUL_STATE_CANCELLING;
-    cli_progress_line(&stats, true, 0, line, sizeof line);
-    EXPECT_STREQ(line, "cancelling");
+    EXPECT_EQ(Line(stats, true, 0), "cancelling");
 }
 
 TEST(Progress, AMessageStandsOnItsOwnLineAboveTheRedrawnOne)
