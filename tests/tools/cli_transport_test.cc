@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Moves of the reference guest over every transport but tcp, and what each says when its peer is not there.
  * Cancel and peer death in each state: tests/machines/transport_state_test.cc. */
-#include "tests/tools/descriptors.h"
-#include "tests/tools/loopback.h"
+#include "tests/tools/transport_move.h"
 #include "tests/waiting.h"
 
 #include <algorithm>
@@ -16,40 +15,9 @@
 namespace
 {
 
-class TransportMove : public Move
+class CliTransport : public TransportMove
 {
   protected:
-    void SetUp() override
-    {
-        Move::SetUp();
-        char folder[] = "/tmp/haul-cli-XXXXXX"; /* short enough for a socket's path */
-        ASSERT_NE(mkdtemp(folder), nullptr);
-        folder_ = folder;
-        haul_ = Runfile("tools/haul/haul");
-    }
-    void TearDown() override
-    {
-        EXPECT_EQ(rmdir(folder_.c_str()), 0) << "a socket is left in " << folder_;
-    }
-    std::string Path() const
-    {
-        return folder_ + "/s";
-    }
-    std::unique_ptr<Program> ReceiveAt(const std::string &uri, const Words &more = {})
-    {
-        Words words = {"receive", "--listen", uri, "--timeout", "10"};
-        Words machine = Guest(more);
-        words.insert(words.end(), machine.begin(), machine.end());
-        auto program = std::make_unique<Program>(destination_, words);
-        address_ = program->Address();
-        EXPECT_FALSE(address_.empty()) << program->Err();
-        return program;
-    }
-    std::unique_ptr<Program> SendTo(const std::string &uri, const Words &more = {})
-    {
-        address_ = uri;
-        return SendGuest(more);
-    }
     static void ExpectMoved(Program &send, Program &receive)
     {
         EXPECT_EQ(send.Wait(), 0) << send.Err();
@@ -63,32 +31,18 @@ class TransportMove : public Move
         EXPECT_TRUE(Has(send.Err(), text)) << send.Err();
         EXPECT_TRUE(Has(send.Out(), "the guest goes on here")) << send.Out();
     }
-    std::string ExecRelay() const
-    {
-        return "exec:" + haul_ + " relay unix:" + Path();
-    }
-    /* Starts both programs on the two ends of `between`. */
-    void MoveThrough(Descriptors &between, std::unique_ptr<Program> *send, std::unique_ptr<Program> *receive)
-    {
-        destination_.keep = between.Destination();
-        source_.keep = between.Source();
-        *receive = ReceiveAt(between.DestinationUri());
-        *send = SendTo(between.SourceUri(), {"--verify"});
-        between.CloseOwn();
-    }
-    std::string folder_, haul_;
 };
 
 /* ---- unix ---- */
 
-TEST_F(TransportMove, UnixMoves)
+TEST_F(CliTransport, UnixMoves)
 {
     auto receive = ReceiveAt("unix:" + Path());
     auto send = SendTo("unix:" + Path(), {"--channels", "4", "--verify"});
     ExpectMoved(*send, *receive);
 }
 
-TEST_F(TransportMove, APathOfAnyBytesMoves)
+TEST_F(CliTransport, APathOfAnyBytesMoves)
 {
     std::string folder = folder_ + "/caf\xe9"; /* not UTF-8 */
     ASSERT_EQ(mkdir(folder.c_str(), 0700), 0);
@@ -101,7 +55,7 @@ TEST_F(TransportMove, APathOfAnyBytesMoves)
 }
 
 /* What a receiver says, with a list of addresses of its own, is what its sender is to be given. */
-TEST_F(TransportMove, ALongAddressIsSaidInFull)
+TEST_F(CliTransport, ALongAddressIsSaidInFull)
 {
     std::string list = "tcp:127.0.0.1:0";
     for (int i = 1; i < 16; i++) {
@@ -115,7 +69,7 @@ TEST_F(TransportMove, ALongAddressIsSaidInFull)
     EXPECT_TRUE(Has(send->Out(), "Moved: the guest is now at " + address_ + ".")) << send->Out();
 }
 
-TEST_F(TransportMove, UnixCancelRemovesItsPath)
+TEST_F(CliTransport, UnixCancelRemovesItsPath)
 {
     auto receive = ReceiveAt("unix:" + Path());
     receive->Signal(SIGINT);
@@ -124,7 +78,7 @@ TEST_F(TransportMove, UnixCancelRemovesItsPath)
 
 /* ---- exec ---- */
 
-TEST_F(TransportMove, ExecAtTheSourceMoves)
+TEST_F(CliTransport, ExecAtTheSourceMoves)
 {
     auto receive = ReceiveAt("unix:" + Path());
     auto send = SendTo(ExecRelay(), {"--channels", "4", "--verify"});
@@ -132,7 +86,7 @@ TEST_F(TransportMove, ExecAtTheSourceMoves)
 }
 
 /* A command on both sides, joined by named pipes, one pair for each connection. */
-TEST_F(TransportMove, ExecOnBothSidesMoves)
+TEST_F(CliTransport, ExecOnBothSidesMoves)
 {
     for (const char *channel : {"control", "0", "1"}) {
         for (const char *way : {"there", "back"}) {
@@ -148,7 +102,7 @@ TEST_F(TransportMove, ExecOnBothSidesMoves)
     EXPECT_EQ(system(("rm " + folder_ + "/*").c_str()), 0);
 }
 
-TEST_F(TransportMove, ExecThatEndsSaysHow)
+TEST_F(CliTransport, ExecThatEndsSaysHow)
 {
     auto status = SendTo("exec:echo no such thing >&2; exit 3");
     ExpectFailed(*status, "the command of the control connection exited with status 3: handshake with exec:");
@@ -164,7 +118,7 @@ TEST_F(TransportMove, ExecThatEndsSaysHow)
         << receive.Err();
 }
 
-TEST_F(TransportMove, ExecThatSaysNonsenseIsNotStartedAgain)
+TEST_F(CliTransport, ExecThatSaysNonsenseIsNotStartedAgain)
 {
     Program receive(destination_, {"receive", "--listen", "exec:echo 0123456789abcdef0123456789abcdef",
                                    "--guest", "--guest-vcpu", "thread", "--guest-memory", "16M"});
@@ -173,7 +127,7 @@ TEST_F(TransportMove, ExecThatSaysNonsenseIsNotStartedAgain)
         << receive.Err();
 }
 
-TEST_F(TransportMove, ExecChildrenEndWithTheMove)
+TEST_F(CliTransport, ExecChildrenEndWithTheMove)
 {
     std::string mark = "sleep 98" + std::to_string(getpid() % 10000);
     auto hanging = SendTo("exec:" + mark + " | cat", {"--timeout", "1"});
@@ -184,7 +138,7 @@ TEST_F(TransportMove, ExecChildrenEndWithTheMove)
 
 /* ---- descriptors ---- */
 
-TEST_F(TransportMove, SocketsAndPipesByNumberMove)
+TEST_F(CliTransport, SocketsAndPipesByNumberMove)
 {
     for (auto kind : {Descriptors::kSockets, Descriptors::kPipes}) {
         Descriptors between(kind, 3);
@@ -194,7 +148,7 @@ TEST_F(TransportMove, SocketsAndPipesByNumberMove)
     }
 }
 
-TEST_F(TransportMove, TooFewDescriptorsSaySo)
+TEST_F(CliTransport, TooFewDescriptorsSaySo)
 {
     Descriptors between(Descriptors::kSockets, 2);
     std::unique_ptr<Program> send, receive;
@@ -205,7 +159,7 @@ TEST_F(TransportMove, TooFewDescriptorsSaySo)
 }
 
 /* Without the redirections of a shell these numbers are haul's own files and sockets. */
-TEST_F(TransportMove, DescriptorsOfHaulItselfAreNotTaken)
+TEST_F(CliTransport, DescriptorsOfHaulItselfAreNotTaken)
 {
     std::vector<std::unique_ptr<Program>> sends;
     for (int number = 3; number < 9; number++) {
@@ -217,7 +171,7 @@ TEST_F(TransportMove, DescriptorsOfHaulItselfAreNotTaken)
     }
 }
 
-TEST_F(TransportMove, DescriptorsThatAreNoConnectionSaySo)
+TEST_F(CliTransport, DescriptorsThatAreNoConnectionSaySo)
 {
     ExpectFailed(*SendTo("fd:90,91,92"), "this process was given no open descriptor 90");
     ExpectFailed(*SendTo("fd:0,91,92"), "is not a socket, and goes one way only");
@@ -236,7 +190,7 @@ TEST_F(TransportMove, DescriptorsThatAreNoConnectionSaySo)
 
 /* ---- URIs ---- */
 
-TEST_F(TransportMove, BadAddressesAreUsageErrors)
+TEST_F(CliTransport, BadAddressesAreUsageErrors)
 {
     const std::pair<const char *, const char *> cases[] = {
         {"exec:", "use exec:COMMAND"},

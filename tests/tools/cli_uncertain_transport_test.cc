@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A destination that dies between HANDOVER and RUNNING, over each transport: the source holds its guest,
  * paused, until the operator decides (rule R1). cli_uncertain_test has tcp, and all else about it. */
-#include "tests/tools/descriptors.h"
-#include "tests/tools/loopback.h"
 #include "tests/tools/ssh_server.h"
+#include "tests/tools/transport_move.h"
 
 #include <csignal>
 #include <unistd.h>
@@ -13,16 +12,13 @@ namespace
 
 using Case = std::tuple<const char *, const char *>;
 
-class UncertainOver : public Move, public ::testing::WithParamInterface<Case>
+class UncertainOver : public TransportMove, public ::testing::WithParamInterface<Case>
 {
   protected:
     void SetUp() override
     {
-        Move::SetUp();
-        preload_ = Runfile("tests/tools/die_at_handover.so");
-        char folder[] = "/tmp/haul-cli-XXXXXX"; /* short enough for a socket's path */
-        ASSERT_NE(mkdtemp(folder), nullptr);
-        path_ = std::string(folder) + "/s";
+        TransportMove::SetUp();
+        destination_.preload = Runfile("tests/tools/die_at_handover.so");
         Start(std::get<0>(GetParam()));
         if (IsSkipped()) {
             return;
@@ -37,58 +33,36 @@ class UncertainOver : public Move, public ::testing::WithParamInterface<Case>
     }
     void TearDown() override
     {
-        unlink(path_.c_str());
-        EXPECT_EQ(rmdir(path_.substr(0, path_.rfind('/')).c_str()), 0);
-    }
-    void ReceiveAt(const std::string &uri, const Words &more = {})
-    {
-        destination_.preload = preload_;
-        Words words = {"receive", "--listen", uri, "--timeout", "10"};
-        Words machine = Guest(more);
-        words.insert(words.end(), machine.begin(), machine.end());
-        receive_ = std::make_unique<Program>(destination_, words);
-        address_ = receive_->Address();
-        EXPECT_FALSE(address_.empty()) << receive_->Err();
-    }
-    void SendTo(const std::string &uri, const Words &more = {})
-    {
-        address_ = uri;
-        send_ = SendGuest(more);
+        unlink(Path().c_str()); /* of the receiver that was killed */
+        TransportMove::TearDown();
     }
     void Start(const std::string &transport)
     {
-        if (transport == "Unix") {
-            ReceiveAt("unix:" + path_);
-            SendTo("unix:" + path_);
-        } else if (transport == "Exec") {
-            ReceiveAt("unix:" + path_);
-            SendTo("exec:" + Runfile("tools/haul/haul") + " relay unix:" + path_);
+        if (transport == "Unix" || transport == "Exec") {
+            receive_ = ReceiveAt("unix:" + Path());
+            send_ = SendTo(transport == "Unix" ? "unix:" + Path() : ExecRelay());
         } else if (transport == "Rdma") {
             const Words provider = {"--rdma-provider", "tcp;ofi_rxm"};
-            ReceiveAt("rdma:127.0.0.1:0", provider);
-            SendTo(address_, provider);
+            receive_ = ReceiveAt("rdma:127.0.0.1:0", provider);
+            send_ = SendTo(address_, provider);
         } else if (transport == "Ssh") {
             server_ = std::make_unique<SshServer>();
             if (!server_->Missing().empty()) {
                 GTEST_SKIP() << server_->Missing();
             }
             Words there = Guest({});
-            there.insert(there.begin(), {"--ssh", server_->Client(), "--remote-haul",
-                                         "env HAUL_STATE_DIR=" + destination_.state_directory +
-                                             " LD_PRELOAD=" + preload_ + " " + Runfile("tools/haul/haul"),
-                                         "--"});
-            SendTo(server_->Uri(), there);
+            there.insert(there.begin(),
+                         {"--ssh", server_->Client(), "--remote-haul",
+                          "env HAUL_STATE_DIR=" + destination_.state_directory +
+                              " LD_PRELOAD=" + destination_.preload + " " + Runfile("tools/haul/haul"),
+                          "--"});
+            send_ = SendTo(server_->Uri(), there);
         } else {
             Descriptors between(transport == "Pipes" ? Descriptors::kPipes : Descriptors::kSockets, 3);
-            destination_.keep = between.Destination();
-            source_.keep = between.Source();
-            ReceiveAt(between.DestinationUri());
-            SendTo(between.SourceUri());
-            between.CloseOwn();
-            source_.keep.clear();
+            MoveThrough(between, &send_, &receive_);
         }
     }
-    std::string preload_, path_, id_;
+    std::string id_;
     std::unique_ptr<SshServer> server_;
     std::unique_ptr<Program> receive_, send_;
 };
