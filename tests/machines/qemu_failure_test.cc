@@ -323,6 +323,31 @@ TEST_F(QemuFailure, AnotherMigrationBeginsMeanwhile)
     source->command("migrate-set-parameters", "{\"max-bandwidth\":134217728}");
 }
 
+// Where it began before haul's own could, and haul dies, the guardian leaves it alone.
+TEST_F(QemuFailure, AnotherMigrationOutlivesHaul)
+{
+    const std::string slow = "{\"max-bandwidth\":1000}";
+    source->command("migrate-set-parameters", slow);
+    settings = source->settings();
+    auto to = destination();
+    Move move(*source, *to, {{"hold=armed"}, {"timeout=5"}});
+    move.source->expect("STATE armed");
+    source->command("migrate-set-parameters", slow);
+    source->command("migrate", "{\"uri\":\"exec:cat>/dev/null\"}");
+    move.source->kill(SIGKILL);
+    EXPECT_EQ(-SIGKILL, move.source->wait()) << move.log();
+    EXPECT_EQ(1, move.destination->wait()) << move.log();
+    for (int i = 0; i < 20; i++) { // it would be at once
+        usleep(50000);
+        std::string theirs = source->command("query-migrate");
+        ASSERT_NE(std::string::npos, theirs.find("\"active\"")) << theirs;
+    }
+    EXPECT_TRUE(source->counts()) << move.log();
+    source->command("migrate_cancel");
+    expect_back(move, *to);
+    source->command("migrate-set-parameters", "{\"max-bandwidth\":134217728}");
+}
+
 struct Killed {
     std::string state;
     int code;

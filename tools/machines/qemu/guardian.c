@@ -106,6 +106,42 @@ static bool is_busy(const struct monitor *monitor)
     return false;
 }
 
+/* Takes a line off the script; its length without the end. */
+static size_t take_line(const char *script, size_t length, size_t *at)
+{
+    const char *line = script + *at;
+    const char *end = memchr(line, '\n', length - *at);
+    size_t line_length = end ? (size_t)(end - line) : length - *at;
+    *at += line_length + 1;
+    return line_length;
+}
+
+/* How many lines to leave out where QEMU accepts this one. */
+static unsigned skips(const char *line, size_t length)
+{
+    return length > 0 && line[0] >= '1' && line[0] <= '9' ? (unsigned)(line[0] - '0') : 0;
+}
+
+/* Says a line as often as its mark tells: 1 accepted, 0 refused, -1 the monitor is gone. */
+static int say_line(struct monitor *monitor, const char *line, size_t length)
+{
+    bool once = length > 0 && (line[0] == '?' || skips(line, length) > 0);
+    bool while_busy = length > 0 && line[0] == '+';
+    bool marked = once || while_busy;
+    int tries = once ? 1 : TRIES;
+    int answer = 0;
+    for (int i = 0; i < tries && answer == 0 && length > 1; i++) {
+        if (i > 0 && while_busy && !is_busy(monitor)) {
+            break;
+        }
+        if (i > 0) {
+            poll(NULL, 0, 100);
+        }
+        answer = ask(monitor, line + marked, length - marked);
+    }
+    return answer;
+}
+
 static void run_script(const struct sockaddr_un *address, const char *script, size_t length)
 {
     struct monitor monitor;
@@ -114,25 +150,13 @@ static void run_script(const struct sockaddr_un *address, const char *script, si
     }
     for (size_t at = 0; at < length;) {
         const char *line = script + at;
-        const char *end = memchr(line, '\n', length - at);
-        size_t line_length = end ? (size_t)(end - line) : length - at;
-        at += line_length + 1;
-        bool once = line_length > 0 && line[0] == '?';
-        bool while_busy = line_length > 0 && line[0] == '+';
-        bool marked = once || while_busy;
-        int tries = once ? 1 : TRIES;
-        int answer = 0;
-        for (int i = 0; i < tries && answer == 0 && line_length > 1; i++) {
-            if (i > 0 && while_busy && !is_busy(&monitor)) {
-                break;
-            }
-            if (i > 0) {
-                poll(NULL, 0, 100);
-            }
-            answer = ask(&monitor, line + marked, line_length - marked);
-        }
+        size_t line_length = take_line(script, length, &at);
+        int answer = say_line(&monitor, line, line_length);
         if (answer < 0) {
             return;
+        }
+        for (unsigned i = answer ? skips(line, line_length) : 0; i > 0 && at < length; i--) {
+            take_line(script, length, &at);
         }
     }
 }

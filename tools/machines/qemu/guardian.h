@@ -26,7 +26,8 @@ int haul_guardian_new(const char *qmp_path, struct haul_guardian **guardian, str
  * haul_guardian_arm replaces the script, atomically also if this process dies meanwhile: QMP commands, one
  * JSON object a line, sent in order. QEMU's refusal is answered by trying again for half a minute, or, on a
  * line that starts with '?', by going on; on one that starts with '+', by trying again only while QEMU says
- * that what it names is still busy.
+ * that what it names is still busy. A line that starts with a digit from 1 on is tried once, and if QEMU
+ * accepts it, so many lines behind it are left out.
  * "" disarms. -E2BIG: over HAUL_GUARDIAN_SCRIPT_MAX - 1 bytes; -EPIPE: the guardian is gone.
  */
 int haul_guardian_arm(struct haul_guardian *guardian, const char *script, struct haul_error *error);

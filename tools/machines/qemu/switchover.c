@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #define STREAM_LIMIT ((size_t)256 << 20)
+#define STREAM_NAME "haul-state"
 #define ENDING_NS 30000000000u
 #define HANDING_NS                                                                                           \
     5000000u /* loading, which no round of memory hides, and a call that QEMU makes for haul                 \
@@ -135,7 +136,7 @@ static int give_stream(struct haul_qemu_source *source, struct haul_error *error
         return haul_error_set(error, errno, "cannot make a socket for QEMU's device state: %s",
                               strerror(errno));
     }
-    int result = haul_qmp_give_fd(source->qmp, pair[1], "haul-state", error);
+    int result = haul_qmp_give_fd(source->qmp, pair[1], STREAM_NAME, error);
     close(pair[1]);
     if (result) {
         close(pair[0]);
@@ -180,19 +181,27 @@ static int undo(struct haul_qemu_source *source, struct haul_error *error)
     return result;
 }
 
+/*
+ * What the guardian does if haul dies from here on. Where QEMU still has the stream, `migrate` was not
+ * carried out: the machine was not stopped, and a migration that there may be is somebody else's.
+ */
+#define CLOSE_STREAM "{\"execute\":\"closefd\",\"arguments\":{\"fdname\":\"" STREAM_NAME "\"}}\n"
+#define CANCEL "?{\"execute\":\"migrate_cancel\"}\n"
+#define CONTINUE "{\"execute\":\"cont\"}\n"
+
 static int begin(struct haul_qemu_source *source, struct haul_error *error)
 {
-    int result = haul_qemu_source_rearm(source,
-                                        source->was_running
-                                            ? "?{\"execute\":\"migrate_cancel\"}\n{\"execute\":\"cont\"}\n"
-                                            : "?{\"execute\":\"migrate_cancel\"}\n",
-                                        error);
-    result = result ? result : give_stream(source, error);
+    int result = give_stream(source, error);
+    result = result ? result
+                    : haul_qemu_source_rearm(source,
+                                             source->was_running ? "2" CLOSE_STREAM CANCEL CONTINUE
+                                                                 : "1" CLOSE_STREAM CANCEL,
+                                             error);
     if (result) {
         return result;
     }
     result =
-        haul_qmp_execute(source->qmp, "migrate", json_pack("{s:s}", "uri", "fd:haul-state"), NULL, error);
+        haul_qmp_execute(source->qmp, "migrate", json_pack("{s:s}", "uri", "fd:" STREAM_NAME), NULL, error);
     /* Where it was refused, the migration that there may be is somebody else's. */
     source->switching = result != -EREMOTEIO;
     return result ? result : wait_for(source, "pre-switchover", error);
