@@ -14,7 +14,7 @@ namespace
 
 using namespace haul_test;
 
-class EveryState : public ::testing::TestWithParam<std::tuple<Way, Moment, Fault>>
+class EveryState : public ::testing::TestWithParam<Ending>
 {
   protected:
     // The guest runs here, whole; or, where HANDOVER may be on its way, it stands still and that is said.
@@ -42,19 +42,13 @@ TEST_P(EveryState, EndsWithOneOwner)
     if (!missing.empty()) {
         GTEST_SKIP() << missing;
     }
-    int code = end_early(*transport, moment, fault);
+    int code = end_early(*transport, GetParam());
     if (fault == Fault::kSourceDies) {
         EXPECT_EQ(code, -SIGKILL) << transport->log();
     } else {
         expect_source_failed(*transport, code, fault, moment.state == std::string("handover"));
     }
     transport->expect_destination_failed(fault == Fault::kDestinationDies);
-}
-
-std::string case_name(const ::testing::TestParamInfo<EveryState::ParamType> &info)
-{
-    return std::string(std::get<0>(info.param).name) + std::get<1>(info.param).name +
-           kFaults[static_cast<int>(std::get<2>(info.param))];
 }
 
 std::vector<Way> ways()
@@ -67,11 +61,14 @@ std::vector<Way> ways()
     return list;
 }
 
-INSTANTIATE_TEST_SUITE_P(All, EveryState,
-                         ::testing::Combine(::testing::ValuesIn(ways()), ::testing::ValuesIn(kMoments),
-                                            ::testing::Values(Fault::kCancel, Fault::kSourceDies,
-                                                              Fault::kDestinationDies, Fault::kCut)),
-                         case_name);
+std::vector<Way> with_the_file(std::vector<Way> list)
+{
+    list.push_back(way_file());
+    return list;
+}
+
+INSTANTIATE_TEST_SUITE_P(All, EveryState, ::testing::ValuesIn(every_ending(with_the_file(ways()))),
+                         [](const auto &info) { return info.param.name(); });
 
 TEST(Vsock, IsOneOfTheWays)
 {
@@ -79,11 +76,6 @@ TEST(Vsock, IsOneOfTheWays)
         GTEST_SKIP() << "no vsock loopback here: the reference guest does not meet its faults over vsock";
     }
 }
-
-INSTANTIATE_TEST_SUITE_P(Alone, EveryState,
-                         ::testing::Combine(::testing::Values(way_file()), ::testing::ValuesIn(kMoments),
-                                            ::testing::Values(Fault::kCancel, Fault::kSourceDies)),
-                         case_name);
 
 // ---- after HANDOVER ----
 

@@ -11,6 +11,7 @@
 #include <fstream>
 #include <iterator>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -121,8 +122,44 @@ class Exec : public Transport
         }
     }
 
-  private:
+  protected:
     Folder folder_;
+};
+
+// A command on both sides, joined by named pipes: a pair for each connection.
+class ExecBoth : public Exec
+{
+  public:
+    ~ExecBoth() override
+    {
+        for (pid_t group : orphans_) {
+            kill(-group, SIGKILL);
+        }
+    }
+    std::string start(const Ends &ends, std::vector<std::string> settings) override
+    {
+        for (const char *channel : {"control", "0", "1"}) {
+            for (const char *direction : {"there", "back"}) {
+                mkfifo((folder_ / (std::string(channel) + "." + direction)).c_str(), 0600);
+            }
+        }
+        // A named pipe opens when both ends are there, so each side opens them in the same order.
+        const std::string path = folder_ / "$HAUL_CHANNEL";
+        // Until one direction ends: then "kill 0" ends the whole command.
+        const std::string carry = "; { cat <&3; kill 0; } 4>&- & cat >&4 3<&-; kill 0";
+        receive(ends, "exec:exec 3<" + path + ".there 4>" + path + ".back" + carry);
+        send(ends, "exec:exec 4>" + path + ".there 3<" + path + ".back" + carry, std::move(settings));
+        return "";
+    }
+    // A command that waits for the other end of its pipe would do so for ever.
+    void kill_destination() override
+    {
+        orphans_ = Children(destination->pid());
+        Exec::kill_destination();
+    }
+
+  private:
+    std::vector<pid_t> orphans_;
 };
 
 template <Descriptors::Kind kind> class Inherited : public Transport
@@ -154,6 +191,19 @@ template <Descriptors::Kind kind> class Inherited : public Transport
 
   private:
     Descriptors between_{kind, 3};
+};
+
+// The memory goes by its descriptors over the unix socket that is the control connection: no channels.
+class HandedOver : public Inherited<Descriptors::kSockets>
+{
+  public:
+    std::string start(const Ends &ends, std::vector<std::string> settings) override
+    {
+        const std::string mode = "mode=cpr-transfer";
+        there.push_back(mode);
+        settings.push_back(mode);
+        return Inherited::start(ends, std::move(settings));
+    }
 };
 
 // The destination is a process that sshd started.
@@ -262,7 +312,9 @@ template <typename T> std::unique_ptr<Transport> make()
 std::vector<Way> ways_of_processes()
 {
     return {{"Exec", make<Exec>},
+            {"ExecBoth", make<ExecBoth>},
             {"Sockets", make<Inherited<Descriptors::kSockets>>},
+            {"HandedOver", make<HandedOver>, Memory::kHandedOver},
             {"Pipes", make<Inherited<Descriptors::kRelayedPipes>>},
             {"Ssh", make<Ssh>},
             {"Rdma", make<Rdma>}};
@@ -289,7 +341,49 @@ Way way_tcp()
 
 Way way_file()
 {
-    return {"File", make<File>};
+    return {"File", make<File>, Memory::kSaved};
+}
+
+// ---- what ends a move ----
+
+static std::vector<Moment> moments_of(const Way &way)
+{
+    // The first round of a copy takes seconds. Where there is none, the state is over at once.
+    Moment active = way.memory == Memory::kHandedOver
+                        ? Moment{"Active", "active", {"hold=active"}, true}
+                        : Moment{"Active", "active", {"bandwidth=2000000"}, false};
+    return {{"Setup", "handshake", {"hold=handshake"}, true}, // channels, or memory, are still to come
+            active,
+            {"PreSwitchover", "pre-switchover", {"pause=1"}, false}, // until somebody says to continue
+            {"Device", "device", {"hold=device"}, true},
+            {"BeforeHandover", "handover", {"hold=handover"}, true}};
+}
+
+static std::vector<Fault> faults_of(const Way &way)
+{
+    if (way.memory == Memory::kSaved) {
+        return {Fault::kCancel, Fault::kSourceDies};
+    }
+    return {Fault::kCancel, Fault::kSourceDies, Fault::kDestinationDies, Fault::kCut};
+}
+
+std::vector<Ending> every_ending(const std::vector<Way> &ways)
+{
+    std::vector<Ending> endings;
+    for (const Way &way : ways) {
+        for (const Moment &moment : moments_of(way)) {
+            for (Fault fault : faults_of(way)) {
+                endings.push_back({way, moment, fault});
+            }
+        }
+    }
+    return endings;
+}
+
+std::string Ending::name() const
+{
+    static const char *const faults[] = {"Cancel", "SourceDies", "DestinationDies", "Cut"};
+    return std::string(way.name) + moment.name + faults[static_cast<int>(fault)];
 }
 
 static void strike(Transport &transport, Fault fault)
@@ -310,8 +404,9 @@ static void strike(Transport &transport, Fault fault)
     }
 }
 
-int end_early(Transport &transport, const Moment &moment, Fault fault)
+int end_early(Transport &transport, const Ending &ending)
 {
+    const auto &[way, moment, fault] = ending;
     std::string line = std::string("STATE ") + moment.state;
     transport.source->expect(line);
     if (transport.source->output().find(line) == std::string::npos) {

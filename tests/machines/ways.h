@@ -70,9 +70,12 @@ class Transport
     }
 };
 
+enum class Memory { kCopied, kHandedOver, kSaved };
+
 struct Way {
     const char *name;
     std::unique_ptr<Transport> (*make)();
+    Memory memory = Memory::kCopied;
 };
 
 // Those whose connections are made of processes or descriptors, and rdma.
@@ -91,19 +94,22 @@ struct Moment {
     bool held;
 };
 
-inline const Moment kMoments[] = {
-    {"Setup", "handshake", {"hold=handshake"}, true},        // channels are still to come
-    {"Active", "active", {"bandwidth=2000000"}, false},      // the first round takes seconds
-    {"PreSwitchover", "pre-switchover", {"pause=1"}, false}, // until somebody says to continue
-    {"Device", "device", {"hold=device"}, true},
-    {"BeforeHandover", "handover", {"hold=handover"}, true},
+enum class Fault { kCancel, kSourceDies, kDestinationDies, kCut };
+
+// A move that meets `fault` at `moment`.
+struct Ending {
+    Way way;
+    Moment moment;
+    Fault fault;
+    std::string name() const;
 };
 
-enum class Fault { kCancel, kSourceDies, kDestinationDies, kCut };
-inline constexpr const char *kFaults[] = {"Cancel", "SourceDies", "DestinationDies", "Cut"};
+// Each fault at each moment up to HANDOVER, over each of the ways; but a file has no other side that could
+// die or be cut off.
+std::vector<Ending> every_ending(const std::vector<Way> &ways);
 
-// What a started move comes to that meets `fault` at `moment`: the exit code of the source's mover.
-int end_early(Transport &transport, const Moment &moment, Fault fault);
+// What a started move comes to that ends like this: the exit code of the source's mover.
+int end_early(Transport &transport, const Ending &ending);
 
 // The same for a destination that dies with HANDOVER in its hands, and nobody knows what it did with it. To
 // be started with kDiesWithTheMachine in `there`.
