@@ -358,6 +358,9 @@ int haul_destination_accept(struct haul_migration *migration, struct haul_error 
     if (rc == 0) {
         rc = accept_control(migration, greeter, error);
     }
+    if (rc == 0 && migration->destination->populate) {
+        haul_populate_hold(migration->destination->populate);
+    }
     if (rc == 0) {
         rc = agree_on_blocks(migration, error);
     }

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "engine/destination/populate.h"
 
+#include "engine/clock.h"
+
 #include <errno.h>
 #include <sched.h>
 #include <stdlib.h>
@@ -14,6 +16,7 @@
 #endif
 
 #define STAT_BLOCK_SIZE 512 /* the unit of st_blocks */
+#define HOLD_NS 500000000u  /* at most: a source may take long to connect its channels */
 /* Bytes that the kernel maps at one read fault, its default fault_around_bytes. */
 #define FAULT_AROUND ((size_t)64 << 10)
 
@@ -34,6 +37,10 @@ struct haul_populate {
     unsigned threads;
     pthread_t *thread;
     struct haul_thread_list *list;
+
+    pthread_mutex_t lock;    /* of held_until_ns */
+    pthread_cond_t released; /* by the clock of haul_now_ns */
+    uint64_t held_until_ns;  /* no chunk begins before it; 0: not held */
 
     _Atomic uint64_t next; /* the next chunk to claim; relaxed: only the claim itself matters */
     _Atomic bool stop;     /* relaxed: a hint, the join orders everything */
@@ -91,12 +98,47 @@ static void run_when_idle(pthread_t thread, bool idle)
     pthread_setschedparam(thread, idle ? SCHED_IDLE : SCHED_OTHER, &none); /* a matter of speed only */
 }
 
+static void run_all_when_idle(struct haul_populate *populate, bool idle)
+{
+    for (unsigned i = 0; i < populate->threads; i++) {
+        run_when_idle(populate->thread[i], idle);
+    }
+}
+
+static void wait_while_held(struct haul_populate *populate)
+{
+    pthread_mutex_lock(&populate->lock);
+    while (populate->held_until_ns > 0) {
+        if (haul_now_ns() >= populate->held_until_ns) { /* whoever connects is slow: only idle time again */
+            run_all_when_idle(populate, true);
+            populate->held_until_ns = 0;
+            break;
+        }
+        struct timespec until = {.tv_sec = (time_t)(populate->held_until_ns / 1000000000u),
+                                 .tv_nsec = (long)(populate->held_until_ns % 1000000000u)};
+        pthread_cond_timedwait(&populate->released, &populate->lock, &until);
+    }
+    pthread_mutex_unlock(&populate->lock);
+}
+
+static void hold_until(struct haul_populate *populate, uint64_t until_ns)
+{
+    pthread_mutex_lock(&populate->lock);
+    populate->held_until_ns = until_ns;
+    pthread_cond_broadcast(&populate->released);
+    pthread_mutex_unlock(&populate->lock);
+}
+
 static void *populate_main(void *argument)
 {
     struct haul_populate *populate = argument;
     struct haul_thread_entry entry;
     haul_thread_enter(populate->list, &entry, "populate", HAUL_THREAD_ALONE);
-    while (!atomic_load_explicit(&populate->stop, memory_order_relaxed)) {
+    for (;;) {
+        wait_while_held(populate);
+        if (atomic_load_explicit(&populate->stop, memory_order_relaxed)) {
+            break;
+        }
         uint64_t chunk = atomic_fetch_add_explicit(&populate->next, 1, memory_order_relaxed);
         if (chunk >= populate->chunk_count) {
             break;
@@ -163,6 +205,14 @@ int haul_populate_start(struct haul_migration *migration, unsigned threads, stru
         return 0;
     }
     struct haul_populate *made = calloc(1, sizeof *made);
+    if (made) {
+        pthread_condattr_t monotonic;
+        pthread_condattr_init(&monotonic);
+        pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+        pthread_cond_init(&made->released, &monotonic);
+        pthread_condattr_destroy(&monotonic);
+        pthread_mutex_init(&made->lock, NULL);
+    }
     if (!made || layout(made, migration) < 0 || !(made->thread = calloc(threads, sizeof *made->thread))) {
         haul_populate_stop(made);
         return haul_error_set(error, ENOMEM, "no memory for populating");
@@ -181,12 +231,19 @@ int haul_populate_start(struct haul_migration *migration, unsigned threads, stru
     return 0;
 }
 
+void haul_populate_hold(struct haul_populate *populate)
+{
+    hold_until(populate, haul_now_ns() + HOLD_NS);
+    /* One that is in a chunk holds the lock of this process's mappings: it must not wait for idle time now.
+     */
+    run_all_when_idle(populate, false);
+}
+
 int haul_populate_restrict(struct haul_populate *populate, const uint32_t *order, const void *payload,
                            size_t length, struct haul_error *error)
 {
-    for (unsigned i = 0; i < populate->threads; i++) {
-        run_when_idle(populate->thread[i], false);
-    }
+    run_all_when_idle(populate, false);
+    hold_until(populate, 0);
     struct haul_cursor cursor;
     haul_cursor_init(&cursor, payload, length);
     uint32_t block = haul_cursor_u32(&cursor);
@@ -224,9 +281,12 @@ void haul_populate_stop(struct haul_populate *populate)
         return;
     }
     atomic_store_explicit(&populate->stop, true, memory_order_relaxed);
+    hold_until(populate, 0);
     for (unsigned i = 0; i < populate->threads; i++) {
         pthread_join(populate->thread[i], NULL);
     }
+    pthread_cond_destroy(&populate->released);
+    pthread_mutex_destroy(&populate->lock);
     free(populate->thread);
     free((void *)populate->skip);
     free(populate->ranges);

@@ -25,6 +25,13 @@ struct haul_populate; /* opaque */
 int haul_populate_start(struct haul_migration *migration, unsigned threads, struct haul_populate **populate,
                         struct haul_error *error);
 
+/*
+ * haul_populate_hold: a source is there, and no chunk begins until haul_populate_restrict or for a moment.
+ * Setting a migration up maps memory, which would have to wait for every chunk that is being populated.
+ * From the loader thread.
+ */
+void haul_populate_hold(struct haul_populate *populate);
+
 /* haul_populate_restrict takes a PRESENT payload whose block index was translated by `order`: chunks whose
  * bit is clear are left alone from now on. The source is about to send: populating takes its full share of
  * the CPUs now, and no longer only idle time. -EPROTO when it does not fit the block. From the loader thread.

@@ -116,6 +116,16 @@ int haul_populated_load(struct haul_populated *populated, uint64_t start, uint64
     return result == -ENODATA ? 0 : result;
 }
 
+bool haul_populated_empty(const struct haul_populated *populated, uint64_t start, uint64_t end)
+{
+    if (!populated->seekable) {
+        return false;
+    }
+    uint64_t delta = populated->range.memory_offset - populated->range.address;
+    off_t data = lseek(populated->range.memory_fd, (off_t)(start + delta), SEEK_DATA);
+    return data < 0 ? errno == ENXIO : (uint64_t)data >= end + delta;
+}
+
 uint64_t haul_populated_add(struct haul_populated *populated, uint64_t start, uint64_t end, uint64_t *bitmap)
 {
     uint64_t first = page_at_address(populated, start);

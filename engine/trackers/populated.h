@@ -31,6 +31,10 @@ void haul_populated_cleanup(struct haul_populated *populated);
 int haul_populated_load(struct haul_populated *populated, uint64_t start, uint64_t end,
                         struct haul_error *error);
 
+/* haul_populated_empty: the object has no content at all for [start, end), which takes one look; false where
+ * it cannot tell. */
+bool haul_populated_empty(const struct haul_populated *populated, uint64_t start, uint64_t end);
+
 /* haul_populated_add: the pages at addresses [start, end) have content; where `bitmap` is given, they are
  * reported too. Returns how many pages. */
 uint64_t haul_populated_add(struct haul_populated *populated, uint64_t start, uint64_t end, uint64_t *bitmap);

@@ -50,7 +50,7 @@ struct uffd_tracker {
 struct uffd_slice {
     struct haul_populated *range;
     uint64_t start, end; /* addresses */
-    bool whole;          /* every page was present when it was armed, which its range knows */
+    bool known;          /* its range knows what it had when it was armed: all of its pages, or none */
 };
 
 /* ---- callbacks ---------------------------------------------------------------------------------------- */
@@ -99,7 +99,7 @@ static int arm_slice(void *opaque, unsigned item, unsigned worker, struct haul_e
     }
     if (!result && !visit.absent) {
         haul_populated_add(slice->range, slice->start, slice->end, NULL);
-        slice->whole = true;
+        slice->known = true;
     }
     return result ? result : visit.result;
 }
@@ -126,9 +126,10 @@ static int load_all_absent(struct uffd_tracker *tracker, struct haul_error *erro
 {
     int result = 0;
     for (unsigned i = 0; !result && i < tracker->slice_count; i++) {
-        const struct uffd_slice *slice = &tracker->slices[i];
+        struct uffd_slice *slice = &tracker->slices[i];
         struct uffd_visit visit = {.tracker = tracker, .range = slice->range, .error = error};
-        if (!slice->whole) {
+        slice->known = slice->known || haul_populated_empty(slice->range, slice->start, slice->end);
+        if (!slice->known) {
             result = haul_scan_absent(&tracker->worker[0].scan, slice->start, slice->end, load_absent, &visit,
                                       error);
             result = result ? result : visit.result;
@@ -141,7 +142,7 @@ static int load_present_slice(void *opaque, unsigned item, unsigned worker, stru
 {
     struct uffd_tracker *tracker = opaque;
     const struct uffd_slice *slice = &tracker->slices[item];
-    return slice->whole ? 0
+    return slice->known ? 0
                         : haul_scan_present(&tracker->worker[worker].scan, slice->start, slice->end,
                                             add_populated, slice->range, error);
 }

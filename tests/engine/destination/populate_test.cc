@@ -114,6 +114,45 @@ TEST_F(Populate, StopsInTheMiddle)
     haul_populate_stop(nullptr);
 }
 
+TEST_F(Populate, IsHeldWhileASourceConnects)
+{
+    Mapping big(256 * kMiB);
+    migration_.Add("big", big);
+    Start(2);
+    haul_populate_hold(populate_);
+    auto held = std::chrono::steady_clock::now();
+    std::this_thread::sleep_for(std::chrono::milliseconds(100)); // what is under way ends
+    size_t resident = big.Resident();
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    size_t later = big.Resident();
+    if (std::chrono::steady_clock::now() - held < std::chrono::milliseconds(500)) { // else it was let go
+        EXPECT_EQ(later, resident);
+        EXPECT_LT(resident, big.size / 4096);
+    }
+    order_[0] = 0;
+    EXPECT_EQ(Restrict(Bytes().u32(0).u64(128).raw(16, 0xff)), 0) << error_.message;
+    WaitFor(big);
+}
+
+TEST_F(Populate, ASlowSourceHoldsItForAMoment)
+{
+    Mapping big(64 * kMiB);
+    migration_.Add("big", big);
+    Start(2);
+    haul_populate_hold(populate_);
+    WaitFor(big);
+}
+
+TEST_F(Populate, StopsWhileItIsHeld)
+{
+    Mapping big(256 * kMiB);
+    migration_.Add("big", big);
+    Start(2);
+    haul_populate_hold(populate_);
+    haul_populate_stop(populate_);
+    populate_ = nullptr;
+}
+
 TEST_F(Populate, LeavesAloneWhatPresentLeavesOut)
 {
     Mapping a(2 * kMiB), b(16 * kMiB);
