@@ -11,7 +11,9 @@
 #include <cstdlib>
 #include <cstring>
 #include <fcntl.h>
+#include <iomanip>
 #include <sched.h>
+#include <sstream>
 #include <unistd.h>
 
 namespace
@@ -19,6 +21,8 @@ namespace
 
 const double kSlow = 200e6 / 8, kFast = 400e6 / 8; /* bytes per second */
 const double kPayload = 1448.0 / 1514;             /* of a full frame, which is what tbf counts */
+const double kBurst =
+    1e6; /* bytes: a link that nobody filled for 20 ms, on a busy machine, makes up for it */
 
 class Networks : public Move
 {
@@ -45,10 +49,10 @@ class Networks : public Move
             Run("ip addr add 10.0." + i + ".1/24 dev near" + i);
             Run("ip link set near" + i + " up");
         }
-        if (system("tc qdisc add dev near0 root tbf rate 200mbit burst 256kb latency 20ms") != 0) {
+        if (system(SlowDown("near0", kSlow).c_str()) != 0) {
             GTEST_SKIP() << "this kernel has no tbf to slow a link down";
         }
-        Run("tc qdisc add dev near1 root tbf rate 400mbit burst 256kb latency 20ms");
+        Run(SlowDown("near1", kFast));
         Enter(far_);
         for (std::string i : {"0", "1"}) {
             Run("ip addr add 10.0." + i + ".2/24 dev far" + i);
@@ -67,6 +71,13 @@ class Networks : public Move
                 close(fd);
             }
         }
+    }
+    static std::string SlowDown(const std::string &device, double bytes_per_s)
+    {
+        std::ostringstream command;
+        command << std::fixed << std::setprecision(0) << "tc qdisc add dev " << device << " root tbf rate "
+                << bytes_per_s << "bps burst " << kBurst << " latency 20ms";
+        return command.str();
     }
     static int Current()
     {
@@ -102,7 +113,8 @@ class Networks : public Move
         words.insert(words.end(), more.begin(), more.end());
         return std::make_unique<Program>(source_, words);
     }
-    /* Bytes per second over all channels, and what the channels carried. */
+    /* Bytes per second over all channels, what the links let pass at once left out, and what the channels
+     * carried. */
     static double Rate(const Program &send, std::vector<double> *channels)
     {
         json_t *json = json_loads(send.Out().c_str(), 0, nullptr);
@@ -118,14 +130,16 @@ class Networks : public Move
         }
         json_decref(json);
         EXPECT_GT(total, setup);
-        return static_cast<double>(transferred) / (total - setup) * 1000;
+        return (static_cast<double>(transferred) - 2 * kBurst * kPayload) / (total - setup) * 1000;
     }
-    bool FillsBothLinks(Program &send, Program &receive)
+    void ExpectBothLinksFull(const std::string &listen, const Words &more, const std::string &memory)
     {
+        auto receive = ReceiveFar(listen, memory);
+        auto send = SendNear(more);
         std::vector<double> channels;
-        EXPECT_EQ(send.Wait(), 0) << send.Err();
-        EXPECT_EQ(receive.Wait(), 0) << receive.Err();
-        double rate = Rate(send, &channels), sum = (kSlow + kFast) * kPayload;
+        EXPECT_EQ(send->Wait(), 0) << send->Err();
+        EXPECT_EQ(receive->Wait(), 0) << receive->Err();
+        double rate = Rate(*send, &channels), sum = (kSlow + kFast) * kPayload;
         EXPECT_EQ(channels.size() % 2, 0u);
         double slow = 0, fast = 0;
         for (size_t i = 0; i + 1 < channels.size(); i += 2) {
@@ -136,18 +150,7 @@ class Networks : public Move
                   << 100 * rate / sum << " % of what both can\n";
         EXPECT_GT(fast / slow, 1.6);
         EXPECT_LT(fast / slow, 2.4);
-        return rate > 0.9 * sum;
-    }
-    /* The best of three, because a machine with other work may lose some percent. */
-    void ExpectBothLinksFull(const std::string &listen, const Words &more, const std::string &memory)
-    {
-        bool full = false;
-        for (int i = 0; i < 3 && !full && !HasFailure(); i++) {
-            auto receive = ReceiveFar(listen, memory);
-            auto send = SendNear(more);
-            full = FillsBothLinks(*send, *receive);
-        }
-        EXPECT_TRUE(full) << "not 90 % of what both can";
+        EXPECT_GT(rate, 0.9 * sum);
     }
     std::string memory_;
     int home_ = -1, near_ = -1, far_ = -1;
