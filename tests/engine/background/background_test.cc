@@ -65,16 +65,20 @@ TEST_F(Snapshot, SavesEverythingThatIsWrittenHoweverLittleMayBeStreamed)
     haul_options options = SnapshotOptions();
     options.max_bandwidth_bytes_per_s = 1;
     Make({24 * kMiB}, true, options);
+    Signal written;
     std::thread vcpu;
     guest->on_state = [&](haul_state to) {
         if (to == HAUL_STATE_ACTIVE) {
-            vcpu = std::thread([this] {
+            vcpu = std::thread([&] {
                 WriteEverything();
-                haul_set_max_bandwidth(end->migration, 0);
+                written.Set();
             });
         }
     };
-    ASSERT_EQ(Run(directory / "a"), 0) << end->message();
+    ASSERT_EQ(end->Start(directory / "a"), 0) << end->message();
+    EXPECT_TRUE(written.Wait()) << "writes wait for what is streamed";
+    haul_set_max_bandwidth(end->migration, 0);
+    ASSERT_EQ(Wait(), 0) << end->message();
     vcpu.join();
     /* A chunk for each writer may be streamed before the limit holds. */
     EXPECT_GE(end->stats.write_faults, (24 - 2) * kMiB / (16 * kPage));
