@@ -36,30 +36,74 @@ static void sleep_ms(unsigned ms)
 }
 
 /* A line of a drawing, cut to the width, with what stood there erased. */
-static void draw_line(struct screen *screen, unsigned columns, const char *text)
+static void draw_line(struct screen *screen, size_t width, const char *text)
 {
-    printf("%.*s\033[K\n", (int)columns - 1, text);
+    printf("%.*s\033[K\n", (int)width, text);
     screen->drawn++;
+}
+
+/* Where a line that is too long is to be broken: between two of its parts, which have two spaces between
+ * them, or between words. */
+static size_t break_of(const char *text, size_t width)
+{
+    size_t part = 0;
+    size_t word = 0;
+    for (size_t i = 1; i <= width; i++) {
+        if (text[i - 1] != ' ' && text[i] == ' ') {
+            word = i;
+            part = text[i + 1] == ' ' ? i : part;
+        }
+    }
+    return part ? part : word;
+}
+
+/* Up to `most` lines, of which the last is cut. */
+static void draw_wrapped(struct screen *screen, size_t width, const char *text, size_t most)
+{
+    size_t at = 1;
+    for (; most > 1 && at > 0 && strlen(text) > width; most--) {
+        at = break_of(text, width);
+        if (at > 0) {
+            draw_line(screen, at, text);
+            text += at;
+        }
+    }
+    draw_line(screen, width, text);
+}
+
+/* How much of a table's rows fits: a column that does not is left out, and not cut to half a number. */
+static size_t table_width(const char *heading, size_t width)
+{
+    size_t length = strlen(heading);
+    if (length <= width) {
+        return width;
+    }
+    size_t end = width;
+    while (end > 0 && !(heading[end - 1] != ' ' && heading[end] == ' ')) {
+        end--;
+    }
+    return end ? end : width;
 }
 
 typedef void (*row_writer)(const struct cli_view *view, size_t index, char text[CLI_VIEW_LINE]);
 
 /* As many of `count` rows as there is room for, under their heading. */
-static void draw_table(struct screen *screen, unsigned columns, const struct cli_view *view,
-                       const char *heading, size_t count, size_t room, row_writer row)
+static void draw_table(struct screen *screen, size_t width, const struct cli_view *view, const char *heading,
+                       size_t count, size_t room, row_writer row)
 {
     char line[CLI_VIEW_LINE];
+    width = table_width(heading, width);
     size_t shown = count < room ? count : room;
     if (shown) {
-        draw_line(screen, columns, heading);
+        draw_line(screen, width, heading);
     }
     for (size_t i = 0; i < shown; i++) {
         row(view, i, line);
-        draw_line(screen, columns, line);
+        draw_line(screen, width, line);
     }
     if (shown && shown < count) {
         snprintf(line, sizeof line, "  and %zu more", count - shown);
-        draw_line(screen, columns, line);
+        draw_line(screen, width, line);
     }
 }
 
@@ -68,19 +112,19 @@ static void draw(struct screen *screen, const struct cli_view *view)
     struct winsize window = {.ws_row = 24, .ws_col = 80};
     char line[CLI_VIEW_LINE];
     ioctl(STDOUT_FILENO, TIOCGWINSZ, &window);
-    unsigned columns = window.ws_col >= 20 ? window.ws_col : 80;
-    /* Without the headline, a heading, "and more", and the line where the cursor rests. */
-    size_t room = window.ws_row > 5 ? window.ws_row - 4U : 1;
+    size_t width = (window.ws_col >= 20 ? window.ws_col : 80) - 1;
     if (screen->drawn) {
         printf("\033[%uA", screen->drawn);
     }
     screen->drawn = 0;
     cli_view_headline(view, line);
-    draw_line(screen, columns, line);
-    draw_table(screen, columns, view, cli_view_drive_heading, cli_view_drives(view), room / 2,
-               cli_view_drive);
-    size_t used = screen->drawn - 1;
-    draw_table(screen, columns, view, cli_view_channel_heading, cli_view_channels(view),
+    /* Beside the headline: a heading, a row, "and more", and the line where the cursor rests. */
+    draw_wrapped(screen, width, line, window.ws_row > 5 ? window.ws_row - 4U : 1);
+    unsigned headline = screen->drawn;
+    size_t room = window.ws_row > headline + 4 ? window.ws_row - headline - 3 : 1;
+    draw_table(screen, width, view, cli_view_drive_heading, cli_view_drives(view), room / 2, cli_view_drive);
+    size_t used = screen->drawn - headline;
+    draw_table(screen, width, view, cli_view_channel_heading, cli_view_channels(view),
                room > used ? room - used : 0, cli_view_channel);
     printf("\033[J"); /* below it nothing is left of a longer drawing */
 }
@@ -131,7 +175,8 @@ static int follow(struct haul_qmp *daemon, const char *name, struct screen *scre
         }
         uint64_t at_ns = now_ns();
         const char *shown = name ? name : cli_view_text(now, "name");
-        struct cli_view view = {shown, now, before, at_ns - before_ns};
+        /* Of one that has ended, what it came to: the last moment's rates tell nothing. */
+        struct cli_view view = {shown, now, cli_view_ended(now) ? NULL : before, at_ns - before_ns};
         show(screen, &view);
         json_decref(before);
         if (cli_view_ended(now) || ferror(stdout)) {

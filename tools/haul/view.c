@@ -54,7 +54,7 @@ struct drive {
     char name[64];
     uint64_t total;
     uint64_t left;
-    uint64_t carried; /* grows; not always the bytes that left this host */
+    uint64_t carried; /* bytes */
     bool mirrored;
     bool copied; /* all of it once; what is left was written since */
 };
@@ -72,7 +72,7 @@ static bool find_drive(const json_t *migration, size_t index, struct drive *driv
         const json_t *job = json_array_get(jobs, index);
         uint64_t offset = cli_view_number(job, "offset");
         *drive = (struct drive){.total = cli_view_number(job, "len"),
-                                .carried = offset,
+                                .carried = cli_view_number(job, "bytes"),
                                 .mirrored = true,
                                 .copied = json_is_true(json_object_get(job, "ready"))};
         drive->left = drive->total > offset ? drive->total - offset : 0;
@@ -92,7 +92,7 @@ static bool find_drive(const json_t *migration, size_t index, struct drive *driv
     return true;
 }
 
-const char cli_view_drive_heading[] = "  Drive                 Done        Rate       Left       Size  Pass";
+const char cli_view_drive_heading[] = "  Drive                 Done        Rate       Left    To copy  Pass";
 
 size_t cli_view_drives(const struct cli_view *view)
 {
@@ -197,7 +197,7 @@ void cli_view_headline(const struct cli_view *view, char text[CLI_VIEW_LINE])
 {
     const char *status = cli_view_text(view->now, "status");
     const char *reason = cli_view_text(json_object_get(view->now, "error"), "desc");
-    char detail[160] = "";
+    char detail[CLI_VIEW_LINE - 100] = "";
     if (!*reason) {
         reason = cli_view_text(view->now, "error-desc"); /* QEMU's own member for it */
     }

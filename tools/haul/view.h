@@ -14,7 +14,7 @@
 extern "C" {
 #endif
 
-#define CLI_VIEW_LINE 256
+#define CLI_VIEW_LINE 640 /* a failure and its reason */
 
 /* Two answers of query-migrate, for the rates between them. */
 struct cli_view {

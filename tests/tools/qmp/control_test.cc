@@ -195,15 +195,16 @@ TEST(ControlCommands, QueryShowsTheOnlyMigrationInFull)
     }
 }
 
-// Two drives of 1 GiB: the first copied but for 256 MiB written since, of the second half.
+// Two drives of 1 GiB: the first copied but for 256 MiB written since, of the second half. Much of both are
+// holes, which nobody carries.
 const char DRIVES[] =
     ", \"block-jobs\": [{\"device\": \"system\", \"len\": 1073741824, \"offset\": 805306368, "
-    "\"ready\": true}, {\"device\": \"a-drive-with-a-long-name\", \"len\": 1073741824, "
-    "\"offset\": 536870912, \"ready\": false}], \"streams\": {\"bytes\": 536870912}";
+    "\"ready\": true, \"bytes\": 402653184}, {\"device\": \"a-drive-with-a-long-name\", \"len\": 1073741824, "
+    "\"offset\": 536870912, \"ready\": false, \"bytes\": 134217728}], \"streams\": {\"bytes\": 536870912}";
 
-const char DRIVE_TABLE[] = "  Drive                 Done        Rate       Left       Size  Pass\n"
-                           "  system                 75%   768 MiB/s    256 MiB   1.00 GiB  new writes\n"
-                           "  a-drive-with-a-long-   50%   512 MiB/s    512 MiB   1.00 GiB  first copy\n";
+const char DRIVE_TABLE[] = "  Drive                 Done        Rate       Left    To copy  Pass\n"
+                           "  system                 75%   384 MiB/s    256 MiB   1.00 GiB  new writes\n"
+                           "  a-drive-with-a-long-   50%   128 MiB/s    512 MiB   1.00 GiB  first copy\n";
 
 TEST(ControlCommands, QueryShowsEachDriveThatMovesAlong)
 {
@@ -369,7 +370,7 @@ TEST(ControlCommands, WatchWritesALineASecondUntilTheEnd)
     EXPECT_EQ(0U, result.out.find(HEADLINE)) << result.out;
     EXPECT_NE(std::string::npos, result.out.find("\ndisk: active   75%  25"))
         << result.out; // 256 MiB/s or less
-    EXPECT_NE(std::string::npos, result.out.find("\ndisk: completed  100%  25")) << result.out;
+    EXPECT_NE(std::string::npos, result.out.find("\ndisk: completed  100%  1.00 GiB/s")) << result.out;
     EXPECT_NE(std::string::npos, result.out.find("downtime 21 ms of 300 ms\n")) << result.out;
 }
 
@@ -414,8 +415,8 @@ TEST(ControlCommands, WatchEndsWithTheDaemon)
               watch.Err());
 }
 
-// What haul watch draws on a terminal of so many rows and columns, until the migration ends well.
-std::string drawn(const Daemon &daemon, unsigned short rows, unsigned short columns)
+// What haul watch draws on a terminal of so many rows and columns, until the migration ends.
+std::string drawn(const Daemon &daemon, unsigned short rows, unsigned short columns, int expected = 0)
 {
     struct winsize window = {rows, columns, 0, 0};
     int terminal;
@@ -433,7 +434,7 @@ std::string drawn(const Daemon &daemon, unsigned short rows, unsigned short colu
     int status;
     EXPECT_EQ(child, waitpid(child, &status, 0));
     close(terminal);
-    EXPECT_EQ(0, WEXITSTATUS(status)) << text;
+    EXPECT_EQ(expected, WEXITSTATUS(status)) << text;
     return text;
 }
 
@@ -442,10 +443,43 @@ TEST(ControlCommands, WatchRedrawsOnATerminal)
     Daemon daemon({{"disk", {active(512), active(512), active(1024, "completed")}}});
     std::string text = drawn(daemon, 5, 60); // too small for both channels and for the whole lines
     std::string headline = std::string(HEADLINE).substr(0, 59);
-    EXPECT_EQ(0U, text.find(headline + "\033[K\r\n  Channel")) << text;
+    const std::string end = "\033[K\r\n", table(TABLE);
+    EXPECT_EQ(0U, text.find(headline + end + table.substr(0, table.find("      Zero")) + end)) << text;
     EXPECT_NE(std::string::npos, text.find("  and 1 more\033[K\r\n\033[J\033[4Adisk: active   50%  0 B/s"))
         << text;
     EXPECT_EQ(std::string::npos, text.find("any"));
+}
+
+TEST(ControlCommands, WatchBreaksALongHeadlineAndLeavesColumnsOut)
+{
+    Daemon daemon({{"disk", {active(512, "active", DRIVES), active(1024, "completed")}}});
+    std::string text = drawn(daemon, 24, 80);
+    const std::string end = "\033[K\r\n";
+    const std::string table(TABLE);
+    EXPECT_EQ(0U, text.find("disk: active   58%  1.00 GiB/s  left 1.25 GiB, of drives 768 MiB" + end +
+                            "  drives ready 1 of 2" + end + "  Drive "))
+        << text;
+    EXPECT_NE(std::string::npos, text.find(end + table.substr(0, table.find("      Busy")) + end)) << text;
+    EXPECT_EQ(std::string::npos, text.find("500 ms")) << text;
+}
+
+TEST(ControlCommands, WatchTellsTheWholeReasonOfAFailure)
+{
+    std::string why = "first";
+    for (int i = 0; i < 60; i++) {
+        why += " reason" + std::to_string(i);
+    }
+    why.resize(500);
+    Daemon daemon({{"disk", {R"({"status": "failed", "error": {"desc": ")" + why + "\"}}"}}});
+    EXPECT_EQ("disk: failed  " + why + "\n", haul({"watch", "disk"}, daemon.address()).out);
+    std::string text = drawn(daemon, 24, 80, 1), words;
+    for (char c : text.substr(0, text.find("\033[J"))) {
+        words += c == '\r' || c == '\n' ? "" : std::string(1, c);
+    }
+    for (size_t at; (at = words.find("\033[K")) != std::string::npos;) {
+        words.erase(at, 3);
+    }
+    EXPECT_EQ("disk: failed  " + why, words);
 }
 
 TEST(ControlCommands, WatchDrawsDrivesAboveChannels)
