@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // haul within a Linux guest, over vsock: few kernels outside of one have a vsock to connect to. The reference
 // guest moves over the guest's own loopback (CID 1). With the program it is cancelled, loses either side, and
-// meets what can be wrong; the movers meet every fault in every state.
+// meets what can be wrong; the movers meet every fault in every state. A QEMU machine in there is cancelled,
+// loses the other side, and moves; emulated within the emulated, all that it runs is a loop.
 #include "tests/machines/initrd.h"
 #include "tests/machines/qemu.h"
 
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <filesystem>
 #include <set>
 #include <unistd.h>
 
@@ -35,16 +37,15 @@ echo ALL DONE
 while true; do sleep 60; done
 )";
 
-// Each case ends in a line "CASE: ..." on the console with what both ends printed between.
-constexpr char kProgram[] = R"(
-GUEST="--guest --guest-vcpu thread --guest-memory 16M --run-for 1 --timeout 20"
+// How a case moves something. Each ends in a line "CASE: ..." on the console with what both ends printed
+// between. A script sets GUEST, what a receiver takes, and SOURCE, what a sender gives away.
+constexpr char kCases[] = R"(
 receive()
 {
     /haul receive --listen vsock:4294967295:$1 $GUEST >/tmp/receive 2>&1 &
     receiver=$!
     until grep -q listening /tmp/receive; do sleep 0.1; done
 }
-SOURCE="$GUEST --guest-tracker bitmap --guest-dirty-rate 8M"
 send()
 {
     /haul send $* $SOURCE >/tmp/send 2>&1
@@ -68,6 +69,11 @@ received() # CASE
     cat /tmp/receive
     echo "$1: receive ended with $status"
 }
+)";
+
+constexpr char kProgram[] = R"(
+GUEST="--guest --guest-vcpu thread --guest-memory 16M --run-for 1 --timeout 20"
+SOURCE="$GUEST --guest-tracker bitmap --guest-dirty-rate 8M"
 
 receive 7000
 send vsock:1:7000 --channels 4 --verify
@@ -117,14 +123,113 @@ $TEST_SRCDIR/haul/tests/machines/transport_state_kernel_test --gtest_filter=*/Vs
 echo "STATES: ended with $?"
 )";
 
-// Adds programs of this workspace under their names, with the libraries that they are linked with; "" or what
-// is missing.
+// A QEMU machine that counts meets a cancel and a death, then moves. Its memory says how far it came.
+constexpr char kMachine[] = R"script(
+machine() # NAME OPTIONS
+{
+    name=/tmp/$1
+    shift
+    mkfifo $name.in $name.out
+    /usr/bin/qemu-system-x86_64 -accel tcg -nodefaults -display none -vga none -bios /counter \
+        -object memory-backend-memfd,share=on,id=ram,size=64M -machine pc,memory-backend=ram -m 64M \
+        -chardev pipe,id=own,path=$name -mon chardev=own,mode=control \
+        -qmp unix:$name.qmp,server=on,wait=off $* &
+    cat $name.out >$name.said &
+    ask ${name#/tmp/} '{"execute":"qmp_capabilities"}'
+}
+ask() # NAME COMMAND
+{
+    touch /tmp/$1.said
+    before=$(wc -l </tmp/$1.said)
+    echo "$2" >/tmp/$1.in
+    until tail -n +$((before + 1)) /tmp/$1.said | grep '"return"'; do sleep 0.1; done
+}
+counted() # NAME
+{
+    ask $1 '{"execute":"human-monitor-command","arguments":{"command-line":"xp /1wd 0x1000"}}' |
+        sed 's/.*: *\([0-9]*\)\\r.*/\1/'
+}
+counts_on() # CASE NAME
+{
+    first=$(counted $2)
+    for i in $(seq 300); do
+        [ $(counted $2) -gt $first ] && echo "$1: $2 counts on" && return
+        sleep 0.1
+    done
+}
+status() # CASE NAME
+{
+    echo "$1: $2 is $(ask $2 '{"execute":"query-status"}')"
+}
+
+machine from
+machine to -S -incoming defer
+machine next -S -incoming defer
+until [ $(counted from) -gt 1000 ]; do sleep 0.1; done
+
+SOURCE="--qemu /tmp/from.qmp --timeout 60 --max-bandwidth 64K"
+GUEST="--qemu /tmp/to.qmp --timeout 60"
+receive 7000
+slowly 7000
+kill -INT $sender
+wait $sender
+ended CANCEL $?
+received CANCEL
+status CANCEL from
+counts_on CANCEL from
+
+receive 7001
+slowly 7001
+kill -9 $receiver
+wait $sender
+ended DEATH $?
+status DEATH from
+counts_on DEATH from
+
+SOURCE="--qemu /tmp/from.qmp --timeout 60 --downtime-limit 5000"
+GUEST="--qemu /tmp/next.qmp --timeout 60"
+receive 7002
+send vsock:1:7002 --channels 2 --verify --json
+ended MOVE $?
+received MOVE
+status MOVE from
+status MOVE next
+[ $(counted next) -ge $(counted from) ] && echo "MOVE: next has what from counted"
+counts_on MOVE next
+)script";
+
+// The firmware of that machine, all that runs in it: counts at 0x1000, and writes 64 pages in turn.
+std::string counter()
+{
+    const unsigned char code[] = {
+        0x31, 0xc0,                         // xor ax, ax
+        0x8e, 0xd8,                         // mov ds, ax
+        0x66, 0xff, 0x06, 0x00, 0x10,       // next: inc dword [0x1000]
+        0x8a, 0x26, 0x00, 0x10,             // mov ah, [0x1000]
+        0x80, 0xe4, 0x6f,                   // and ah, 0x6f
+        0x30, 0xc0,                         // xor al, al
+        0x80, 0xc4, 0x20,                   // add ah, 0x20
+        0x8e, 0xc0,                         // mov es, ax
+        0x26, 0x66, 0xff, 0x06, 0x00, 0x00, // inc dword [es:0]
+        0xb9, 0x00, 0x04,                   // mov cx, 0x400
+        0xe2, 0xfe,                         // loop to itself
+        0xeb, 0xe0,                         // jmp next
+    };
+    const unsigned char reset[] = {0xea, 0x00, 0x00, 0x00, 0xf0}; // jmp 0xf000:0
+    std::string image(65536, '\0');
+    image.replace(0, sizeof code, (const char *)code, sizeof code);
+    image.replace(0xfff0, sizeof reset, (const char *)reset, sizeof reset);
+    return image;
+}
+
+// Adds programs of this workspace, or of this machine, under their names, with the libraries that they are
+// linked with; "" or what is missing.
 std::string add_programs(Initrd &initrd, const std::vector<std::pair<std::string, std::string>> &programs)
 {
     std::set<std::string> libraries;
     const char *runfiles = getenv("TEST_SRCDIR");
     for (const auto &[name, label] : programs) {
-        std::string path = std::string(runfiles ? runfiles : ".") + "/" + label;
+        std::string path = std::filesystem::path(runfiles ? runfiles : ".") / label;
         initrd.add_program(name, read_file(path));
         FILE *list = popen(("ldd " + path).c_str(), "r");
         char line[512];
@@ -162,6 +267,21 @@ std::string in_case(const std::string &console, const std::string &name)
     return console.substr(begin, console.find('\n', end) - begin);
 }
 
+struct Expected {
+    const char *name;
+    std::vector<std::string> lines;
+};
+
+void expect(const std::string &console, const std::vector<Expected> &all)
+{
+    for (const Expected &expected : all) {
+        std::string said = in_case(console, expected.name);
+        for (const std::string &line : expected.lines) {
+            EXPECT_NE(said.find(line), std::string::npos) << expected.name << " does not say: " << line;
+        }
+    }
+}
+
 class Vsock : public ::testing::Test
 {
   protected:
@@ -175,11 +295,11 @@ class Vsock : public ::testing::Test
         }
     }
     // Runs the script in a Linux guest that has these programs; what its console says.
-    static std::string run(const char *script,
-                           const std::vector<std::pair<std::string, std::string>> &programs)
+    static std::string run(const std::string &script,
+                           const std::vector<std::pair<std::string, std::string>> &programs,
+                           Initrd initrd = {}, unsigned mib = 256)
     {
         Folder folder;
-        Initrd initrd;
         initrd.add_program("init", std::string(kBegin) + script + kEnd);
         initrd.add_program(kBusybox + 1, read_file(kBusybox));
         EXPECT_EQ(add_programs(initrd, programs), "");
@@ -188,7 +308,7 @@ class Vsock : public ::testing::Test
         }
         initrd.write(folder / "initrd");
         MachineOptions options;
-        options.mib = 256;
+        options.mib = mib;
         Machine machine(folder, "vsock", options);
         EXPECT_TRUE(machine.wait_for("ALL DONE", kBootSeconds)) << machine.errors();
         return machine.console();
@@ -197,12 +317,8 @@ class Vsock : public ::testing::Test
 
 TEST_F(Vsock, MovesAndFailsWithinALinuxGuest)
 {
-    std::string console = run(kProgram, {{"haul", "haul/tools/haul/haul"}});
-    struct Expected {
-        const char *name;
-        std::vector<std::string> lines;
-    };
-    const Expected all[] = {
+    std::string console = run(std::string(kCases) + kProgram, {{"haul", "haul/tools/haul/haul"}});
+    const std::vector<Expected> all = {
         {"MOVE",
          {"Moved: the guest is now at vsock:1:7000", "MOVE: send ended with 0", "self-check passed",
           "MOVE: receive ended with 0"}},
@@ -217,14 +333,42 @@ TEST_F(Vsock, MovesAndFailsWithinALinuxGuest)
         {"FOREIGN", {"this side does not have the CID 9", "FOREIGN: send ended with 1"}},
         {"INTERRUPTED", {"receive ended with 1"}},
     };
-    for (const Expected &expected : all) {
-        std::string said = in_case(console, expected.name);
-        for (const std::string &line : expected.lines) {
-            EXPECT_NE(said.find(line), std::string::npos) << expected.name << " does not say: " << line;
-        }
-    }
+    expect(console, all);
     std::string killed = in_case(console, "KILLED");
     EXPECT_EQ(killed.find("self-check"), std::string::npos) << killed;
+    if (HasFailure()) {
+        std::cerr << console;
+    }
+}
+
+TEST_F(Vsock, MovesAQemuMachineWithinALinuxGuest)
+{
+    Initrd initrd;
+    initrd.add("counter", 0100644, counter());
+    for (const std::string file :
+         {"usr/share/qemu/kvmvapic.bin", "usr/lib/x86_64-linux-gnu/qemu/accel-tcg-x86_64.so"}) {
+        if (access(("/" + file).c_str(), R_OK) == 0) {
+            initrd.add_program(file, read_file("/" + file));
+        }
+    }
+    std::string console =
+        run(std::string(kCases) + kMachine,
+            {{"haul", "haul/tools/haul/haul"}, {"usr/bin/qemu-system-x86_64", "/usr/bin/qemu-system-x86_64"}},
+            std::move(initrd), 512);
+    const std::string stays = "from is {\"return\": {\"status\": \"running\"";
+    expect(
+        console,
+        {{"CANCEL",
+          {"cancelled", "the guest goes on here", "CANCEL: send ended with 1", "CANCEL: receive ended with 1",
+           "CANCEL: " + stays, "CANCEL: from counts on"}},
+         {"DEATH",
+          {"the guest goes on here", "DEATH: send ended with 1", "DEATH: " + stays, "DEATH: from counts on"}},
+         {"MOVE",
+          {"\"status\": \"completed\"", "\"machine\": \"qemu\"", "\"verified\": true",
+           "MOVE: send ended with 0", "Received: the guest is now here", "MOVE: receive ended with 0",
+           "MOVE: from is {\"return\": {\"status\": \"postmigrate\"",
+           "MOVE: next is {\"return\": {\"status\": \"running\"", "MOVE: next has what from counted",
+           "MOVE: next counts on"}}});
     if (HasFailure()) {
         std::cerr << console;
     }
