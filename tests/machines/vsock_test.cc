@@ -42,9 +42,10 @@ while true; do sleep 60; done
 constexpr char kCases[] = R"(
 receive()
 {
+    rm -f /tmp/receive # what the case before said
     /haul receive --listen vsock:4294967295:$1 $GUEST >/tmp/receive 2>&1 &
     receiver=$!
-    until grep -q listening /tmp/receive; do sleep 0.1; done
+    until grep -qs listening /tmp/receive; do sleep 0.1; done
 }
 send()
 {
