@@ -89,8 +89,9 @@ static void populate_chunk(struct haul_populate *populate, uint64_t chunk)
 }
 
 /*
- * Until the source is ready to send, populating takes only time that nobody else wants: every step of the
- * set-up, here and in the guest's processes, would otherwise wait for a slice of these threads.
+ * Until the source is ready to send, populating takes only time that nobody else wants (or is held, see
+ * haul_populate_hold): every step of the set-up, here and in the guest's processes, would otherwise wait for
+ * a slice of these threads.
  */
 static void run_when_idle(pthread_t thread, bool idle)
 {
@@ -242,8 +243,8 @@ void haul_populate_hold(struct haul_populate *populate)
 int haul_populate_restrict(struct haul_populate *populate, const uint32_t *order, const void *payload,
                            size_t length, struct haul_error *error)
 {
+    hold_until(populate, 0); /* first: at its end a hold returns the threads to idle time */
     run_all_when_idle(populate, false);
-    hold_until(populate, 0);
     struct haul_cursor cursor;
     haul_cursor_init(&cursor, payload, length);
     uint32_t block = haul_cursor_u32(&cursor);

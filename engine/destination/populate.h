@@ -26,9 +26,9 @@ int haul_populate_start(struct haul_migration *migration, unsigned threads, stru
                         struct haul_error *error);
 
 /*
- * haul_populate_hold: a source is there, and no chunk begins until haul_populate_restrict or for a moment.
- * Setting a migration up maps memory, which would have to wait for every chunk that is being populated.
- * From the loader thread.
+ * haul_populate_hold: a source is there, and no chunk begins before haul_populate_restrict, but for no longer
+ * than half a second. Setting a migration up maps memory, which would have to wait for every chunk that is
+ * being populated. From the loader thread.
  */
 void haul_populate_hold(struct haul_populate *populate);
 

@@ -371,6 +371,7 @@ int haul_disk_file_open(const char *path, struct haul_disk_file **file, struct h
     if (rc == 0) {
         uint64_t granules = (made->size + GRANULE - 1) / GRANULE;
         rc = haul_tracker_bitmap_new(&granules, 1, &made->written, error);
+        rc = rc < 0 ? haul_error_prefix(error, "%s: ", path) : 0;
     }
     if (rc < 0) {
         haul_disk_file_free(made);

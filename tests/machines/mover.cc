@@ -297,7 +297,8 @@ extern "C" ssize_t send(int fd, const void *bytes, size_t length, int flags)
 {
     ssize_t sent = syscall(SYS_sendto, fd, bytes, length, flags, nullptr, 0);
     // To the guardian, all its lines at a time; what it says itself has one.
-    if (length > 0 && memmem(bytes, length, "migrate_cancel", strlen("migrate_cancel")) &&
+    if (settings["hold"] == "armed" && length > 0 &&
+        memmem(bytes, length, "migrate_cancel", strlen("migrate_cancel")) &&
         ((const char *)bytes)[length - 1] == '\n') {
         reached("armed");
     }

@@ -10,7 +10,7 @@
 #include <stdatomic.h>
 
 /* Where the guest is, by query-status' words (QEMU's RunState). */
-enum guest { PRELAUNCH, INMIGRATE, RUNNING, FINISH_MIGRATE, POSTMIGRATE, PAUSED };
+enum guest { PRELAUNCH, INMIGRATE, RUNNING, FINISH_MIGRATE, POSTMIGRATE, PAUSED, GUEST_COUNT };
 
 /* The strings of one order. */
 struct texts {

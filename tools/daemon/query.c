@@ -8,8 +8,10 @@
 
 #define THREADS_MAX 1024
 
-static const char *const guest_words[] = {"prelaunch",      "inmigrate",   "running",
-                                          "finish-migrate", "postmigrate", "paused"};
+static const char *const guest_words[GUEST_COUNT] = {
+    [PRELAUNCH] = "prelaunch",           [INMIGRATE] = "inmigrate",     [RUNNING] = "running",
+    [FINISH_MIGRATE] = "finish-migrate", [POSTMIGRATE] = "postmigrate", [PAUSED] = "paused",
+};
 
 enum haul_state haul_move_state(const struct haul_move *move)
 {

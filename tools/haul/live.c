@@ -79,7 +79,8 @@ static size_t table_width(const char *heading, size_t width)
         return width;
     }
     size_t end = width;
-    while (end > 0 && !(heading[end - 1] != ' ' && heading[end] == ' ')) {
+    /* Two spaces: one may be part of a column's name. */
+    while (end > 0 && !(heading[end - 1] != ' ' && heading[end] == ' ' && heading[end + 1] == ' ')) {
         end--;
     }
     return end ? end : width;
@@ -175,8 +176,10 @@ static int follow(struct haul_qmp *daemon, const char *name, struct screen *scre
         }
         uint64_t at_ns = now_ns();
         const char *shown = name ? name : cli_view_text(now, "name");
-        /* Of one that has ended, what it came to: the last moment's rates tell nothing. */
-        struct cli_view view = {shown, now, cli_view_ended(now) ? NULL : before, at_ns - before_ns};
+        /* Of one that has ended, what it came to: the last moment's rates tell nothing. A destination's time
+         * began with the wait for its source. */
+        bool whole = cli_view_ended(now) && strcmp(cli_view_text(now, "side"), "destination") != 0;
+        struct cli_view view = {shown, now, whole ? NULL : before, at_ns - before_ns};
         show(screen, &view);
         json_decref(before);
         if (cli_view_ended(now) || ferror(stdout)) {

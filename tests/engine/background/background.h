@@ -254,7 +254,7 @@ class SnapshotStuck : public Snapshot
     void Start(haul_options options)
     {
         options.channels = 1;
-        Make({kBytes}, true, options);
+        ASSERT_NO_FATAL_FAILURE(Make({kBytes}, true, options));
         guard->on_release = [this](uint32_t, uint64_t page, uint64_t count) {
             if (page == 0 && count == kChunkPages) {
                 stuck_.Set();

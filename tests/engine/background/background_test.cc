@@ -52,8 +52,10 @@ TEST_F(Snapshot, HoldsTheMomentWhenEverythingIsWrittenAtOnce)
             vcpu = std::thread([this] { WriteEverything(); });
         }
     };
-    ASSERT_EQ(Run(directory / "a"), 0) << end->message();
-    vcpu.join();
+    EXPECT_EQ(Run(directory / "a"), 0) << end->message();
+    if (vcpu.joinable()) {
+        vcpu.join();
+    }
     ExpectGoesOn({"a"});
     ExpectRestoresTheMoment(directory / "a");
 }
@@ -78,8 +80,10 @@ TEST_F(Snapshot, SavesEverythingThatIsWrittenHoweverLittleMayBeStreamed)
     ASSERT_EQ(end->Start(directory / "a"), 0) << end->message();
     EXPECT_TRUE(written.Wait()) << "writes wait for what is streamed";
     haul_set_max_bandwidth(end->migration, 0);
-    ASSERT_EQ(Wait(), 0) << end->message();
-    vcpu.join();
+    EXPECT_EQ(Wait(), 0) << end->message();
+    if (vcpu.joinable()) {
+        vcpu.join();
+    }
     /* A chunk for each writer may be streamed before the limit holds. */
     EXPECT_GE(end->stats.write_faults, (24 - 2) * kMiB / (16 * kPage));
     EXPECT_LE(end->stats.write_faults, 24 * kMiB / (16 * kPage));

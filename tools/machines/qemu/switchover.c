@@ -222,6 +222,10 @@ static int stop_guest(void *opaque, uint64_t *stopped_ns, struct haul_error *err
         struct haul_error ignored;
         undo(source, &ignored);
         if (!source->switching) {
+            if (result == -EREMOTEIO) { /* `migrate` did not take the stream */
+                haul_qmp_execute(source->qmp, "closefd", json_pack("{s:s}", "fdname", STREAM_NAME), NULL,
+                                 &ignored);
+            }
             haul_qemu_source_rearm(source, "", NULL);
         }
         return haul_error_prefix(error, "stopping the machine: ");
