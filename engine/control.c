@@ -492,6 +492,17 @@ int haul_control_status(struct haul_control *control, struct haul_error *error)
     return rc;
 }
 
+int haul_control_check_peer(struct haul_control *control, struct haul_error *error)
+{
+    int rc = haul_control_status(control, error);
+    struct pollfd polled = {.fd = control->options.fd, .events = POLLRDHUP};
+    if (rc == 0 && poll(&polled, 1, 0) > 0) {
+        rc = haul_error_set(error, ECONNRESET, "control connection to %s: the peer closed the connection",
+                            control->peer);
+    }
+    return rc;
+}
+
 int haul_control_reason(struct haul_control *control, int timeout_ms, struct haul_error *error)
 {
     struct timespec deadline = haul_deadline(timeout_ms);

@@ -105,6 +105,10 @@ int haul_control_expect(struct haul_control *control, enum haul_frame_type type,
  * first, on the queue or taken off it before; never waits. */
 int haul_control_status(struct haul_control *control, struct haul_error *error);
 
+/* haul_control_check_peer is haul_control_status that also asks the kernel whether the peer has closed the
+ * connection, which the reader may not have seen yet: -ECONNRESET. */
+int haul_control_check_peer(struct haul_control *control, struct haul_error *error);
+
 /*
  * How long a source that met a broken connection asks for the destination's reason: its guest may stand still
  * meanwhile. What a destination waits for itself before it says so is measured by it.

@@ -244,7 +244,11 @@ static int hand_over(struct haul_migration *migration, struct times *times, bool
     }
     if (rc == 0 && migration->control) {
         /* A destination that is known to have failed gets no HANDOVER: the guest is still the source's. */
-        rc = haul_control_status(migration->control, error);
+        rc = haul_control_check_peer(migration->control, error);
+        if (rc == -ECONNRESET) {
+            int reason = haul_migration_reason(migration, error);
+            rc = reason < 0 ? reason : rc;
+        }
     }
     if (rc < 0) {
         return rc;

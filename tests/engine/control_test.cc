@@ -233,6 +233,15 @@ TEST_F(Control, QueuedFramesComeBeforeTheEndOfTheConnection)
     EXPECT_LT(haul_control_status(control_, &error_), 0);
 }
 
+TEST_F(Control, APeerThatHasClosedIsSeenAtOnce)
+{
+    Open();
+    EXPECT_EQ(haul_control_check_peer(control_, &error_), 0) << error_.message;
+    peer_.Close();
+    EXPECT_LT(haul_control_check_peer(control_, &error_), 0); // whether its reader knows or not
+    EXPECT_TRUE(Says("closed the connection") || Says("Connection reset")) << error_.message;
+}
+
 TEST_F(Control, GarbageEndsIt)
 {
     Open();
