@@ -243,11 +243,13 @@ int make_machine(bool sends, const std::string &name, haul_machine **machine, ha
     return (sends ? haul_guest_source_new : haul_guest_destination_new)(&options, machine, error);
 }
 
-bool saves = false; // into a file
+bool saves = false;       // into a file
+bool holds_armed = false; // in "armed", which is looked for only then
 
 int move(bool sends, const std::string &name, const std::string &uri)
 {
     saves = sends && uri.rfind("file:", 0) == 0;
+    holds_armed = settings["hold"] == "armed";
     haul_options options = options_of_settings();
     haul_error error = {};
     haul_machine *machine = nullptr;
@@ -297,8 +299,7 @@ extern "C" ssize_t send(int fd, const void *bytes, size_t length, int flags)
 {
     ssize_t sent = syscall(SYS_sendto, fd, bytes, length, flags, nullptr, 0);
     // To the guardian, all its lines at a time; what it says itself has one.
-    if (settings["hold"] == "armed" && length > 0 &&
-        memmem(bytes, length, "migrate_cancel", strlen("migrate_cancel")) &&
+    if (holds_armed && length > 0 && memmem(bytes, length, "migrate_cancel", strlen("migrate_cancel")) &&
         ((const char *)bytes)[length - 1] == '\n') {
         reached("armed");
     }
