@@ -447,7 +447,8 @@ TEST_P(DiskSilence, WhileTheDiskIsSentLeavesTheGuestAtTheSource)
     Proxy proxy;
     machines.disk->on_call = [&](Disk::Call call) {
         if (call == Disk::kRead && machines.disk->calls[Disk::kRead] == kReads) {
-            for (unsigned i = GetParam() ? Proxy::kControl : Proxy::Channel(0); i < proxy.connections(); i++) {
+            for (unsigned i = GetParam() ? Proxy::kControl : Proxy::Channel(0); i < proxy.connections();
+                 i++) {
                 proxy.Stall(i);
             }
         }
