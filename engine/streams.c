@@ -126,6 +126,14 @@ static bool take_local(struct haul_side_stream *stream)
     }
 }
 
+static void close_one(int *fd)
+{
+    if (*fd >= 0) {
+        close(*fd);
+    }
+    *fd = -1;
+}
+
 static void *carry(void *argument)
 {
     struct haul_side_stream *stream = argument;
@@ -135,9 +143,13 @@ static void *carry(void *argument)
     if (take_local(stream)) {
         haul_pump_run(stream->local, stream->local, stream->connection, stream->all->stop_fd, &stream->meter);
     }
-    /* Whatever ended it, both sides shall see the end now; stop closes. */
+    /*
+     * Whatever ended it, both sides shall see the end now. The machine's socket is closed: after a mere
+     * shutdown what it wrote and nobody read would go on filling it, and a machine that waits until it can
+     * write would wait for ever (poll then tells POLLHUP, but never POLLOUT).
+     */
     shutdown(stream->connection, SHUT_RDWR);
-    shutdown(stream->local, SHUT_RDWR);
+    close_one(&stream->local);
     haul_thread_leave(threads, &entry);
     return NULL;
 }
@@ -379,14 +391,6 @@ int haul_get_stream_stats(struct haul_migration *migration, unsigned index, stru
     }
     pthread_mutex_unlock(&migration->lock);
     return rc;
-}
-
-static void close_one(int *fd)
-{
-    if (*fd >= 0) {
-        close(*fd);
-    }
-    *fd = -1;
 }
 
 void haul_streams_abort(const struct haul_streams *streams)

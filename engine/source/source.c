@@ -222,6 +222,7 @@ static void give_back(struct haul_migration *migration)
 {
     struct haul_source *source = migration->source;
     struct haul_error error = {0};
+    haul_streams_abort(migration->streams); /* the guest's machine may wait for what they carry */
     bool runs = haul_source_give_back(migration);
     if (source->throttle_percent > 0) {
         migration->guest.throttle(migration->guest_opaque, 0, &error);

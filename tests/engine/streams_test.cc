@@ -2,11 +2,13 @@
 // Side streams, and the guest's word on when it may be stopped.
 #include "tests/engine/frame_peer.h"
 #include "tests/engine/move.h"
+#include "tests/waiting.h"
 
 #include <gtest/gtest.h>
 
 #include <cerrno>
 #include <chrono>
+#include <poll.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <thread>
@@ -329,6 +331,42 @@ TEST(Streams, ACancelEndsAHooksWait)
         EXPECT_EQ(move.Wait(), -ECANCELED) << move.source_error.message;
     }
     close(pair.fds[1]);
+}
+
+// A machine with more to write than anybody reads waits until it can: it must not when it is to be resumed.
+TEST(Streams, AMachineThatWritesIsSetFreeBeforeItIsResumed)
+{
+    Guest from({kMiB}, true), to({kMiB}, false);
+    Pair pair, unread;
+    from.side_streams = {{"disk0", pair.fds[0]}};
+    to.on_streams = [&](const haul_stream *, unsigned, int *fds, haul_error *) {
+        fds[0] = unread.fds[0];
+        return 0;
+    };
+    const std::string some(4096, 'x');
+    auto write_some = [&] {
+        return send(pair.fds[1], some.data(), some.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+    };
+    pollfd polled = {pair.fds[1], POLLOUT, 0};
+    from.on_ready = [&](haul_error *) {
+        while (poll(&polled, 1, 200) == 1) { // until all that is on the way is full
+            write_some();
+        }
+        return 1;
+    };
+    from.fail_save = true;
+    from.on_resume = [&] {
+        auto begun = Clock::now();
+        EXPECT_TRUE(Eventually([&] { return poll(&polled, 1, 0) == 1 && (polled.revents & POLLOUT); }));
+        EXPECT_LT(MsSince(begun), 10000) << "not before the silent peer was given up";
+        EXPECT_LT(write_some(), 0);
+        EXPECT_NE(errno, EAGAIN);
+    };
+    Move move(from, to, Options());
+    EXPECT_LT(move.Wait(), 0);
+    EXPECT_EQ(from.resumes, 1u);
+    close(pair.fds[1]);
+    close(unread.fds[1]);
 }
 
 TEST(Streams, WhatCannotBeIsRefusedAtOnce)
