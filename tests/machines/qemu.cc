@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/machines/qemu.h"
+#include "tests/machines/firmware.h"
 #include "tests/machines/initrd.h"
 
 #include <chrono>
@@ -87,12 +88,13 @@ std::string read_line(int fd)
     return "";
 }
 
-std::vector<std::string> arguments(const MachineOptions &options, const std::string &initrd,
+// What the machine starts with: `boot` is the initial RAM disk or the firmware.
+std::vector<std::string> arguments(const MachineOptions &options, const std::string &boot,
                                    const std::string &name)
 {
     std::vector<std::string> list = {
-        "qemu-system-x86_64", "-accel",      "tcg",  "-cpu", "max", "-display", "none",
-        "-no-user-config",    "-nodefaults", "-vga", "std"};
+        "qemu-system-x86_64", "-accel",     "tcg", "-cpu", "max", "-display", "none",
+        "-no-user-config",    "-nodefaults"};
     auto add = [&](std::initializer_list<std::string> more) { list.insert(list.end(), more); };
     unsigned each = options.mib / options.backends;
     for (unsigned i = 0; i < options.backends; i++) {
@@ -118,8 +120,13 @@ std::vector<std::string> arguments(const MachineOptions &options, const std::str
             add({"-numa", "node,memdev=ram" + std::to_string(i) + ",cpus=" + std::to_string(i)});
         }
     }
-    if (options.boot) {
-        add({"-kernel", "/boot/vmlinuz-" + kernel_release(), "-initrd", initrd, "-append",
+    if (options.firmware) {
+        add({"-vga", "none", "-bios", boot});
+    } else {
+        add({"-vga", "std"});
+    }
+    if (options.boot && !options.firmware) {
+        add({"-kernel", "/boot/vmlinuz-" + kernel_release(), "-initrd", boot, "-append",
              "console=ttyS0 quiet panic=-1 rdinit=/init haul.mib=" + std::to_string(options.guest_mib) +
                  " haul.rate=" + std::to_string(options.rate_mib) + " haul.disk=" +
                  (options.load_disks     ? "2"
@@ -155,6 +162,11 @@ std::string missing()
     if (kernel_release().empty()) {
         return "no /boot/vmlinuz-*cloud* (package linux-image-cloud-amd64)";
     }
+    return missing_for_firmware();
+}
+
+std::string missing_for_firmware()
+{
     if (access("/usr/bin/qemu-system-x86_64", X_OK) < 0) {
         return "no qemu-system-x86_64 (package qemu-system-x86)";
     }
@@ -168,11 +180,13 @@ Machine::Machine(const Folder &folder, const std::string &name, const MachineOpt
     : name_(name), qmp_(folder / (name + ".qmp")), control_(folder / (name + ".ctl")),
       console_(folder / (name + ".log")), errors_(folder / (name + ".err"))
 {
-    std::string initrd = folder / "initrd";
-    if (options.boot && access(initrd.c_str(), R_OK) < 0) {
-        make_initrd(initrd);
+    std::string boot = folder / (options.firmware ? "firmware" : "initrd");
+    if (options.firmware) {
+        std::ofstream(boot, std::ios::binary) << firmware();
+    } else if (options.boot && access(boot.c_str(), R_OK) < 0) {
+        make_initrd(boot);
     }
-    std::vector<std::string> list = arguments(options, initrd, folder / name);
+    std::vector<std::string> list = arguments(options, boot, folder / name);
     for (const std::string &more : {std::string("-serial"), "file:" + console_, std::string("-qmp"),
                                     "unix:" + qmp_ + ",server=on,wait=off", std::string("-qmp"),
                                     "unix:" + control_ + ",server=on,wait=off"}) {

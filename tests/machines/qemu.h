@@ -20,6 +20,8 @@ constexpr double kBootSeconds = 300;
 
 // Why machines cannot be booted here ("" when they can): for GTEST_SKIP.
 std::string missing();
+// The same for those that boot no Linux.
+std::string missing_for_firmware();
 
 struct MachineOptions {
     std::string type = "q35";
@@ -34,7 +36,8 @@ struct MachineOptions {
     bool paused = false; // -S
     bool boot = true;    // false: firmware only, which stays at "no bootable device". The initial RAM disk is
                          // the folder's "initrd", made when it is not there
-    std::string disk;    // raw image for direct reads; "": none
+    bool firmware = false;   // firmware.h in place of Linux
+    std::string disk;        // raw image for direct reads; "": none
     std::string file_system; // ext4 image
     bool balloon = false;    // virtio-balloon, "balloon", which the guest drives
     bool load_disks = false; // the guest writes and checks /dev/vda and /dev/vdb, which `extra` brings
