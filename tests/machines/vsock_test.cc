@@ -143,14 +143,17 @@ wait $receiver
 echo "INTERRUPTED: receive ended with $?"
 )";
 
-// A QEMU machine meets a cancel and a death, then moves. Its serial line says how far it came.
+// A QEMU machine with a drive, which it leaves alone, meets a cancel and a death, then moves. Its serial line
+// says how far it came.
 constexpr char kMachine[] = R"script(
 machine() # NAME OPTIONS
 {
     name=/tmp/$1
     shift
+    [ -f $name.raw ] || truncate -s 1M $name.raw
     qemu-system-x86_64 -accel tcg -nodefaults -display none -vga none -bios /firmware \
         -object memory-backend-memfd,share=on,id=ram,size=64M -machine pc,memory-backend=ram -m 64M \
+        -drive if=none,id=disk0,format=raw,file=$name.raw -device virtio-blk-pci,drive=disk0 \
         -serial file:$name.said -qmp unix:$name.qmp,server=on,wait=off $* &
     step 60 "QEMU is to make $name.qmp"
     until [ -S $name.qmp ]; do sleep 0.1; done
@@ -167,14 +170,15 @@ counts_on() # CASE NAME
     echo "$1: $2 counts on"
 }
 
+dd if=/haul of=/tmp/from.raw bs=1M count=1
 machine from
 machine to -S -incoming defer
 machine next -S -incoming defer
 step 120 "from is to count"
 until grep -q sweep /tmp/from.said; do sleep 0.1; done
 
-SOURCE="--qemu /tmp/from.qmp --timeout 60"
-GUEST="--qemu /tmp/to.qmp --timeout 60"
+SOURCE="--qemu /tmp/from.qmp --disks --timeout 60"
+GUEST="--qemu /tmp/to.qmp --disks --timeout 60"
 receive 7000
 slowly 7000
 kill -INT $sender
@@ -191,7 +195,7 @@ ended DEATH $?
 counts_on DEATH from
 
 SOURCE="$SOURCE --downtime-limit 5000"
-GUEST="--qemu /tmp/next.qmp --timeout 60"
+GUEST="--qemu /tmp/next.qmp --disks --timeout 60"
 receive 7002
 send vsock:1:7002 --channels 2 --verify --json
 ended MOVE $?
@@ -200,6 +204,7 @@ before=$(counted from)
 counts_on MOVE next
 [ $(counted from) = $before ] && echo "MOVE: from stands still"
 [ $(counted next) -ge $before ] && echo "MOVE: next goes on where from was"
+cmp /tmp/from.raw /tmp/next.raw && echo "MOVE: next has the drive"
 [ -s /tmp/to.said ] || echo "MOVE: to never ran"
 grep BAD /tmp/*.said
 )script";
@@ -400,7 +405,7 @@ TEST_F(Vsock, MovesAQemuMachineWithinALinuxGuest)
              {"\"status\": \"completed\"", "\"machine\": \"qemu\"", "\"verified\": true",
               "MOVE: send ended with 0", "Received: the guest is now here", "MOVE: receive ended with 0",
               "MOVE: next counts on", "MOVE: from stands still", "MOVE: next goes on where from was",
-              "MOVE: to never ran"}}});
+              "MOVE: next has the drive", "MOVE: to never ran"}}});
     EXPECT_EQ(console.find("BAD"), std::string::npos);
     if (HasFailure()) {
         std::cerr << console;
