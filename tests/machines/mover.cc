@@ -14,11 +14,11 @@
 //   pid=FILE      write the process id there
 // States are haul's, and: "handshake" in setup, when the control connection stands (source);
 // "handover" before HANDOVER is sent; "handover-received"; "pass1" before the first pass over memory,
-// "round1" after it; "armed" before QEMU is told to stop its machine; "mirroring" and "mirrored" of drives;
-// "saved" when a file is complete and about to be made durable, "naming" before it gets its name. Standard
-// input takes "go" and "cancel", a line each. Prints "LISTEN URI", "STATE NAME" for each state, and at the
-// end "CHECK REPORT" for a guest that runs here and "END RESULT OWNER MESSAGE". Exit: 0 moved, 1 not, 3
-// uncertain.
+// "round1" after it; "armed" before QEMU is told to stop its machine; "continuing" before it is told to let
+// the machine go on; "mirroring" and "mirrored" of drives; "saved" when a file is complete and about to be
+// made durable, "naming" before it gets its name. Standard input takes "go" and "cancel", a line each. Prints
+// "LISTEN URI", "STATE NAME" for each state, and at the end "CHECK REPORT" for a guest that runs here and
+// "END RESULT OWNER MESSAGE". Exit: 0 moved, 1 not, 3 uncertain.
 #include "tools/machines/machine.h"
 
 #include <condition_variable>
@@ -243,13 +243,15 @@ int make_machine(bool sends, const std::string &name, haul_machine **machine, ha
     return (sends ? haul_guest_source_new : haul_guest_destination_new)(&options, machine, error);
 }
 
-bool saves = false;       // into a file
-bool holds_armed = false; // in "armed", which is looked for only then
+bool saves = false; // into a file
+// In "armed" and in "continuing", which are looked for only then.
+bool holds_armed = false, holds_continuing = false;
 
 int move(bool sends, const std::string &name, const std::string &uri)
 {
     saves = sends && uri.rfind("file:", 0) == 0;
     holds_armed = settings["hold"] == "armed";
+    holds_continuing = settings["hold"] == "continuing";
     haul_options options = options_of_settings();
     haul_error error = {};
     haul_machine *machine = nullptr;
@@ -304,6 +306,17 @@ extern "C" ssize_t send(int fd, const void *bytes, size_t length, int flags)
         reached("armed");
     }
     return sent;
+}
+
+extern "C" ssize_t sendmsg(int fd, const msghdr *message, int flags)
+{
+    static const char command[] = "\"cont\"";
+    const iovec *first = message->msg_iov;
+    if (holds_continuing && message->msg_iovlen > 0 &&
+        memmem(first->iov_base, first->iov_len, command, strlen(command))) {
+        reached("continuing");
+    }
+    return syscall(SYS_sendmsg, fd, message, flags);
 }
 
 extern "C" int linkat(int from, const char *path, int to, const char *name, int flags) noexcept

@@ -5,6 +5,7 @@
 #include "tests/machines/move.h"
 
 #include <cerrno>
+#include <cstring>
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
@@ -296,15 +297,20 @@ TEST_F(QemuFailure, AnotherMigrationBeginsMeanwhile)
     source->command("migrate-set-parameters", "{\"max-bandwidth\":134217728}");
 }
 
-// Where it began before haul's own could, and haul dies, the guardian leaves it alone.
-TEST_F(QemuFailure, AnotherMigrationOutlivesHaul)
+// Before haul's own could begin, and after that was cancelled.
+class BesideHauls : public QemuFailure, public ::testing::WithParamInterface<std::vector<std::string>>
+{
+};
+
+// Where haul dies, the guardian leaves it alone.
+TEST_P(BesideHauls, AnotherMigrationOutlivesHaul)
 {
     const std::string slow = "{\"max-bandwidth\":1000}";
     source->command("migrate-set-parameters", slow);
     settings = source->settings();
     auto to = destination();
-    Move move(*source, *to, {{"hold=armed"}, {"timeout=5"}});
-    move.source->expect("STATE armed");
+    Move move(*source, *to, {GetParam(), {"timeout=5"}});
+    move.source->expect("STATE " + GetParam().front().substr(strlen("hold=")));
     source->command("migrate-set-parameters", slow);
     source->command("migrate", "{\"uri\":\"exec:cat>/dev/null\"}");
     move.source->kill(SIGKILL);
@@ -320,6 +326,12 @@ TEST_F(QemuFailure, AnotherMigrationOutlivesHaul)
     expect_back(move, *to);
     source->command("migrate-set-parameters", "{\"max-bandwidth\":134217728}");
 }
+
+INSTANTIATE_TEST_SUITE_P(Begun, BesideHauls,
+                         ::testing::Values(std::vector<std::string>{"hold=armed"},
+                                           std::vector<std::string>{"hold=continuing", "pause=1",
+                                                                    "cancel=pre-switchover"}),
+                         [](const auto &info) { return info.param.front().substr(strlen("hold=")); });
 
 struct Killed {
     std::string state;

@@ -145,6 +145,14 @@ static int give_stream(struct haul_qemu_source *source, struct haul_error *error
     return haul_qemu_stream_new(pair[0], STREAM_LIMIT, &source->stream, error);
 }
 
+/*
+ * What the guardian does if haul dies from here on. Where QEMU still has the stream, `migrate` was not
+ * carried out: the machine was not stopped, and a migration that there may be is somebody else's.
+ */
+#define CLOSE_STREAM "{\"execute\":\"closefd\",\"arguments\":{\"fdname\":\"" STREAM_NAME "\"}}\n"
+#define CANCEL "?{\"execute\":\"migrate_cancel\"}\n"
+#define CONTINUE "{\"execute\":\"cont\"}\n"
+
 /* Cancels QEMU's migration, and waits for its end. */
 static int cancel(struct haul_qemu_source *source, struct haul_error *error)
 {
@@ -170,9 +178,13 @@ static int cancel(struct haul_qemu_source *source, struct haul_error *error)
 static int undo(struct haul_qemu_source *source, struct haul_error *error)
 {
     int result = source->switching ? cancel(source, error) : 0;
+    bool is_over = !result && source->switching;
+    if (is_over) { /* a migration that begins from here on is somebody else's */
+        haul_qemu_source_rearm(source, source->was_running ? CONTINUE : "", NULL);
+    }
     haul_qemu_stream_free(source->stream);
     source->stream = NULL;
-    if (!result && source->switching && source->was_running) {
+    if (is_over && source->was_running) {
         result = haul_qemu_continue(source->qmp, error);
     }
     if (!result) {
@@ -180,14 +192,6 @@ static int undo(struct haul_qemu_source *source, struct haul_error *error)
     }
     return result;
 }
-
-/*
- * What the guardian does if haul dies from here on. Where QEMU still has the stream, `migrate` was not
- * carried out: the machine was not stopped, and a migration that there may be is somebody else's.
- */
-#define CLOSE_STREAM "{\"execute\":\"closefd\",\"arguments\":{\"fdname\":\"" STREAM_NAME "\"}}\n"
-#define CANCEL "?{\"execute\":\"migrate_cancel\"}\n"
-#define CONTINUE "{\"execute\":\"cont\"}\n"
 
 static int begin(struct haul_qemu_source *source, struct haul_error *error)
 {
@@ -223,6 +227,7 @@ static int stop_guest(void *opaque, uint64_t *stopped_ns, struct haul_error *err
         undo(source, &ignored);
         if (!source->switching) {
             if (result == -EREMOTEIO) { /* `migrate` did not take the stream */
+                haul_qemu_source_rearm(source, "?" CLOSE_STREAM, NULL);
                 haul_qmp_execute(source->qmp, "closefd", json_pack("{s:s}", "fdname", STREAM_NAME), NULL,
                                  &ignored);
             }
