@@ -10,10 +10,12 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <linux/vm_sockets.h>
@@ -132,8 +134,12 @@ class ExecBoth : public Exec
   public:
     ~ExecBoth() override
     {
-        for (pid_t group : orphans_) {
-            kill(-group, SIGKILL);
+        if (adopts_) {
+            destination->wait();
+            for (pid_t group : orphans_) {
+                end_adopted(group);
+            }
+            prctl(PR_SET_CHILD_SUBREAPER, 0);
         }
     }
     std::string start(const Ends &ends, std::vector<std::string> settings) override
@@ -151,15 +157,29 @@ class ExecBoth : public Exec
         send(ends, "exec:exec 4>" + path + ".there 3<" + path + ".back" + carry, std::move(settings));
         return "";
     }
-    // A command that waits for the other end of its pipe would do so for ever.
+    // A command that waits for the other end of its pipe would do so for ever. What the destination leaves
+    // becomes this process's to reap, so that nobody else can get its ids before.
     void kill_destination() override
     {
+        adopts_ = prctl(PR_SET_CHILD_SUBREAPER, 1) == 0;
+        EXPECT_TRUE(adopts_);
         orphans_ = Children(destination->pid());
         Exec::kill_destination();
     }
 
   private:
-    std::vector<pid_t> orphans_;
+    // One that the destination had reaped has no child of this process in it.
+    static void end_adopted(pid_t group)
+    {
+        siginfo_t info;
+        if (waitid(P_PGID, (id_t)group, &info, WEXITED | WNOHANG | WNOWAIT) == 0) {
+            kill(-group, SIGKILL);
+            while (waitpid(-group, nullptr, 0) > 0) {
+            }
+        }
+    }
+    std::vector<pid_t> orphans_; // process groups
+    bool adopts_ = false;
 };
 
 template <Descriptors::Kind kind> class Inherited : public Transport
@@ -231,10 +251,11 @@ class Ssh : public Transport
     }
     void kill_destination() override
     {
-        pid_t pid = remote();
-        ASSERT_GT(pid, 0);
-        std::string words = read_words(pid);
-        kill(pid, SIGKILL);
+        std::string words;
+        int remote = open_remote(&words);
+        ASSERT_GE(remote, 0);
+        EXPECT_EQ(syscall(SYS_pidfd_send_signal, remote, SIGKILL, nullptr, 0), 0);
+        close(remote);
         // Where it waits for channels; while it still does, nobody but it would remove that.
         size_t at = words.find("stdio:");
         ASSERT_NE(at, std::string::npos);
@@ -242,26 +263,36 @@ class Ssh : public Transport
     }
     void expect_destination_failed(bool) override
     {
-        pid_t pid = remote();
-        for (int i = 0; i < 1000 && (server_->Connections() > 0 || kill(pid, 0) == 0); i++) {
+        for (int i = 0; i < 1000 && (server_->Connections() > 0 || is_remote_there()); i++) {
             usleep(20000);
         }
         EXPECT_EQ(server_->Connections(), 0);
-        EXPECT_LT(kill(pid, 0), 0) << "the destination's haul is left behind";
+        EXPECT_FALSE(is_remote_there()) << "the destination's haul is left behind";
     }
 
   private:
-    // The command line, each word ended by a zero byte.
-    static std::string read_words(pid_t pid)
+    // A descriptor of the destination's haul and its command line, each word ended by a zero byte; -1 when it
+    // is gone, whoever has its id now.
+    int open_remote(std::string *words)
     {
-        std::ifstream file("/proc/" + std::to_string(pid) + "/cmdline", std::ios::binary);
-        return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-    }
-    pid_t remote()
-    {
+        const std::string where = folder_ / "pid";
         pid_t pid = 0;
-        std::ifstream(folder_ / "pid") >> pid;
-        return pid;
+        std::ifstream(where) >> pid;
+        int remote = (int)syscall(SYS_pidfd_open, pid, 0);
+        std::ifstream file("/proc/" + std::to_string(pid) + "/cmdline", std::ios::binary);
+        words->assign(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>());
+        if (remote >= 0 && words->find("pid=" + where) == std::string::npos) {
+            close(remote);
+            return -1;
+        }
+        return remote;
+    }
+    bool is_remote_there()
+    {
+        std::string words;
+        int remote = open_remote(&words);
+        close(remote);
+        return remote >= 0;
     }
     Folder folder_;
     SshServer *server_ = nullptr;
