@@ -2,6 +2,7 @@
 // Snapshot files: what is put comes back, every damage is found and named, and hostile numbers are refused.
 #include "channels/snapshot/reader.h"
 #include "channels/snapshot/writer.h"
+#include "tests/directory.h"
 
 #include <gtest/gtest.h>
 
@@ -43,16 +44,11 @@ class Snapshot : public testing::Test
   protected:
     void SetUp() override
     {
-        const char *root = getenv("TEST_TMPDIR");
-        directory_ = std::string(root ? root : "/tmp") + "/snapshot.XXXXXX";
-        ASSERT_NE(mkdtemp(directory_.data()), nullptr);
-        path_ = directory_ + "/a";
         ASSERT_EQ(posix_memalign(reinterpret_cast<void **>(&page_), 4096, 4096), 0);
     }
     void TearDown() override
     {
         haul_snapshot_writer_free(writer_);
-        std::filesystem::remove_all(directory_);
         free(page_);
     }
     void Open(const std::vector<unsigned char> &table)
@@ -159,7 +155,8 @@ class Snapshot : public testing::Test
         EXPECT_EQ(Check(), code);
         EXPECT_NE(std::string(error_.message).find(sentence), std::string::npos) << error_.message;
     }
-    std::string directory_, path_;
+    haul_test::Directory directory_;
+    const std::string path_ = directory_ / "a";
     unsigned char *page_ = nullptr;
     haul_snapshot_writer *writer_ = nullptr;
     haul_error error_{};
@@ -281,7 +278,7 @@ TEST_F(Snapshot, RefusesAnotherVersion)
 TEST_F(Snapshot, RefusesAFileThatWasCutOrExtended)
 {
     Make();
-    const std::string copy = directory_ + "/copy";
+    const std::string copy = directory_ / "copy";
     std::filesystem::copy_file(path_, copy);
     uint64_t whole = std::filesystem::file_size(path_);
     for (uint64_t length : {uint64_t{4096}, uint64_t{5000}, whole / 2, whole - 1, whole + 1}) {
@@ -298,7 +295,7 @@ TEST_F(Snapshot, RefusesAFileThatWasCutOrExtended)
 TEST_F(Snapshot, RefusesNumbersThatCannotBe)
 {
     Make();
-    const std::string copy = directory_ + "/copy";
+    const std::string copy = directory_ / "copy";
     std::filesystem::copy_file(path_, copy);
     auto again = [&] {
         std::filesystem::copy_file(copy, path_, std::filesystem::copy_options::overwrite_existing);
@@ -342,7 +339,7 @@ TEST_F(Snapshot, SurvivesRandomDamage)
 {
     Make();
     std::mt19937_64 random(1);
-    const std::string copy = directory_ + "/copy";
+    const std::string copy = directory_ / "copy";
     std::filesystem::copy_file(path_, copy);
     for (unsigned i = 0; i < 300; i++) {
         for (unsigned n = random() % 4 + 1; n > 0; n--) {
@@ -396,10 +393,10 @@ TEST_F(Snapshot, LeavesNothingWithoutItsEnd)
 {
     Open(BlockTable(1, "ram", kPages * 4096, 4096));
     Put(1, 1);
-    EXPECT_TRUE(std::filesystem::is_empty(directory_));
+    EXPECT_EQ(directory_.Names(), std::vector<std::string>());
     haul_snapshot_writer_free(writer_);
     writer_ = nullptr;
-    EXPECT_TRUE(std::filesystem::is_empty(directory_));
+    EXPECT_EQ(directory_.Names(), std::vector<std::string>());
 }
 
 } // namespace

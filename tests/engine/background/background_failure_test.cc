@@ -162,7 +162,7 @@ TEST_P(SnapshotFullDisk, LetsTheGuestGoOn)
         mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) < 0) {
         GTEST_SKIP() << "needs root and a mount namespace for a small file system";
     }
-    ASSERT_EQ(mount("none", directory.path.c_str(), "tmpfs", 0, "size=64m"), 0);
+    ASSERT_EQ(mount("none", directory.path().c_str(), "tmpfs", 0, "size=64m"), 0);
     Make({32 * kMiB}, true);
     guest->Run(500, 100);
     FillUpIn("setup");
@@ -193,7 +193,7 @@ TEST_P(SnapshotFullDisk, LetsTheGuestGoOn)
         vcpu.join();
     }
     EXPECT_TRUE(guest->running());
-    umount2(directory.path.c_str(), MNT_DETACH);
+    umount2(directory.path().c_str(), MNT_DETACH);
 }
 
 INSTANTIATE_TEST_SUITE_P(In, SnapshotFullDisk,

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <dirent.h>
 #include <fcntl.h>
 #include <random>
 #include <sys/stat.h>
@@ -13,35 +12,6 @@
 
 namespace haul_test
 {
-
-Directory::Directory()
-{
-    const char *base = getenv("TEST_TMPDIR");
-    path_ = std::string(base ? base : "/tmp") + "/disk-XXXXXX";
-    EXPECT_NE(mkdtemp(path_.data()), nullptr);
-}
-
-Directory::~Directory()
-{
-    for (const auto &name : Names()) {
-        unlink((*this / name).c_str());
-    }
-    rmdir(path_.c_str());
-}
-
-std::vector<std::string> Directory::Names() const
-{
-    std::vector<std::string> names;
-    DIR *directory = opendir(path_.c_str());
-    while (dirent *entry = directory ? readdir(directory) : nullptr) {
-        if (entry->d_name[0] != '.') {
-            names.emplace_back(entry->d_name);
-        }
-    }
-    closedir(directory);
-    std::sort(names.begin(), names.end());
-    return names;
-}
 
 void MakeImage(const std::string &path, uint64_t bytes, const std::function<bool(uint64_t)> &present)
 {

@@ -6,30 +6,13 @@
 // that note what was asked of them.
 
 #include "engine/disk_file.h"
+#include "tests/directory.h"
 #include "tests/engine/move.h"
 
 #include <memory>
 
 namespace haul_test
 {
-
-// A directory that is gone with all that is in it.
-class Directory
-{
-  public:
-    Directory();
-    ~Directory();
-    Directory(const Directory &) = delete;
-    std::string operator/(const std::string &name) const
-    {
-        return path_ + "/" + name;
-    }
-    // What is in it, sorted.
-    std::vector<std::string> Names() const;
-
-  private:
-    std::string path_;
-};
 
 // Makes an image of `bytes`, with content wherever `present` says so of a block of 4096 bytes.
 void MakeImage(const std::string &path, uint64_t bytes, const std::function<bool(uint64_t)> &present);

@@ -4,49 +4,15 @@
 
 // Saving a test guest into a snapshot file and starting another one from it, in one process.
 
+#include "tests/directory.h"
 #include "tests/engine/move.h"
 
 #include <gtest/gtest.h>
 
-#include <cstdlib>
-#include <filesystem>
-#include <fstream>
 #include <string>
-#include <vector>
 
 namespace haul_test
 {
-
-// A directory of its own for every test, removed with what is in it.
-class Directory
-{
-  public:
-    Directory()
-    {
-        const char *root = getenv("TEST_TMPDIR");
-        std::string pattern = std::string(root ? root : "/tmp") + "/file.XXXXXX";
-        EXPECT_NE(mkdtemp(pattern.data()), nullptr);
-        path = pattern;
-    }
-    ~Directory()
-    {
-        std::filesystem::remove_all(path);
-    }
-    Directory(const Directory &) = delete;
-    std::string operator/(const std::string &name) const
-    {
-        return path + "/" + name;
-    }
-    std::vector<std::string> Names() const
-    {
-        std::vector<std::string> names;
-        for (const auto &entry : std::filesystem::directory_iterator(path)) {
-            names.push_back(entry.path().filename());
-        }
-        return names;
-    }
-    std::string path;
-};
 
 // One end and its file. Start and Wait are apart so that a test can do something meanwhile.
 class FileEnd

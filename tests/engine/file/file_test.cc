@@ -4,6 +4,8 @@
 
 #include <cerrno>
 #include <fcntl.h>
+#include <filesystem>
+#include <fstream>
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -292,7 +294,7 @@ TEST(File, GoesOnWhenTheDiskIsFull)
         GTEST_SKIP() << "needs root and a mount namespace for a small file system";
     }
     Directory directory;
-    ASSERT_EQ(mount("none", directory.path.c_str(), "tmpfs", 0, "size=4m"), 0);
+    ASSERT_EQ(mount("none", directory.path().c_str(), "tmpfs", 0, "size=4m"), 0);
     {
         Guest guest({16 * kMiB}, true);
         guest.Run(20, 1000);
@@ -305,7 +307,7 @@ TEST(File, GoesOnWhenTheDiskIsFull)
         guest.Pause();
         ExpectNotSaved(save, guest, directory);
     }
-    umount2(directory.path.c_str(), MNT_DETACH);
+    umount2(directory.path().c_str(), MNT_DETACH);
 }
 
 TEST(File, SaysThatFilesMayNotBeSoLarge)
