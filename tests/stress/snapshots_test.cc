@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Fifty background snapshots of one reference guest under load, each of them restored and checked, and the
 // guest itself checked in between: what it runs on was not disturbed.
+#include "tests/directory.h"
 #include "tests/tools/machine_move.h"
 
 #include <filesystem>
@@ -58,8 +59,8 @@ TEST_P(Snapshots, FiftyUnderLoadAreEachOfOneMoment)
         GTEST_SKIP() << error.message;
     }
     Machine from(made);
-    const char *root = getenv("TEST_TMPDIR");
-    std::string path = std::string(root ? root : "/tmp") + "/snapshot-" + GetParam();
+    Directory directory;
+    const std::string path = directory / "snapshot";
     uint64_t faults = 0;
     for (int i = 0; i < kSnapshots; i++) {
         SCOPED_TRACE("snapshot " + std::to_string(i));
