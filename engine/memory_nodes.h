@@ -17,9 +17,9 @@ extern "C" {
 
 /*
  * haul_memory_by_node adds to `bytes` how much of the migration's memory lies on each node, as some pages of
- * every block show; what nobody touched yet counts nowhere. Reads those that are in the file behind a block
- * and not mapped here. It makes no page: holes are not read, nor are huge pages that are not mapped, for
- * which files do not tell.
+ * every block show; what nobody touched yet counts nowhere. Maps those that are in the file behind a block
+ * and not mapped here, huge pages in a mapping of their own. It makes no page. What the kernel does not allow
+ * to ask (huge pages: without a userfaultfd, of Linux 5.13, or the right to write the file) counts nowhere.
  */
 void haul_memory_by_node(const struct haul_migration *migration, uint64_t bytes[HAUL_MEMORY_NODES_MAX]);
 

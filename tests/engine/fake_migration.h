@@ -18,13 +18,13 @@
 namespace haul_test
 {
 
-// Memory of a memfd, mapped shared, or anonymous memory without a file.
+// Memory of a memfd, mapped shared (`memfd_flags`: MFD_HUGETLB), or anonymous memory without a file.
 class Mapping
 {
   public:
-    explicit Mapping(size_t bytes, bool file = true) : size(bytes)
+    explicit Mapping(size_t bytes, bool file = true, unsigned memfd_flags = 0) : size(bytes)
     {
-        fd = file ? memfd_create("mapping", MFD_CLOEXEC) : -1;
+        fd = file ? memfd_create("mapping", MFD_CLOEXEC | memfd_flags) : -1;
         if (file) {
             EXPECT_EQ(ftruncate(fd, static_cast<off_t>(bytes)), 0);
         }
