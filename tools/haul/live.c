@@ -71,14 +71,15 @@ static void draw_wrapped(struct screen *screen, size_t width, const char *text, 
     draw_line(screen, width, text);
 }
 
-/* How much of a table's rows fits: a column that does not is left out, and not cut to half a number. */
-static size_t table_width(const char *heading, size_t width)
+/* How much of a table fits whose longest line has `longest`: a column that does not is left out, and not cut
+ * to half a number. */
+static size_t table_width(const char *heading, size_t longest, size_t width)
 {
-    size_t length = strlen(heading);
-    if (length <= width) {
+    if (longest <= width) {
         return width;
     }
-    size_t end = width;
+    size_t length = strlen(heading);
+    size_t end = width < length ? width : length - 1;
     /* Two spaces: one may be part of a column's name. */
     while (end > 0 && !(heading[end - 1] != ' ' && heading[end] == ' ' && heading[end + 1] == ' ')) {
         end--;
@@ -93,8 +94,13 @@ static void draw_table(struct screen *screen, size_t width, const struct cli_vie
                        size_t count, size_t room, row_writer row)
 {
     char line[CLI_VIEW_LINE];
-    width = table_width(heading, width);
     size_t shown = count < room ? count : room;
+    size_t longest = strlen(heading);
+    for (size_t i = 0; i < shown; i++) {
+        row(view, i, line);
+        longest = strlen(line) > longest ? strlen(line) : longest;
+    }
+    width = table_width(heading, longest, width);
     if (shown) {
         draw_line(screen, width, heading);
     }

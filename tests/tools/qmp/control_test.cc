@@ -463,6 +463,22 @@ TEST(ControlCommands, WatchBreaksALongHeadlineAndLeavesColumnsOut)
     EXPECT_EQ(std::string::npos, text.find("500 ms")) << text;
 }
 
+// The last column's heading is shorter than what stands below it, which ends at column 74.
+TEST(ControlCommands, WatchDrawsALastColumnWholeOrNotAtAll)
+{
+    for (unsigned short columns : {68, 69, 74, 75}) {
+        Daemon daemon({{"disk", {active(512, "active", DRIVES), active(1024, "completed")}}});
+        std::string text = drawn(daemon, 24, columns);
+        std::string table(DRIVE_TABLE), end = "\033[K\r\n";
+        table = table.substr(0, table.find(columns > 74 ? "\n" : "  Pass")) + end;
+        EXPECT_NE(std::string::npos, text.find(table)) << columns << text;
+        EXPECT_NE(std::string::npos,
+                  text.find(columns > 74 ? "1.00 GiB  new writes" + end : "1.00 GiB" + end))
+            << columns << text;
+        EXPECT_EQ(columns > 74, text.find("new w") != std::string::npos) << columns << text;
+    }
+}
+
 TEST(ControlCommands, WatchTellsTheWholeReasonOfAFailure)
 {
     std::string why = "first";
