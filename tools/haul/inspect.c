@@ -2,6 +2,7 @@
 /* inspect: what is in a snapshot file, and whether every byte of it is sound. */
 #include "tools/haul/commands.h"
 
+#include "tools/haul/clock.h"
 #include "tools/haul/described.h"
 #include "tools/haul/number.h"
 
@@ -27,13 +28,6 @@ struct inspection {
     int code; /* 0, or the negative errno of what is wrong */
     struct haul_error error;
 };
-
-static uint64_t now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
 
 static void format_time(char text[32], uint64_t seconds)
 {
@@ -71,12 +65,12 @@ static int look(struct inspection *inspection)
         return code;
     }
     code = look_at_states(inspection, error);
-    uint64_t begun = now_ns();
+    uint64_t begun = cli_now_ns();
     if (code == 0) {
         code = haul_snapshot_verify(inspection->snapshot, inspection->options->haul.channels,
                                     inspection->options->haul.direct_io, error);
     }
-    inspection->verify_ns = now_ns() - begun;
+    inspection->verify_ns = cli_now_ns() - begun;
     haul_snapshot_get_info(inspection->snapshot, &inspection->info);
     return code;
 }

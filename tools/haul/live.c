@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* haul watch: a migration of a daemon, looked at again and again until it ends. */
 #include "tools/haul/commands.h"
+
+#include "tools/haul/clock.h"
 #include "tools/haul/control.h"
 #include "tools/haul/view.h"
 
@@ -21,13 +23,6 @@ struct screen {
     unsigned drawn;           /* lines of the last drawing, to be drawn over */
     char last[CLI_VIEW_LINE]; /* line written */
 };
-
-static uint64_t now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
 
 static void sleep_ms(unsigned ms)
 {
@@ -180,7 +175,7 @@ static int follow(struct haul_qmp *daemon, const char *name, struct screen *scre
             json_decref(before);
             return status;
         }
-        uint64_t at_ns = now_ns();
+        uint64_t at_ns = cli_now_ns();
         const char *shown = name ? name : cli_view_text(now, "name");
         /* Of one that has ended, what it came to: the last moment's rates tell nothing. A destination's time
          * began with the wait for its source. */

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tools/haul/watch.h"
 
+#include "tools/haul/clock.h"
+
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
@@ -10,7 +12,6 @@
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <sys/signalfd.h>
-#include <time.h>
 #include <unistd.h>
 
 struct cli_watch {
@@ -75,20 +76,13 @@ static void take_signal(struct cli_watch *watch)
     pthread_mutex_unlock(&watch->mutex);
 }
 
-static uint64_t now_ns(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
-}
-
 static void show(struct cli_watch *watch)
 {
     pthread_mutex_lock(&watch->mutex);
     if (watch->migration) {
         struct haul_stats stats = {0};
         haul_get_stats(watch->migration, &stats);
-        cli_progress_show(watch->progress, &stats, now_ns());
+        cli_progress_show(watch->progress, &stats, cli_now_ns());
     }
     pthread_mutex_unlock(&watch->mutex);
 }
@@ -97,11 +91,11 @@ static void *watch_thread(void *opaque)
 {
     struct cli_watch *watch = opaque;
     uint64_t interval = cli_progress_interval_ms(watch->progress) * UINT64_C(1000000);
-    uint64_t next = now_ns() + interval;
+    uint64_t next = cli_now_ns() + interval;
     struct pollfd fds[] = {{watch->stop_fd, POLLIN, 0}, {watch->signal_fd, POLLIN, 0}};
     pthread_setname_np(pthread_self(), "watch");
     for (;;) {
-        uint64_t now = now_ns();
+        uint64_t now = cli_now_ns();
         if (now >= next) {
             show(watch);
             next = now + interval;

@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef HAUL_TOOLS_HAUL_CLOCK_H
+#define HAUL_TOOLS_HAUL_CLOCK_H
+
+#include <stdint.h>
+#include <time.h>
+
+/* cli_now_ns returns nanoseconds of CLOCK_MONOTONIC. */
+static inline uint64_t cli_now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+#endif
