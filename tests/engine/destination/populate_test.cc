@@ -6,6 +6,7 @@
 #include "tests/waiting.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
@@ -17,9 +18,33 @@
 #include <thread>
 
 using haul_test::Bytes;
+using haul_test::Clock;
 using haul_test::Eventually;
 using haul_test::FakeMigration;
 using haul_test::Mapping;
+
+namespace
+{
+
+// A chunk that whoever comes to it to populate it waits at, and one that is only watched.
+std::atomic<void *> barred{nullptr}, watched{nullptr};
+std::atomic<bool> waits_at_bar{false};
+std::atomic<Clock::rep> came{0}; // to the watched one
+
+} // namespace
+
+// In place of the C library's.
+extern "C" int madvise(void *host, size_t length, int advice) noexcept
+{
+    if (host == watched) {
+        came = Clock::now().time_since_epoch().count();
+    }
+    while (host == barred) {
+        waits_at_bar = true;
+        usleep(1000);
+    }
+    return (int)syscall(SYS_madvise, host, length, advice);
+}
 
 namespace
 {
@@ -32,7 +57,17 @@ class Populate : public testing::Test
   protected:
     ~Populate() override
     {
+        barred = nullptr;
         haul_populate_stop(populate_);
+        watched = nullptr;
+    }
+    // Its only thread waits at the first chunk of `mapping`.
+    void StartBarredAt(const Mapping &mapping)
+    {
+        waits_at_bar = false;
+        barred = mapping.data;
+        Start(1);
+        ASSERT_TRUE(Eventually([] { return waits_at_bar.load(); }));
     }
     void Start(unsigned threads)
     {
@@ -72,13 +107,13 @@ TEST_F(Populate, MakesEverythingPresentAndKeepsContents)
     EXPECT_EQ(a.data[3 * kMiB + 4096], 0);
 }
 
-// Pages of the mapping at `mapping` that have a page table entry in this process.
-size_t MappedPages(const Mapping &mapping)
+// Pages of the memory that have a page table entry in this process.
+size_t MappedPages(const unsigned char *memory, size_t size)
 {
-    std::vector<uint64_t> entries(mapping.size / 4096);
+    std::vector<uint64_t> entries(size / 4096);
     FILE *pagemap = fopen("/proc/self/pagemap", "re");
     EXPECT_NE(pagemap, nullptr);
-    fseeko(pagemap, static_cast<off_t>(reinterpret_cast<uintptr_t>(mapping.data) / 4096 * 8), SEEK_SET);
+    fseeko(pagemap, static_cast<off_t>(reinterpret_cast<uintptr_t>(memory) / 4096 * 8), SEEK_SET);
     EXPECT_EQ(fread(entries.data(), 8, entries.size(), pagemap), entries.size());
     fclose(pagemap);
     return static_cast<size_t>(
@@ -94,11 +129,11 @@ TEST_F(Populate, MapsMemoryThatIsPresentAlready)
     used.data = static_cast<unsigned char *>(
         mmap(nullptr, used.size, PROT_READ | PROT_WRITE, MAP_SHARED, used.fd, 0));
     ASSERT_NE(used.data, MAP_FAILED);
-    ASSERT_EQ(MappedPages(used), 0u);
+    ASSERT_EQ(MappedPages(used.data, used.size), 0u);
     migration_.Add("used", used);
     Start(2);
     // The kernel leaves out a neighbour that is locked at that moment.
-    EXPECT_TRUE(Eventually([&] { return MappedPages(used) > used.size / 4096 * 15 / 16; }));
+    EXPECT_TRUE(Eventually([&] { return MappedPages(used.data, used.size) > used.size / 4096 * 15 / 16; }));
     EXPECT_EQ(haul_populate_failed(populate_), 0);
     EXPECT_EQ(used.data[used.size - 1], 0x5a);
 }
@@ -138,11 +173,15 @@ TEST_F(Populate, IsHeldWhileASourceConnects)
 
 TEST_F(Populate, ASlowSourceHoldsItForAMoment)
 {
-    Mapping big(512 * kMiB);
+    Mapping big(8 * kMiB);
     migration_.Add("big", big);
-    Start(2);
+    watched = big.data + HAUL_POPULATE_CHUNK;
+    StartBarredAt(big);
+    auto held = Clock::now();
     haul_populate_hold(populate_);
+    barred = nullptr;
     WaitFor(big);
+    EXPECT_GE(Clock::duration(came) - held.time_since_epoch(), std::chrono::milliseconds(500));
 }
 
 TEST_F(Populate, StopsWhileItIsHeld)
@@ -157,15 +196,20 @@ TEST_F(Populate, StopsWhileItIsHeld)
 
 TEST_F(Populate, LeavesAloneWhatPresentLeavesOut)
 {
-    Mapping a(2 * kMiB), b(16 * kMiB);
+    Mapping a(2 * kMiB), b(16 * kMiB), last(2 * kMiB);
     migration_.Add("a", a);
     migration_.Add("b", b);
-    Start(1); // restricted below before it can come far: the order of events is made certain by the next test
+    migration_.Add("last", last);
+    StartBarredAt(a);
     // The source's block 0 is our block 1: chunks 0 and 5 of 8.
     EXPECT_EQ(Restrict(Bytes().u32(0).u64(8).raw(1, 0x21)), 0) << error_.message;
+    barred = nullptr;
     WaitFor(a);
-    WaitFor(b, 2 * kPagesPerChunk);
-    EXPECT_EQ(b.data[5 * HAUL_POPULATE_CHUNK], 0);
+    WaitFor(last);
+    EXPECT_EQ(b.Resident(), 2 * kPagesPerChunk);
+    for (size_t chunk : {0, 5}) {
+        EXPECT_EQ(MappedPages(b.data + chunk * HAUL_POPULATE_CHUNK, HAUL_POPULATE_CHUNK), kPagesPerChunk);
+    }
 }
 
 TEST_F(Populate, NoThreadsMeansThatRestrictDecidesAlone)
