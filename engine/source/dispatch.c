@@ -6,6 +6,7 @@
 #include "engine/disks.h"
 #include "engine/file/source.h"
 #include "engine/memory_nodes.h"
+#include "engine/source/map_ahead.h"
 #include "engine/streams.h"
 
 #include <errno.h>
@@ -282,6 +283,7 @@ static int dispatch_block(struct haul_migration *migration, uint32_t block, stru
                          room.batch);
         source->dirty_pages -= room.batch->page_count;
         source->dirty_disk_pages -= view->io ? room.batch->page_count : 0;
+        haul_map_ahead_sent(source->map_ahead, view->io ? 0 : room.batch->page_count);
         haul_sender_submit(room.sender, room.batch);
     }
     return 0;
@@ -337,7 +339,6 @@ int haul_dispatch_holes(struct haul_migration *migration, struct haul_error *err
             return rc;
         }
     }
-    haul_source_forget_present(migration);
     return 0;
 }
 

@@ -233,6 +233,9 @@ static int send_round(struct haul_migration *migration, struct haul_error *error
         sample.pages = after.content - before.content; /* zero pages cost next to nothing */
     }
     sample.elapsed_ns = haul_now_ns() - begun;
+    if (sample.first) {
+        haul_source_forget_present(migration);
+    }
     if (source->flush_ns > sample.elapsed_ns) {
         return haul_error_set(error, EPROTO,
                               "the destination says that round %u flushed its disks for %llu ms, which is "

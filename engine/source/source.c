@@ -10,6 +10,7 @@
 #include "engine/file/source.h"
 #include "engine/holes.h"
 #include "engine/rdma.h"
+#include "engine/source/map_ahead.h"
 #include "engine/streams.h"
 
 #include <errno.h>
@@ -161,6 +162,7 @@ static int setup_copying(struct haul_migration *migration, struct haul_error *er
         rc = plan_first_round(migration, error);
     }
     if (rc == 0) {
+        migration->source->map_ahead = haul_map_ahead_start(migration);
         rc = haul_source_open_channels(migration, error);
     }
     if (rc == 0) {
@@ -283,6 +285,7 @@ static void finish(struct haul_migration *migration, int rc, bool uncertain)
     if (source->tracking) {
         migration->tracker->stop(migration->tracker_opaque);
     }
+    haul_source_forget_present(migration);
     for (unsigned i = 0; i < source->sender_count; i++) {
         haul_sender_abort(source->senders[i]);
     }
@@ -453,6 +456,8 @@ static void free_bitmaps(uint64_t **bitmaps, uint32_t count)
 
 void haul_source_forget_present(struct haul_migration *migration)
 {
+    haul_map_ahead_stop(migration->source->map_ahead);
+    migration->source->map_ahead = NULL;
     free_bitmaps(migration->source->present, migration->view_count);
     migration->source->present = NULL;
 }

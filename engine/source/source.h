@@ -20,13 +20,14 @@ struct haul_source {
     struct haul_background *background; /* mode background-snapshot, from setup on */
 
     /* ---- the migration_thread's own ---- */
-    struct haul_doorbell bell; /* rung by senders, the control reader and haul_cancel */
-    uint64_t **bitmaps;        /* dirty pages, one bitmap per block, then per disk */
-    uint64_t **present;        /* pages that may hold content when round 1 is planned; NULL after its holes */
-    uint64_t dirty_pages;      /* set bits over all bitmaps */
-    uint64_t dirty_disk_pages; /* of these, on disks */
-    bool several_nodes;        /* ask where memory lies only when it matters */
-    unsigned next_channel;     /* where the next tie between equally loaded channels is broken */
+    struct haul_doorbell bell;        /* rung by senders, the control reader and haul_cancel */
+    uint64_t **bitmaps;               /* dirty pages, one bitmap per block, then per disk */
+    uint64_t **present;               /* pages that may hold content when round 1 is planned; NULL after it */
+    struct haul_map_ahead *map_ahead; /* reads `present`; in round 1, else NULL */
+    uint64_t dirty_pages;             /* set bits over all bitmaps */
+    uint64_t dirty_disk_pages;        /* of these, on disks */
+    bool several_nodes;               /* ask where memory lies only when it matters */
+    unsigned next_channel;            /* where the next tie between equally loaded channels is broken */
     struct haul_rate_limit limit;
     struct haul_file_source *file; /* file:PATH, else NULL: there is a destination */
     bool unlimited;                /* the last pass ignores max-bandwidth */

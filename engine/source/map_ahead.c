@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "engine/source/map_ahead.h"
+
+#include "engine/bitmap.h"
+#include "engine/source/source.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <time.h>
+
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22 /* Linux 5.14 */
+#endif
+
+/* Pages that the kernel maps at one read fault, by its default fault_around_bytes of 64 KiB. */
+#define FAULT_AROUND 16u
+/* How far ahead: long enough for a thread that had no CPU for a moment, and little where memory is swapped
+ * out. */
+#define AHEAD_PAGES (uint64_t)(64u << 20 >> 12)
+#define WAIT_NS 500000 /* the senders take longer for AHEAD_PAGES on any link */
+
+struct haul_map_ahead {
+    struct haul_migration *migration;
+    pthread_t thread;
+    _Atomic uint64_t sent; /* pages handed to the senders; relaxed: only how far it is counts */
+    _Atomic bool stop;     /* relaxed: the join orders everything */
+};
+
+static bool stopped(const struct haul_map_ahead *ahead)
+{
+    return atomic_load_explicit(&ahead->stop, memory_order_relaxed);
+}
+
+/* False: to be stopped. */
+static bool wait_for_turn(const struct haul_map_ahead *ahead, uint64_t mapped)
+{
+    const struct timespec pause = {.tv_nsec = WAIT_NS};
+    while (!stopped(ahead) &&
+           mapped > atomic_load_explicit(&ahead->sent, memory_order_relaxed) + AHEAD_PAGES) {
+        nanosleep(&pause, NULL);
+    }
+    return !stopped(ahead);
+}
+
+/* False: to be stopped, or the kernel does not know how. */
+static bool map_block(const struct haul_map_ahead *ahead, const struct haul_block_view *view,
+                      const uint64_t *present, uint64_t *mapped)
+{
+    uint64_t first, count;
+    for (uint64_t at = 0;
+         haul_bitmap_next_run(present, view->pages, at, FAULT_AROUND - at % FAULT_AROUND, &first, &count);) {
+        if (!wait_for_turn(ahead, *mapped)) {
+            return false;
+        }
+        /* One page of each window brings the others. What fails is the sender's to meet: it reads the page.
+         */
+        if (madvise(view->host + first * HAUL_PAGE_SIZE, HAUL_PAGE_SIZE, MADV_POPULATE_READ) < 0 &&
+            errno == EINVAL) {
+            return false;
+        }
+        at = first + count;
+        *mapped += count;
+    }
+    return true;
+}
+
+static void *map_ahead(void *argument)
+{
+    const struct haul_map_ahead *ahead = argument;
+    const struct haul_migration *migration = ahead->migration;
+    struct haul_thread_entry entry;
+    haul_thread_enter(&ahead->migration->threads, &entry, "map-ahead", HAUL_THREAD_ALONE);
+    uint64_t mapped = 0;
+    for (uint32_t i = 0; i < migration->block_count; i++) {
+        if (!map_block(ahead, &migration->views[i], migration->source->present[i], &mapped)) {
+            break;
+        }
+    }
+    haul_thread_leave(&ahead->migration->threads, &entry);
+    return NULL;
+}
+
+struct haul_map_ahead *haul_map_ahead_start(struct haul_migration *migration)
+{
+    struct haul_map_ahead *ahead = calloc(1, sizeof *ahead);
+    if (ahead) {
+        ahead->migration = migration;
+        if (haul_thread_start(&ahead->thread, map_ahead, ahead) == 0) {
+            return ahead;
+        }
+        free(ahead);
+    }
+    return NULL;
+}
+
+void haul_map_ahead_sent(struct haul_map_ahead *ahead, uint64_t pages)
+{
+    if (ahead) {
+        atomic_fetch_add_explicit(&ahead->sent, pages, memory_order_relaxed);
+    }
+}
+
+void haul_map_ahead_stop(struct haul_map_ahead *ahead)
+{
+    if (ahead) {
+        atomic_store_explicit(&ahead->stop, true, memory_order_relaxed);
+        pthread_join(ahead->thread, NULL);
+        free(ahead);
+    }
+}
