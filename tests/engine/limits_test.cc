@@ -3,13 +3,11 @@
 // the decision to stop. That is within 100 ms in the best of some tries, so that a machine that is busy with
 // something else does not count; far longer if the limit had to wait for what was handed out before.
 #include "tests/engine/move.h"
-#include "tests/engine/proxy.h"
+#include "tests/engine/wire.h"
 #include "tests/waiting.h"
 
 #include <gtest/gtest.h>
 
-#include <atomic>
-#include <sys/socket.h>
 #include <unistd.h>
 
 using namespace haul_test;
@@ -19,63 +17,10 @@ namespace
 
 constexpr size_t kMiB = 1 << 20;
 
-// A link that counts what passes, and carries so many bytes per second on each connection (0: all it can).
-class Wire
+Move::Detour Through(Wire &wire)
 {
-  public:
-    explicit Wire(uint64_t bytes_per_s = 0) : rate_(bytes_per_s)
-    {
-        proxy_.CarryWith([this](int from, int to) { Carry(from, to); });
-    }
-    Move::Detour Through()
-    {
-        return [this](const std::string &uri) { return proxy_.Open(uri); };
-    }
-    uint64_t bytes() const
-    {
-        return bytes_;
-    }
-    uint64_t BytesIn(int64_t ms) const
-    {
-        uint64_t before = bytes_;
-        auto begun = Clock::now();
-        usleep(static_cast<useconds_t>(ms) * 1000);
-        uint64_t passed = bytes_ - before;
-        return passed * static_cast<uint64_t>(ms) / static_cast<uint64_t>(MsSince(begun) + 1);
-    }
-    void Open()
-    {
-        rate_ = 0;
-    }
-
-  private:
-    void Carry(int from, int to)
-    {
-        // What a real link's far end holds is past the wire, so this end must hold next to nothing.
-        int small = 32768;
-        if (rate_ > 0) {
-            setsockopt(from, SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
-        }
-        std::vector<char> piece(16384);
-        for (ssize_t got; (got = recv(from, piece.data(), piece.size(), 0)) > 0;) {
-            uint64_t rate = rate_;
-            if (rate > 0) {
-                usleep(static_cast<useconds_t>(static_cast<uint64_t>(got) * 1000000 / rate));
-            }
-            bytes_ += static_cast<uint64_t>(got);
-            for (ssize_t done = 0; done < got;) {
-                ssize_t sent = send(to, piece.data() + done, static_cast<size_t>(got - done), MSG_NOSIGNAL);
-                if (sent <= 0) {
-                    return;
-                }
-                done += sent;
-            }
-        }
-    }
-    std::atomic<uint64_t> rate_;
-    std::atomic<uint64_t> bytes_{0};
-    Proxy proxy_; // ends before what its threads use
-};
+    return [&wire](const std::string &uri) { return wire.Open(uri); };
+}
 
 haul_options Capped(uint64_t bytes_per_s)
 {
@@ -103,7 +48,7 @@ TEST(Limits, ALowOneHoldsAtEveryMoment)
 {
     Guest from({16 * kMiB}, true), to({16 * kMiB}, false);
     Wire wire;
-    Move move(from, to, Capped(2 * kMiB), "tcp:127.0.0.1:0", wire.Through());
+    Move move(from, to, Capped(2 * kMiB), "tcp:127.0.0.1:0", Through(wire));
     ASSERT_TRUE(Eventually([&] { return wire.bytes() > kMiB; }));
     unsigned bursts = 0, silences = 0;
     for (int i = 0; i < 10; i++) {
@@ -122,7 +67,7 @@ TEST(Limits, LiftingItIsFeltOnTheWireAtOnce)
     int64_t ms = BestOfTries(kAtOnceMs, [](int) {
         Guest from({32 * kMiB}, true), to({32 * kMiB}, false);
         Wire wire;
-        Move move(from, to, Capped(256 * 1024), "tcp:127.0.0.1:0", wire.Through());
+        Move move(from, to, Capped(256 * 1024), "tcp:127.0.0.1:0", Through(wire));
         EXPECT_TRUE(Eventually([&] { return wire.bytes() > 128 * 1024; }));
         uint64_t before = wire.bytes();
         auto set = Clock::now();
@@ -140,7 +85,7 @@ TEST(Limits, SettingOneIsFeltOnTheWireAtOnce)
 {
     Guest from({64 * kMiB}, true), to({64 * kMiB}, false);
     Wire wire(8 * kMiB); // on each of two channels: 4 s for everything
-    Move move(from, to, Capped(0), "tcp:127.0.0.1:0", wire.Through());
+    Move move(from, to, Capped(0), "tcp:127.0.0.1:0", Through(wire));
     ASSERT_TRUE(Eventually([&] { return wire.bytes() > 16 * kMiB; })); // what a channel can do is known
     constexpr int64_t kEnough = 192 * 1024;
     int64_t passed = BestOfTries(kEnough, [&](int) {
@@ -153,7 +98,7 @@ TEST(Limits, SettingOneIsFeltOnTheWireAtOnce)
     });
     RecordProperty("bytes_in_half_a_second_after_100_ms", std::to_string(passed));
     EXPECT_LT(passed, kEnough) << "128 KiB are due, 8 MiB what the link could";
-    wire.Open();
+    wire.Lift();
     haul_set_max_bandwidth(move.source, 0);
     ExpectMoved(move);
 }
@@ -168,10 +113,10 @@ TEST(Limits, OneThatIsSetWhileCompressedPagesAreUnderWayHolds)
     haul_options options = Capped(0);
     options.compress = "lz4";
     Wire wire(2 * kMiB);
-    Move move(from, to, options, "tcp:127.0.0.1:0", wire.Through());
+    Move move(from, to, options, "tcp:127.0.0.1:0", Through(wire));
     ASSERT_TRUE(Eventually([&] { return wire.bytes() > kMiB; })); // all that a channel may hold waits
     haul_set_max_bandwidth(move.source, 12 * kMiB);
-    wire.Open();
+    wire.Lift();
     ExpectMoved(move);
 }
 
@@ -222,7 +167,7 @@ TEST(Limits, ALongerDowntimeLimitIsDecidedOnSoonOverASlowLink)
     Wire wire(kMiB); // on each of two channels: 16 s for everything
     haul_options options = Capped(0);
     options.downtime_limit_ms = 0;
-    Move move(from, to, options, "tcp:127.0.0.1:0", wire.Through());
+    Move move(from, to, options, "tcp:127.0.0.1:0", Through(wire));
     ASSERT_TRUE(Eventually([&] { return wire.bytes() > 10 * kMiB; }));
     haul_error error{};
     auto set = Clock::now();
@@ -230,7 +175,7 @@ TEST(Limits, ALongerDowntimeLimitIsDecidedOnSoonOverASlowLink)
     ASSERT_TRUE(Eventually([&] { return from.stops > 0; }));
     RecordProperty("ms", static_cast<int>(MsSince(set)));
     EXPECT_LT(MsSince(set), 6000) << "eight batches of 1 MiB on each channel take 8 s";
-    wire.Open();
+    wire.Lift();
     ExpectMoved(move);
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Real daemons that move the reference guest, steered over their control sockets.
 #include "tests/engine/disk/disk.h"
+#include "tests/engine/wire.h"
 #include "tests/tools/daemon/daemon.h"
 #include "tests/waiting.h"
 
@@ -285,6 +286,43 @@ TEST_F(DaemonMove, ParametersActWithin100Ms)
                                            30 + i);
                           }),
               kAtOnceMs);
+    from_->Get("migrate_cancel", Named("a"));
+}
+
+// From the command to the wire, of which a proxy is one end.
+TEST_F(DaemonMove, MaxBandwidthActsWithin100Ms)
+{
+    using haul_test::Eventually;
+    constexpr uint64_t kKiB = 1024;
+    haul_test::Wire wire;
+    auto limit = [&](uint64_t kib_per_s) {
+        Set("a", "\"max-bandwidth\": " + std::to_string(kib_per_s * kKiB));
+    };
+    auto passes = [&](uint64_t kib) {
+        uint64_t before = wire.bytes();
+        limit(32768);
+        EXPECT_TRUE(Eventually([&] { return wire.bytes() - before > kib * kKiB; }));
+    };
+    limit(128);
+    Set("a", R"("downtime-limit": 0)");
+    Send("a", wire.Open(Listen("a")));
+    ASSERT_TRUE(Eventually([&] { return wire.bytes() > 64 * kKiB; }));
+    int64_t ms = haul_test::BestOfTries(haul_test::kAtOnceMs, [&](int) {
+        limit(128);
+        EXPECT_TRUE(Eventually([&] { return wire.BytesIn(100) < 48 * kKiB; }));
+        auto set = haul_test::Clock::now();
+        passes(512);
+        return haul_test::MsSince(set);
+    });
+    EXPECT_LT(ms, haul_test::kAtOnceMs) << "4 s at the first limit";
+    constexpr int64_t kEnough = 128 * kKiB;
+    int64_t passed = haul_test::BestOfTries(kEnough, [&](int) {
+        passes(1024);
+        limit(128);
+        usleep(100000);
+        return static_cast<int64_t>(wire.BytesIn(500));
+    });
+    EXPECT_LT(passed, kEnough) << "64 KiB are due, 1 MiB is what the guest writes meanwhile";
     from_->Get("migrate_cancel", Named("a"));
 }
 
