@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// A QEMU machine over each transport (qemu_failure_test has tcp), and into a file: in each state up to
-// HANDOVER the move is cancelled, the source's haul is killed, the destination's, or the connections break.
-// The machine goes on at the source, with QEMU as it was. Then the destination's haul dies with HANDOVER in
-// its hands, and the operator decides; in the end the machine moves over that transport, and from there on
-// over the next. With HAUL_TEST_FIRMWARE in the environment Linux is not booted for it: so vsock_test has it
-// within a guest.
+// A QEMU machine over each transport, and into a file: in each state up to HANDOVER the move is cancelled,
+// the source's haul is killed, the destination's, or the connections break. The machine goes on at the
+// source, with QEMU as it was. Then the destination's haul dies with HANDOVER in its hands, and the operator
+// decides; in the end the machine moves over that transport, and from there on over the next. With
+// HAUL_TEST_FIRMWARE in the environment Linux is not booted for it: so vsock_test has it within a guest.
 #include "tests/machines/last_word.h"
 #include "tests/machines/qemu.h"
 #include "tests/machines/ways.h"
@@ -34,7 +33,7 @@ std::vector<Case> cases()
     for (const Way &way : ways_of_processes()) {
         ways.push_back(way);
     }
-    ways.insert(ways.begin(), way_file());
+    ways.insert(ways.begin(), {way_file(), way_tcp()});
     for (const Way &way : ways) {
         for (const Ending &ending : every_ending({way})) {
             list.push_back({way, ending, false});
