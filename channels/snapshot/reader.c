@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -41,24 +42,36 @@ static int read_header(struct haul_snapshot_reader *reader, uint64_t length, str
 {
     unsigned char bytes[HAUL_SNAPSHOT_HEADER_SIZE];
     if (length < sizeof bytes) {
-        return haul_error_set(error, EPROTO, "it is no haul snapshot: it has only %llu bytes",
+        return haul_error_set(error, EPROTO,
+                              "it is no haul snapshot, or was cut in its header: it has only %llu bytes",
                               (unsigned long long)length);
     }
     int rc = haul_file_read(reader->fd, bytes, sizeof bytes, 0, error);
     if (rc == 0) {
         rc = haul_snapshot_header_decode(bytes, &reader->header, error);
     }
-    if (rc == 0 && reader->header.file_length != length) {
+    if (rc == 0 && length > reader->header.file_length) {
         rc = haul_error_set(error, EPROTO,
-                            "it has %llu bytes and was written with %llu: it was cut, or something was added",
+                            "it has %llu bytes and was written with %llu: something was added at its end",
                             (unsigned long long)length, (unsigned long long)reader->header.file_length);
     }
     return rc;
 }
 
-static int read_block_table(struct haul_snapshot_reader *reader, struct haul_error *error)
+static int cut(const struct haul_snapshot_reader *reader, uint64_t length, const char *where,
+               struct haul_error *error)
+{
+    return haul_error_set(error, EPROTO, "it has %llu bytes and was written with %llu: it was cut in %s",
+                          (unsigned long long)length, (unsigned long long)reader->header.file_length, where);
+}
+
+static int read_block_table(struct haul_snapshot_reader *reader, uint64_t file_length,
+                            struct haul_error *error)
 {
     size_t length = (size_t)reader->header.table_length;
+    if (file_length < HAUL_SNAPSHOT_HEADER_SIZE + length) {
+        return cut(reader, file_length, "its block table", error);
+    }
     unsigned char *table = malloc(length);
     int rc = table ? 0 : haul_error_set(error, ENOMEM, "no memory for the block table");
     if (rc == 0) {
@@ -94,6 +107,33 @@ static int check_layout(const struct haul_snapshot_reader *reader, struct haul_e
                               (unsigned long long)header->file_length);
     }
     return 0;
+}
+
+/* A file that ends too early: in which section, or block of memory, and how far into it. */
+static int check_length(const struct haul_snapshot_reader *reader, uint64_t length, struct haul_error *error)
+{
+    const struct haul_snapshot_layout *layout = &reader->layout;
+    const struct haul_snapshot_block *block = &layout->blocks[layout->block_count - 1];
+    char where[sizeof block->name + 64];
+    if (length == reader->header.file_length) {
+        return 0;
+    }
+    if (length < layout->memory_at) {
+        return cut(reader, length, length < layout->tables_at ? "its leaf checksums" : "its page tables",
+                   error);
+    }
+    if (length >= layout->state_at) {
+        snprintf(where, sizeof where, "its device state, at %llu of it",
+                 (unsigned long long)(length - layout->state_at));
+        return cut(reader, length, where, error);
+    }
+    while (length < block->memory_at) {
+        block--;
+    }
+    uint64_t at = length - block->memory_at;
+    snprintf(where, sizeof where, "RAM block %s, at %#llx of it", block->name,
+             (unsigned long long)(at < block->length ? at : block->length));
+    return cut(reader, length, where, error);
 }
 
 /* Reads [from, to) in pieces and returns its XXH3-64 in *sum. */
@@ -202,10 +242,13 @@ int haul_snapshot_reader_new(const char *path, struct haul_snapshot_reader **rea
         rc = read_header(made, length, error);
     }
     if (rc == 0) {
-        rc = read_block_table(made, error);
+        rc = read_block_table(made, length, error);
     }
     if (rc == 0) {
         rc = check_layout(made, error);
+    }
+    if (rc == 0) {
+        rc = check_length(made, length, error);
     }
     if (rc == 0) {
         rc = check_leaf_sums(made, error);

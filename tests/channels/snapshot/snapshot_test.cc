@@ -275,21 +275,46 @@ TEST_F(Snapshot, RefusesAnotherVersion)
     ExpectRefused("it is a snapshot of version 2, this haul reads version 1", -EPROTONOSUPPORT);
 }
 
-TEST_F(Snapshot, RefusesAFileThatWasCutOrExtended)
+TEST_F(Snapshot, SaysWhereAFileWasCutOrExtended)
 {
-    Make();
+    std::vector<unsigned char> table = BlockTable(2, "ram", kPages * 4096, 4096),
+                               other = BlockTable(1, "rom", 4096, 4096);
+    table.insert(table.end(), other.begin() + 4, other.end());
+    Open(table);
+    Put(0, 1);
+    Finish();
     const std::string copy = directory_ / "copy";
     std::filesystem::copy_file(path_, copy);
-    uint64_t whole = std::filesystem::file_size(path_);
-    for (uint64_t length : {uint64_t{4096}, uint64_t{5000}, whole / 2, whole - 1, whole + 1}) {
-        std::filesystem::resize_file(path_, length);
-        ExpectRefused("it was cut, or something was added");
+    const uint64_t whole = std::filesystem::file_size(path_), ram = 2 << 20, rom = 6 << 20;
+    const struct {
+        uint64_t length;
+        std::string sentence;
+    } cases[] = {
+        {0, "it is no haul snapshot, or was cut in its header: it has only 0 bytes"},
+        {4095, "was cut in its header: it has only 4095 bytes"},
+        {4096, "it was cut in its block table"},
+        {4096 + table.size() - 1, "it was cut in its block table"},
+        {4096 + table.size(), "it was cut in its leaf checksums"},
+        {3 * 4096 - 1, "it was cut in its leaf checksums"},
+        {3 * 4096, "it was cut in its page tables"},
+        {ram - 1, "it was cut in its page tables"},
+        {ram, "it was cut in RAM block ram, at 0 of it"},
+        {ram + 0x2345, "it was cut in RAM block ram, at 0x2345 of it"},
+        {rom - 1, "it was cut in RAM block ram, at 0x2bc000 of it"},
+        {rom, "it was cut in RAM block rom, at 0 of it"},
+        {rom + 4095, "it was cut in RAM block rom, at 0xfff of it"},
+        {rom + 4096, "it was cut in its device state, at 0 of it"},
+        {whole - 1, "it has " + std::to_string(whole - 1) + " bytes and was written with " +
+                        std::to_string(whole) + ": it was cut in its device state, at " +
+                        std::to_string(whole - 1 - rom - 4096) + " of it"},
+        {whole + 1, "something was added at its end"},
+    };
+    for (const auto &cut : cases) {
+        std::filesystem::resize_file(path_, cut.length);
+        ExpectRefused(cut.sentence);
         std::filesystem::copy_file(copy, path_, std::filesystem::copy_options::overwrite_existing);
     }
-    for (uint64_t length : {0, 100, 4095}) {
-        std::filesystem::resize_file(path_, length);
-        ExpectRefused("it is no haul snapshot: it has only " + std::to_string(length) + " bytes");
-    }
+    EXPECT_EQ(Check(), 0) << error_.message;
 }
 
 TEST_F(Snapshot, RefusesNumbersThatCannotBe)

@@ -150,9 +150,11 @@ TEST_F(SnapshotFile, DamageIsNamedByBlockAndOffset)
          "(offset 12288 of the file)"},
         {"altered header", 30, false, "the header (offset 0) does not match its checksum"},
         {"altered device state", kMemoryAt + (16 << 20) + 100, false, "device state at offset 18874"},
-        {"truncated", whole.size() - 1, true, "it was cut, or something was added"},
-        {"torn", 1 << 20, true, "it was cut, or something was added"},
-        {"next to nothing", 10, true, "it is no haul snapshot: it has only 10 bytes"},
+        {"truncated", whole.size() - 1, true, "it was cut in its device state, at "},
+        {"torn", kMemoryAt + 5 * 4096 + 1, true, "it was cut in RAM block guest.ram, at 0x5001 of it"},
+        {"torn early", 1 << 20, true, "it was cut in its page tables"},
+        {"next to nothing", 10, true,
+         "it is no haul snapshot, or was cut in its header: it has only 10 bytes"},
     };
     for (const auto &one : cases) {
         std::string damaged = one.cut ? whole.substr(0, one.offset) : whole;
