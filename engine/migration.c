@@ -4,6 +4,7 @@
 #include "engine/clock.h"
 #include "engine/disks.h"
 #include "engine/holes.h"
+#include "engine/snapshot.h"
 #include "engine/state.h"
 #include "engine/streams.h"
 
@@ -190,13 +191,6 @@ int haul_set_events(struct haul_migration *migration, const struct haul_events *
 
 /* ---- life ---- */
 
-/* PATH of file:PATH, or NULL. */
-static const char *file_path(const char *uri)
-{
-    static const char scheme[] = "file:";
-    return strncmp(uri, scheme, strlen(scheme)) == 0 ? uri + strlen(scheme) : NULL;
-}
-
 /* Undoes a start that failed, so that another may be tried: a port may have been taken. */
 static void forget_start(struct haul_migration *migration)
 {
@@ -240,7 +234,7 @@ int haul_start(struct haul_migration *migration, const char *uri, struct haul_er
         migration->stats.disk.total += migration->disks->disk[i].size;
     }
     migration->stats.disk.count = haul_disks_count(migration);
-    migration->file_path = file_path(migration->uri);
+    migration->file_path = haul_file_path(migration->uri);
     migration->started_ns = haul_now_ns();
     migration->stats.page_size = HAUL_PAGE_SIZE;
     rc = rc < 0 ? rc : haul_disks_check(migration, error);
@@ -257,7 +251,7 @@ int haul_start(struct haul_migration *migration, const char *uri, struct haul_er
 
 int haul_check_uri(const char *uri, bool listening, struct haul_error *error)
 {
-    const char *path = file_path(uri);
+    const char *path = haul_file_path(uri);
     if (path) {
         return *path ? 0 : haul_error_set(error, EINVAL, "'%s' has no path: a file is file:PATH", uri);
     }

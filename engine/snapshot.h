@@ -9,6 +9,8 @@
 
 #include "engine/haul.h"
 
+#include <string.h>
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -41,6 +43,12 @@ struct haul_snapshot_state_info {
     uint64_t bytes;
     uint64_t file_offset; /* of its first frame */
 };
+
+/* haul_file_path returns PATH of file:PATH, within `uri`, or NULL for any other URI. */
+static inline const char *haul_file_path(const char *uri)
+{
+    return strncmp(uri, "file:", 5) == 0 ? uri + 5 : NULL;
+}
 
 /*
  * haul_snapshot_open checks header, block table and leaf checksums. -EPROTO: no snapshot, or damaged;

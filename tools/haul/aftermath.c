@@ -3,6 +3,7 @@
  * uncertain whose it is. */
 #include "tools/haul/move.h"
 
+#include "engine/snapshot.h"
 #include "tools/haul/commands.h"
 
 #include <errno.h>
@@ -49,7 +50,7 @@ static void wait_for_orders(struct cli_move *move)
 void cli_move_hold(struct cli_move *move)
 {
     const struct haul_outcome *outcome = haul_session_outcome(move->session);
-    const char *other = cli_file_path(move->options->uri) ? "file" : "other side";
+    const char *other = haul_file_path(move->options->uri) ? "file" : "other side";
     if (haul_outcome_stands_still(outcome)) {
         cli_complain(0,
                      "the other side does not run it either: 'haul resume %s' tries again to run this copy",
@@ -60,7 +61,7 @@ void cli_move_hold(struct cli_move *move)
             "this side's copy is not paused, its process has ended: look at the %s; 'haul abandon %s' "
             "ends the record of the move",
             other, outcome->id);
-    } else if (cli_file_path(move->options->uri)) {
+    } else if (haul_file_path(move->options->uri)) {
         cli_complain(
             0,
             "this side's copy stays paused: look at the file and at the error, then see 'haul help resume'");

@@ -2,6 +2,7 @@
 /* inspect: what is in a snapshot file, and whether every byte of it is sound. */
 #include "tools/haul/commands.h"
 
+#include "engine/snapshot.h"
 #include "tools/haul/clock.h"
 #include "tools/haul/described.h"
 #include "tools/haul/number.h"
@@ -248,7 +249,7 @@ static int print_json(const struct inspection *inspection)
 
 int cli_inspect(const struct cli_options *options)
 {
-    struct inspection inspection = {.options = options, .path = options->uri + strlen("file:")};
+    struct inspection inspection = {.options = options, .path = haul_file_path(options->uri)};
     if (cli_is_described_file(inspection.path)) {
         return cli_inspect_described(options, inspection.path);
     }

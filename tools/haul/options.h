@@ -78,9 +78,6 @@ int cli_options_parse(enum cli_command command, int argc, char **argv, struct cl
 int cli_command_find(const char *name, enum cli_command *command);
 const char *cli_command_name(enum cli_command command);
 
-/* cli_file_path returns PATH of file:PATH, or NULL for any other URI. */
-const char *cli_file_path(const char *uri);
-
 /* cli_help_print writes what `haul help` says: of one command, or (cli_help_print_all) of the program. */
 void cli_help_print(enum cli_command command, FILE *out);
 void cli_help_print_all(FILE *out);

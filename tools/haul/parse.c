@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tools/haul/options.h"
 
+#include "engine/snapshot.h"
 #include "tools/haul/disk_option.h"
 #include "tools/haul/number.h"
 #include "tools/haul/remote.h"
@@ -35,12 +36,6 @@ int cli_command_find(const char *name, enum cli_command *command)
         }
     }
     return -ENOENT;
-}
-
-const char *cli_file_path(const char *uri)
-{
-    static const char scheme[] = "file:";
-    return strncmp(uri, scheme, strlen(scheme)) == 0 ? uri + strlen(scheme) : NULL;
 }
 
 /* ---- values ---- */
@@ -174,7 +169,7 @@ static int check_placement(const char *text, struct haul_error *error)
 /* Where a snapshot file may stand, must stand, and what only it has. */
 static int check_file(const struct cli_options *options, struct haul_error *error)
 {
-    bool file = cli_file_path(options->uri) != NULL;
+    bool file = haul_file_path(options->uri) != NULL;
     if (!file && options->command != CLI_SEND && options->command != CLI_RECEIVE) {
         return haul_error_set(error, EINVAL, "'%s' is no snapshot file: that is file:PATH", options->uri);
     }

@@ -95,7 +95,7 @@ static int choose(const struct recovery *recovery, const struct haul_record **ch
  */
 static int check_file(const struct haul_record *record, struct haul_error *error)
 {
-    const char *path = cli_file_path(record->peer);
+    const char *path = haul_file_path(record->peer);
     if (!path || !record->source) {
         return 0;
     }

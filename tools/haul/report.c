@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tools/haul/report.h"
 
+#include "engine/snapshot.h"
 #include "tools/haul/number.h"
 
 #include <errno.h>
@@ -78,7 +79,7 @@ static void print_volume(const struct haul_outcome *outcome, FILE *out)
 {
     const struct haul_stats *stats = &outcome->stats;
     char total[CLI_NUMBER_SIZE], sent[CLI_NUMBER_SIZE], rate[CLI_NUMBER_SIZE];
-    bool file = outcome->uri && strncmp(outcome->uri, "file:", 5) == 0;
+    bool file = outcome->uri && haul_file_path(outcome->uri);
     const char *where = !file ? "on the wire" : outcome->source ? "to the file" : "from the file";
     double seconds = (double)stats->total_time_ns / 1e9;
     uint64_t mean = seconds > 0 ? (uint64_t)((double)stats->transferred / seconds) : 0;

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tools/session/outcome.h"
 
+#include "engine/snapshot.h"
+
 #include <string.h>
 
 const char *haul_ownership_name(enum haul_ownership ownership)
@@ -89,7 +91,7 @@ static bool file_headline(const struct haul_outcome *outcome, const char *noun, 
 void haul_outcome_headline(const struct haul_outcome *outcome, char *text, size_t size)
 {
     const char *noun = subject(outcome);
-    if (outcome->uri && strncmp(outcome->uri, "file:", 5) == 0 && file_headline(outcome, noun, text, size)) {
+    if (outcome->uri && haul_file_path(outcome->uri) && file_headline(outcome, noun, text, size)) {
         return;
     }
     switch (outcome->stats.ownership) {

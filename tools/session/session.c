@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tools/session/session.h"
 
+#include "engine/snapshot.h"
+
 #include <assert.h>
 #include <errno.h>
 #include <poll.h>
@@ -162,8 +164,9 @@ static const struct haul_events migration_events = {
 static void name_peer(struct haul_session *session, const char *uri)
 {
     char here[sizeof session->peer / 2];
-    if (strncmp(uri, "file:", 5) == 0 && uri[5] != '/' && getcwd(here, sizeof here)) {
-        snprintf(session->peer, sizeof session->peer, "file:%s/%s", here, uri + 5);
+    const char *path = haul_file_path(uri);
+    if (path && path[0] != '/' && getcwd(here, sizeof here)) {
+        snprintf(session->peer, sizeof session->peer, "file:%s/%s", here, path);
     } else {
         snprintf(session->peer, sizeof session->peer, "%s", uri);
     }
@@ -300,7 +303,7 @@ static int start(struct haul_session *session, const char *uri, const struct hau
     }
     session->started = true;
     pthread_mutex_unlock(&session->lock);
-    if (!session->source && strncmp(uri, "file:", 5) != 0) {
+    if (!session->source && !haul_file_path(uri)) {
         say(session, true, "listening on %s", session->uri);
     }
     return 0;
