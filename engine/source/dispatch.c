@@ -120,10 +120,8 @@ static uint64_t rate_limit_wait(struct haul_migration *migration)
 static uint32_t batch_pages(const struct haul_migration *migration, unsigned index)
 {
     const struct haul_source *source = migration->source;
-    if (source->file) {
-        return HAUL_BATCH_PAGES; /* a disk likes large pieces */
-    }
-    uint32_t most = source->paces[index].batch_pages;
+    /* A disk likes large pieces. */
+    uint32_t most = source->file ? HAUL_BATCH_PAGES : source->paces[index].batch_pages;
     uint64_t rate = haul_source_rate_limit(migration);
     uint64_t slice = rate / SLICES_PER_S / HAUL_PAGE_SIZE;
     if (rate == 0 || slice >= most) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Saving into a snapshot file and starting from it, through the whole engine.
 #include "tests/engine/file/file.h"
+#include "tests/waiting.h"
 
 #include <cerrno>
 #include <fcntl.h>
@@ -189,6 +190,28 @@ TEST(File, CountsWhatItWrote)
     EXPECT_EQ(restore.stats.normal, 1000u);
     EXPECT_EQ(restore.stats.duplicate, 16 * kMiB / kPage - 1000);
     EXPECT_EQ(restore.stats.channels, 2u);
+}
+
+// A piece of 1 MiB at once would be what it may write in 16 s.
+TEST(File, IsWrittenInSmallPiecesUnderALimit)
+{
+    Directory directory;
+    Guest guest({4 * kMiB}, true);
+    haul_options options = Options();
+    options.channels = 1;
+    options.max_bandwidth_bytes_per_s = kMiB / 16;
+    FileEnd save(guest, true, options);
+    ASSERT_EQ(save.Start(directory / "a"), 0) << save.message();
+    auto written = [&] {
+        haul_channel_stats channel{};
+        haul_get_channel_stats(save.migration, 0, &channel); // there is none at first
+        return channel.bytes;
+    };
+    EXPECT_TRUE(Eventually([&] { return written() > 0; }));
+    EXPECT_LT(written(), kMiB / 2);
+    haul_set_max_bandwidth(save.migration, 0);
+    ASSERT_EQ(save.Wait(), 0) << save.message();
+    ExpectRestores(guest, directory / "a");
 }
 
 // ---- what is refused, and what fails ----
