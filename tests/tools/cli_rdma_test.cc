@@ -71,6 +71,17 @@ TEST_F(Rdma, JsonHasProviderAndRegistrationOfMemoryAlone)
     json_decref(json);
 }
 
+TEST_F(Rdma, NobodyThereSaysSo)
+{
+    address_ = "rdma:127.0.0.1:1";
+    auto send = SendGuest({"--rdma-provider", kProvider});
+    ExpectGoesOnAtSource(*send);
+    EXPECT_TRUE(
+        Has(send->Err(),
+            "haul: connecting to rdma:127.0.0.1:1: connection refused; start `haul receive` there first\n"))
+        << send->Err();
+}
+
 TEST_F(Rdma, SilentDestinationLeavesTheGuestAtTheSource)
 {
     auto receive = ReceiveRdma({});

@@ -188,6 +188,19 @@ TEST_F(CliTransport, DescriptorsThatAreNoConnectionSaySo)
     close(packets[1]);
 }
 
+/* The other program has ended before this one begins. */
+TEST_F(CliTransport, DescriptorsWhoseFarEndIsClosedSaySo)
+{
+    for (auto kind : {Descriptors::kSockets, Descriptors::kPipes}) {
+        Descriptors between(kind, 3);
+        between.CloseDestination();
+        source_.keep = between.Source();
+        ExpectFailed(*SendTo(between.SourceUri()),
+                     "haul: handshake with " + between.SourceUri() +
+                         ": receiving a frame: the peer closed the connection\n");
+    }
+}
+
 /* ---- URIs ---- */
 
 TEST_F(CliTransport, BadAddressesAreUsageErrors)

@@ -103,6 +103,14 @@ void Descriptors::CloseOwn()
     open_ = false;
 }
 
+void Descriptors::CloseDestination()
+{
+    for (int fd : destination_) {
+        close(fd);
+    }
+    destination_.clear();
+}
+
 void Descriptors::Cut()
 {
     for (size_t i = 0; kind_ == kSockets && open_ && i < source_.size(); i++) {

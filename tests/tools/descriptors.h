@@ -33,6 +33,8 @@ class Descriptors
 
     /* Both programs have theirs: from now on the death of one closes its end. */
     void CloseOwn();
+    /* Before anybody has them: the source's lead nowhere. */
+    void CloseDestination();
     /* Breaks every connection at once: sockets that are not closed here yet, or relayed pipes. */
     void Cut();
 
