@@ -2,6 +2,7 @@
 /* Moves of the reference guest over rdma by the real program, with libfabric's tcp provider.
  * (tests/machines/transport_state_test.cc kills either side in each state.) */
 #include "tests/tools/loopback.h"
+#include "tests/tools/outcome.h"
 
 #include <jansson.h>
 
@@ -69,6 +70,8 @@ TEST_F(Rdma, JsonHasProviderAndRegistrationOfMemoryAlone)
     EXPECT_EQ(bytes, 16 << 20);
     EXPECT_EQ(regions, 1);
     json_decref(json);
+    ExpectChannels(*send, 2, 8 << 20, 2);
+    ExpectChannels(*receive, 2, 8 << 20, 2);
 }
 
 TEST_F(Rdma, NobodyThereSaysSo)

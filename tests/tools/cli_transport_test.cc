@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Moves of the reference guest over every transport but tcp, and what each says when its peer is not there.
  * Cancel and peer death in each state: tests/machines/transport_state_test.cc. */
+#include "tests/tools/outcome.h"
 #include "tests/tools/transport_move.h"
 #include "tests/waiting.h"
 
@@ -198,6 +199,30 @@ TEST_F(CliTransport, DescriptorsWhoseFarEndIsClosedSaySo)
         ExpectFailed(*SendTo(between.SourceUri()),
                      "haul: handshake with " + between.SourceUri() +
                          ": receiving a frame: the peer closed the connection\n");
+    }
+}
+
+/* ---- counters ---- */
+
+/* Each channel has its own, whatever its connection is made of. */
+TEST_F(CliTransport, JsonHasTheCountersOfEveryChannel)
+{
+    const Words json = {"--json"}, three = {"--json", "--channels", "3"};
+    auto expect = [](Program &send, Program &receive) {
+        EXPECT_EQ(send.Wait(), 0) << send.Err();
+        EXPECT_EQ(receive.Wait(), 0) << receive.Err();
+        ExpectChannels(send, 3, 8 << 20, 3);
+        ExpectChannels(receive, 3, 8 << 20, 3);
+    };
+    for (const std::string &uri : {"unix:" + Path(), ExecRelay()}) {
+        auto receive = ReceiveAt("unix:" + Path(), json);
+        expect(*SendTo(uri, three), *receive);
+    }
+    for (auto kind : {Descriptors::kSockets, Descriptors::kPipes}) {
+        Descriptors between(kind, 4);
+        std::unique_ptr<Program> send, receive;
+        MoveThrough(between, &send, &receive, json, three);
+        expect(*send, *receive);
     }
 }
 

@@ -47,12 +47,13 @@ class TransportMove : public Move
         return SendGuest(more);
     }
     /* Starts both programs on the two ends of `between`. */
-    void MoveThrough(Descriptors &between, std::unique_ptr<Program> *send, std::unique_ptr<Program> *receive)
+    void MoveThrough(Descriptors &between, std::unique_ptr<Program> *send, std::unique_ptr<Program> *receive,
+                     const Words &to = {}, const Words &from = {"--verify"})
     {
         destination_.keep = between.Destination();
         source_.keep = between.Source();
-        *receive = ReceiveAt(between.DestinationUri());
-        *send = SendTo(between.SourceUri(), {"--verify"});
+        *receive = ReceiveAt(between.DestinationUri(), to);
+        *send = SendTo(between.SourceUri(), from);
         between.CloseOwn();
         destination_.keep.clear();
         source_.keep.clear();

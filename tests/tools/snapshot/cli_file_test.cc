@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Snapshot files from the command line: save, inspect and restore, and every way in which a file can be bad.
  */
+#include "tests/tools/outcome.h"
 #include "tests/tools/snapshot/cli_file.h"
 
 #include <csignal>
@@ -49,6 +50,16 @@ TEST_F(SnapshotFile, InspectionAsJson)
     const json_t *state = json_object_get(json.get(), "state");
     ASSERT_EQ(json_array_size(state), 2u);
     EXPECT_STREQ(json_string_value(json_object_get(json_array_get(state, 1), "name")), "devices");
+}
+
+TEST_F(SnapshotFile, JsonHasTheCountersOfEveryChannel)
+{
+    auto save = StartSave({"--json", "--channels", "3"});
+    EXPECT_EQ(save->Wait(), 0) << save->Err();
+    auto restore = Restore({"--json", "--channels", "3"});
+    EXPECT_EQ(restore->Wait(), 0) << restore->Err();
+    ExpectChannels(*save, 3, 8 << 20, 3);
+    ExpectChannels(*restore, 3, 8 << 20, 1); /* one thread may be done before the next begins */
 }
 
 TEST_F(SnapshotFile, MemoryComesBackByteForByte)
