@@ -43,6 +43,12 @@ const char *const kCauses[] = {"Moves",
 const char *const kStates[] = {"setup",  "active",         "mirroring", "mirrored", "pass1",
                                "round1", "pre-switchover", "device",    "handover"};
 
+std::string letters(std::string text)
+{
+    std::replace(text.begin(), text.end(), '-', '_');
+    return text;
+}
+
 class QemuDisksFailure : public ::testing::Test
 {
   protected:
@@ -131,6 +137,75 @@ TEST_P(HandedOver, IsResumedWithWholeDrives)
 INSTANTIATE_TEST_SUITE_P(Disks, HandedOver, ::testing::Values(DESTINATIONS_HAUL, FREEZE),
                          [](const auto &info) { return kCauses[info.param]; });
 
+// ---- the machine itself is lost ----
+
+// With machines of their own, which boot nothing.
+class SourcesQemuDies : public ::testing::TestWithParam<const char *>
+{
+  protected:
+    void SetUp() override
+    {
+        if (!missing_for_disks().empty()) {
+            GTEST_SKIP() << missing_for_disks();
+        }
+    }
+    std::unique_ptr<Machine> machine(const std::string &name, bool incoming) const
+    {
+        drives.make_images(name);
+        MachineOptions options = drives.options(name);
+        options.boot = options.load_disks = false;
+        options.mib = 64;
+        options.incoming = incoming;
+        return std::make_unique<Machine>(drives.folder, name, options);
+    }
+    // What the next one finds is as good as new.
+    void expect_takes_another(Machine &to) const
+    {
+        auto another = machine("another", false);
+        Move move(*another, to, {with_disks(), with_disks()});
+        EXPECT_EQ(0, move.source->wait()) << move.log();
+        EXPECT_EQ(0, move.destination->wait()) << move.log();
+        EXPECT_EQ("running", to.status()) << move.log();
+    }
+    Drives drives;
+};
+
+TEST_P(SourcesQemuDies, BothSidesSaySoAndTheDestinationIsLeftUsable)
+{
+    const std::string state = GetParam();
+    auto from = machine("from", false), to = machine("to", true);
+    Move move(*from, *to,
+              {with_disks({"hold=" + state, "timeout=5", "channels=2"}), with_disks({"timeout=5"})});
+    move.source->expect("STATE " + state);
+    const std::string message = "the guest does not run at the source: QEMU, process " +
+                                std::to_string(from->pid()) + ", has ended; before that: ";
+    from->kill();
+    move.source->tell("go");
+    if (state == "handover") { // the destination has all of it
+        EXPECT_EQ(0, move.source->wait()) << move.log();
+        EXPECT_EQ(0, move.destination->wait()) << move.log();
+        EXPECT_EQ("running", to->status()) << move.log();
+        expect_clean(*to);
+        return;
+    }
+    EXPECT_EQ(1, move.source->wait()) << move.log();
+    EXPECT_NE(std::string::npos, move.source->output().find(message)) << move.log();
+    if (state == "setup") {
+        move.destination->kill(SIGKILL); // one that no source reached waits on for the next
+        move.destination->wait();
+    } else {
+        EXPECT_EQ(1, move.destination->wait()) << move.log();
+        EXPECT_NE(std::string::npos, move.destination->output().find(message)) << move.log();
+    }
+    ASSERT_TRUE(to->alive()) << move.log();
+    EXPECT_EQ("inmigrate", to->status()) << move.log();
+    expect_clean(*to);
+    expect_takes_another(*to);
+}
+
+INSTANTIATE_TEST_SUITE_P(In, SourcesQemuDies, ::testing::ValuesIn(kStates),
+                         [](const auto &info) { return letters(info.param); });
+
 // ---- each cause in each state ----
 
 using Case = std::tuple<Cause, const char *>;
@@ -153,9 +228,7 @@ std::vector<Case> cases()
 
 std::string as_name(const ::testing::TestParamInfo<Case> &info)
 {
-    std::string name = std::string(kCauses[std::get<0>(info.param)]) + "_" + std::get<1>(info.param);
-    std::replace(name.begin(), name.end(), '-', '_');
-    return name;
+    return letters(std::string(kCauses[std::get<0>(info.param)]) + "_" + std::get<1>(info.param));
 }
 
 class InState : public QemuDisksFailure, public ::testing::WithParamInterface<Case>
