@@ -135,6 +135,21 @@ TEST_P(InState, Cancelled)
     expect_back(move, *to);
 }
 
+TEST_P(InState, CancelledAtTheDestination)
+{
+    auto to = destination();
+    Move move(*source, *to, {{"hold=" + state(), "timeout=5"}, {}});
+    move.source->expect("STATE " + state());
+    move.destination->tell("cancel");
+    EXPECT_EQ(1, move.destination->wait()) << move.log();
+    EXPECT_NE(std::string::npos, move.destination->output().find("END -125 ")) << move.log();
+    move.source->tell("go");
+    EXPECT_EQ(1, move.source->wait()) << move.log();
+    const char *end = state() == "setup" ? "connection refused; start `haul receive`" : "END -125 ";
+    EXPECT_NE(std::string::npos, move.source->output().find(end)) << move.log();
+    expect_back(move, *to);
+}
+
 // At the last moment see DestinationsQemuDiesAtTheHandover. The second: memory is handed over.
 class BeforeTheLast : public QemuFailure, public ::testing::WithParamInterface<std::tuple<std::string, bool>>
 {
