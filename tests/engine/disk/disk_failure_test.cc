@@ -371,9 +371,11 @@ TEST(DiskFailure, UntouchedImageHasItsNameBack)
 
 enum class End { kCancelSource, kCancelDestination, kCut, kSilence };
 
+// In setup the two may have greeted each other already, or not.
 struct EndCase {
     haul_state state;
     End end;
+    bool met = true;
 };
 
 class DiskEnds : public testing::TestWithParam<EndCase>
@@ -385,10 +387,7 @@ TEST_P(DiskEnds, LeaveTheGuestAtTheSource)
     const EndCase &one = GetParam();
     DiskMachines machines(4 * kMiB);
     Proxy proxy;
-    machines.from.on_state = [&](haul_state state) {
-        if (state != one.state) {
-            return;
-        }
+    auto strike = [&] {
         if (one.end == End::kCut) {
             proxy.CutAll();
         } else if (one.end == End::kSilence) {
@@ -397,27 +396,36 @@ TEST_P(DiskEnds, LeaveTheGuestAtTheSource)
             haul_cancel(one.end == End::kCancelSource ? machines.source : machines.destination);
         }
     };
+    if (one.state == HAUL_STATE_SETUP && one.met) {
+        machines.from.on_setup = strike;
+    } else {
+        machines.from.on_state = [&](haul_state state) {
+            if (state == one.state) {
+                strike();
+            }
+        };
+    }
     machines.Run();
     haul_options options = DiskOptions();
     options.timeout_s = one.end == End::kSilence ? 2 : options.timeout_s;
     Move move(machines.from, machines.to, options, "tcp:127.0.0.1:0",
               [&](const std::string &uri) { return proxy.Open(uri); });
-    if (one.state == HAUL_STATE_SETUP) { // the destination may not have met anybody
+    if (!one.met) { // the destination waits on for whoever comes next
         move.source_result = haul_wait(move.source, &move.source_error);
         haul_cancel(move.destination);
     }
-    machines.ExpectStayed(move,
-                          one.end == End::kCut       ? 0
-                          : one.end == End::kSilence ? ETIMEDOUT
-                                                     : ECANCELED,
-                          "");
+    bool told = one.end == End::kCancelSource || (one.end == End::kCancelDestination && one.met);
+    machines.ExpectStayed(move, told ? ECANCELED : one.end == End::kSilence ? ETIMEDOUT : 0, "");
+    EXPECT_EQ(machines.copy != nullptr, one.met) << "whether it was opened";
 }
 
 std::vector<EndCase> EndCases()
 {
-    std::vector<EndCase> cases = {{HAUL_STATE_SETUP, End::kCancelSource}};
-    for (haul_state state : {HAUL_STATE_ACTIVE, HAUL_STATE_PRE_SWITCHOVER, HAUL_STATE_DEVICE}) {
-        for (End end : {End::kCancelSource, End::kCancelDestination, End::kCut, End::kSilence}) {
+    std::vector<EndCase> cases;
+    for (End end : {End::kCancelSource, End::kCancelDestination, End::kCut, End::kSilence}) {
+        cases.push_back({HAUL_STATE_SETUP, end, false});
+        for (haul_state state :
+             {HAUL_STATE_SETUP, HAUL_STATE_ACTIVE, HAUL_STATE_PRE_SWITCHOVER, HAUL_STATE_DEVICE}) {
             cases.push_back({state, end});
         }
     }
@@ -429,7 +437,7 @@ std::string NameOfEnd(const testing::TestParamInfo<EndCase> &info)
     static const char *const ends[] = {"CancelSource", "CancelDestination", "Cut", "Silence"};
     std::string state = haul_state_name(info.param.state);
     state.erase(std::remove(state.begin(), state.end(), '-'), state.end());
-    return state + ends[static_cast<int>(info.param.end)];
+    return state + ends[static_cast<int>(info.param.end)] + (info.param.met ? "" : "Unmet");
 }
 
 INSTANTIATE_TEST_SUITE_P(All, DiskEnds, testing::ValuesIn(EndCases()), NameOfEnd);
