@@ -6,6 +6,7 @@
 #include <cstring>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <stdexcept>
 #include <sys/socket.h>
@@ -86,6 +87,9 @@ void Proxy::run()
             address.sin_port = htons((uint16_t)target_port_);
             int client = accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC);
             int server = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+            int at_once = 1; // as haul's own sockets: small messages do not wait for acknowledgements
+            setsockopt(client, IPPROTO_TCP, TCP_NODELAY, &at_once, sizeof at_once);
+            setsockopt(server, IPPROTO_TCP, TCP_NODELAY, &at_once, sizeof at_once);
             pairs_.push_back({client, server});
             on = connect(server, (sockaddr *)&address, sizeof address) == 0;
         }
