@@ -7,7 +7,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/mman.h>
-#include <time.h>
 
 #ifndef MADV_POPULATE_READ
 #define MADV_POPULATE_READ 22 /* Linux 5.14 */
@@ -18,33 +17,33 @@
 /* How far ahead: long enough for a thread that had no CPU for a moment, and little where memory is swapped
  * out. */
 #define AHEAD_PAGES (uint64_t)(64u << 20 >> 12)
-#define WAIT_NS 500000 /* the senders take longer for AHEAD_PAGES on any link */
+#define LOOK_AGAIN_NS 5000000 /* how far the senders are: 64 MiB in that time are 100 Gbit/s */
 
 struct haul_map_ahead {
     struct haul_migration *migration;
     pthread_t thread;
-    _Atomic uint64_t sent; /* pages handed to the senders; relaxed: only how far it is counts */
-    _Atomic bool stop;     /* relaxed: the join orders everything */
+    _Atomic uint64_t sent;     /* pages handed to the senders; relaxed: only how far it is counts */
+    _Atomic bool stop;         /* relaxed: the join orders everything */
+    struct haul_doorbell bell; /* rung when it is to stop */
 };
 
-static bool stopped(const struct haul_map_ahead *ahead)
-{
-    return atomic_load_explicit(&ahead->stop, memory_order_relaxed);
-}
-
 /* False: to be stopped. */
-static bool wait_for_turn(const struct haul_map_ahead *ahead, uint64_t mapped)
+static bool wait_for_turn(struct haul_map_ahead *ahead, uint64_t mapped)
 {
-    const struct timespec pause = {.tv_nsec = WAIT_NS};
-    while (!stopped(ahead) &&
-           mapped > atomic_load_explicit(&ahead->sent, memory_order_relaxed) + AHEAD_PAGES) {
-        nanosleep(&pause, NULL);
+    for (;;) {
+        uint32_t ticket = haul_doorbell_ticket(&ahead->bell);
+        if (atomic_load_explicit(&ahead->stop, memory_order_relaxed)) {
+            return false;
+        }
+        if (mapped <= atomic_load_explicit(&ahead->sent, memory_order_relaxed) + AHEAD_PAGES) {
+            return true;
+        }
+        haul_doorbell_wait(&ahead->bell, ticket, LOOK_AGAIN_NS);
     }
-    return !stopped(ahead);
 }
 
 /* False: to be stopped, or the kernel does not know how. */
-static bool map_block(const struct haul_map_ahead *ahead, const struct haul_block_view *view,
+static bool map_block(struct haul_map_ahead *ahead, const struct haul_block_view *view,
                       const uint64_t *present, uint64_t *mapped)
 {
     uint64_t first, count;
@@ -67,7 +66,7 @@ static bool map_block(const struct haul_map_ahead *ahead, const struct haul_bloc
 
 static void *map_ahead(void *argument)
 {
-    const struct haul_map_ahead *ahead = argument;
+    struct haul_map_ahead *ahead = argument;
     const struct haul_migration *migration = ahead->migration;
     struct haul_thread_entry entry;
     haul_thread_enter(&ahead->migration->threads, &entry, "map-ahead", HAUL_THREAD_ALONE);
@@ -86,6 +85,7 @@ struct haul_map_ahead *haul_map_ahead_start(struct haul_migration *migration)
     struct haul_map_ahead *ahead = calloc(1, sizeof *ahead);
     if (ahead) {
         ahead->migration = migration;
+        haul_doorbell_init(&ahead->bell);
         if (haul_thread_start(&ahead->thread, map_ahead, ahead) == 0) {
             return ahead;
         }
@@ -105,6 +105,7 @@ void haul_map_ahead_stop(struct haul_map_ahead *ahead)
 {
     if (ahead) {
         atomic_store_explicit(&ahead->stop, true, memory_order_relaxed);
+        haul_doorbell_ring(&ahead->bell);
         pthread_join(ahead->thread, NULL);
         free(ahead);
     }
