@@ -2,6 +2,7 @@
 #include "engine/destination/populate.h"
 
 #include "engine/clock.h"
+#include "engine/fault_around.h"
 
 #include <errno.h>
 #include <sched.h>
@@ -11,14 +12,11 @@
 #include <sys/stat.h>
 
 #ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_READ 22 /* Linux 5.14 */
-#define MADV_POPULATE_WRITE 23
+#define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
 #endif
 
 #define STAT_BLOCK_SIZE 512 /* the unit of st_blocks */
 #define HOLD_NS 500000000u  /* at most: a source may take long to connect its channels */
-/* Bytes that the kernel maps at one read fault, its default fault_around_bytes. */
-#define FAULT_AROUND ((size_t)64 << 10)
 
 struct range {
     unsigned char *host;
@@ -65,8 +63,8 @@ static const struct range *range_of(const struct haul_populate *populate, uint64
 static int map_present(unsigned char *host, size_t length)
 {
     int rc = 0;
-    for (size_t at = 0; rc == 0 && at < length; at += FAULT_AROUND) {
-        rc = madvise(host + at, HAUL_PAGE_SIZE, MADV_POPULATE_READ);
+    for (size_t at = 0; rc == 0 && at < length; at += HAUL_FAULT_AROUND) {
+        rc = haul_fault_around(host + at);
     }
     return rc;
 }

@@ -2,18 +2,13 @@
 #include "engine/source/map_ahead.h"
 
 #include "engine/bitmap.h"
+#include "engine/fault_around.h"
 #include "engine/source/source.h"
 
 #include <errno.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 
-#ifndef MADV_POPULATE_READ
-#define MADV_POPULATE_READ 22 /* Linux 5.14 */
-#endif
-
-/* Pages that the kernel maps at one read fault, by its default fault_around_bytes of 64 KiB. */
-#define FAULT_AROUND 16u
+#define WINDOW_PAGES (HAUL_FAULT_AROUND / HAUL_PAGE_SIZE)
 /* How far ahead: long enough for a thread that had no CPU for a moment, and little where memory is swapped
  * out. */
 #define AHEAD_PAGES (uint64_t)(64u << 20 >> 12)
@@ -48,14 +43,13 @@ static bool map_block(struct haul_map_ahead *ahead, const struct haul_block_view
 {
     uint64_t first, count;
     for (uint64_t at = 0;
-         haul_bitmap_next_run(present, view->pages, at, FAULT_AROUND - at % FAULT_AROUND, &first, &count);) {
+         haul_bitmap_next_run(present, view->pages, at, WINDOW_PAGES - at % WINDOW_PAGES, &first, &count);) {
         if (!wait_for_turn(ahead, *mapped)) {
             return false;
         }
         /* One page of each window brings the others. What fails is the sender's to meet: it reads the page.
          */
-        if (madvise(view->host + first * HAUL_PAGE_SIZE, HAUL_PAGE_SIZE, MADV_POPULATE_READ) < 0 &&
-            errno == EINVAL) {
+        if (haul_fault_around(view->host + first * HAUL_PAGE_SIZE) < 0 && errno == EINVAL) {
             return false;
         }
         at = first + count;
