@@ -33,7 +33,7 @@ static void reached(const char *moment)
         raise(SIGKILL);
         return;
     }
-    pid_t pid = (pid_t)atoi(victim);
+    pid_t pid = (pid_t)strtol(victim, NULL, 10);
     struct pollfd gone = {.fd = (int)syscall(SYS_pidfd_open, pid, 0), .events = POLLIN};
     kill(pid, SIGKILL);
     poll(&gone, 1, -1);
