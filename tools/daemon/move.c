@@ -110,21 +110,22 @@ static void hold(struct haul_move *move)
     atomic_store_explicit(&move->held, false, memory_order_relaxed);
 }
 
-/* Keeps what there is to say of the session, and the session itself only for a reference guest that runs. */
+/* Keeps what there is to say of the session, and the session itself, without its connections, only for a
+ * reference guest that runs. */
 static void let_go(struct haul_move *move)
 {
     struct haul_session *done = move->session;
     bool keep = haul_session_runs_guest(done);
     haul_session_close(done);
+    if (keep) {
+        haul_session_disconnect(done);
+        return;
+    }
     pthread_mutex_lock(&move->lock);
-    if (!keep) {
-        haul_session_snapshot(done, &move->last);
-        move->session = NULL;
-    }
+    haul_session_snapshot(done, &move->last);
+    move->session = NULL;
     pthread_mutex_unlock(&move->lock);
-    if (!keep) {
-        haul_session_free(done);
-    }
+    haul_session_free(done);
 }
 
 static enum guest guest_after(const struct haul_move *move, const struct haul_outcome *outcome)

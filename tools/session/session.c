@@ -32,8 +32,7 @@ struct haul_session {
     struct fd_entry *fds; /* for the next start */
     struct haul_store *store;
     struct haul_machine *machine;
-    struct haul_orders *orders;    /* while an uncertain move waits for them */
-    struct haul_migration *former; /* of the move before, until the next start */
+    struct haul_orders *orders; /* while an uncertain move waits for them */
 
     /* Written by the owner under `lock`, read by the owner without it. */
     pthread_mutex_t lock;
@@ -316,8 +315,6 @@ int haul_session_start(struct haul_session *session, const char *uri, const stru
     pthread_mutex_lock(&session->lock);
     reset_outcome(session, uri, options);
     pthread_mutex_unlock(&session->lock);
-    haul_free(session->former);
-    session->former = NULL;
     int status = start(session, uri, options, &failure);
     give_fds(session, NULL, NULL); /* those that it did not come to */
     if (status < 0) {
@@ -334,10 +331,6 @@ void haul_session_renew(struct haul_session *session)
 {
     give_fds(session, NULL, NULL); /* of a start that never came */
     pthread_mutex_lock(&session->lock);
-    if (session->migration) { /* none, if the last start failed */
-        session->former = session->migration;
-        session->migration = NULL;
-    }
     session->started = false;
     session->cancelled = false;
     pthread_mutex_unlock(&session->lock);
@@ -576,6 +569,15 @@ void haul_session_close(struct haul_session *session)
     }
 }
 
+void haul_session_disconnect(struct haul_session *session)
+{
+    pthread_mutex_lock(&session->lock);
+    struct haul_migration *migration = session->migration;
+    session->migration = NULL;
+    pthread_mutex_unlock(&session->lock);
+    haul_free(migration);
+}
+
 const struct haul_outcome *haul_session_outcome(const struct haul_session *session)
 {
     return &session->outcome;
@@ -588,7 +590,6 @@ void haul_session_free(struct haul_session *session)
     }
     give_fds(session, NULL, NULL);
     haul_orders_close(session->orders);
-    haul_free(session->former);
     haul_free(session->migration);
     if (session->machine) {
         session->machine->ops->free(session->machine);

@@ -61,14 +61,14 @@ int haul_session_start(struct haul_session *session, const char *uri, const stru
                        struct haul_error *error);
 
 /*
- * haul_session_renew makes a session ready for another haul_session_start after a move that left the machine
- * here: the machine is kept and moved anew. A cancel before it was for the former move, one after it is for
- * the next.
+ * haul_session_renew makes a session ready for another haul_session_start after haul_session_disconnect, when
+ * a move left the machine here: the machine is kept and moved anew. A cancel before it was for the former
+ * move, one after it is for the next.
  */
 void haul_session_renew(struct haul_session *session);
 
 /* haul_session_migration returns the migration, or NULL before haul_session_start succeeded; the owner's, and
- * valid until haul_session_renew or haul_session_free. */
+ * valid until haul_session_disconnect or haul_session_free. */
 struct haul_migration *haul_session_migration(struct haul_session *session);
 
 /*
@@ -97,6 +97,12 @@ int haul_session_self_check(struct haul_session *session, struct haul_error *err
  * is removed, and the machine's own remarks are noted in the outcome.
  */
 void haul_session_close(struct haul_session *session);
+
+/*
+ * haul_session_disconnect frees the migration of a session that was closed, and with it its connections,
+ * their processes and its threads; it takes as long as haul_free. The machine and the outcome stay.
+ */
+void haul_session_disconnect(struct haul_session *session);
 
 /* haul_session_runs_guest tells whether a reference guest runs in this process because of the session. */
 bool haul_session_runs_guest(const struct haul_session *session);

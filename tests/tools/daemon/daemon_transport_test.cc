@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What daemons move besides the guest over tcp: over descriptors that a client hands them, into and out of a
 // file, over rdma, and plain memory objects.
+#include "tests/directory.h"
 #include "tests/tools/daemon/daemon.h"
 #include "tests/tools/memory_writer.h"
 #include "tests/tools/ssh_server.h"
@@ -183,6 +184,66 @@ TEST_F(DaemonTransport, EveryThreadOfAMoveIsListed)
     }
     from_->Get("migrate-set-parameters", Named("a", R"("max-bandwidth": 0)"));
     ExpectCompleted();
+}
+
+// ---- commands ----
+
+class DaemonExec : public DaemonTransport
+{
+  protected:
+    // A command of `daemon`'s that leaves its number in the folder.
+    std::string Command(const std::string &daemon, const std::string &does) const
+    {
+        return "exec:echo $$ >" + folder_ / (daemon + ".$HAUL_CHANNEL") + "; " + does;
+    }
+    // Those of `daemon`'s commands that are there still, be it as zombies.
+    Words Left(const std::string &daemon) const
+    {
+        Words left;
+        for (const char *channel : {"control", "0", "1"}) {
+            pid_t pid = 0;
+            std::ifstream(folder_ / (daemon + "." + channel)) >> pid;
+            EXPECT_GT(pid, 0) << channel;
+            if (pid <= 0 || kill(pid, 0) == 0) {
+                left.emplace_back(channel);
+            }
+        }
+        return left;
+    }
+    haul_test::Directory folder_;
+};
+
+TEST_F(DaemonExec, ACancelEndsThemThoughTheGuestStays)
+{
+    const std::string there = "unix:" + to_.path + ".move"; // the folder's path may be too long for one
+    Receive(there);
+    from_->Get("migrate-set-parameters", Named("a", R"("max-bandwidth": 1048576)"));
+    Send(Command("from", "exec " + Runfile("tools/haul/haul") + " relay " + there));
+    ASSERT_TRUE(from_->Until([&] { return from_->Number("a", "ram", "transferred") > 100000; }));
+    EXPECT_EQ(Left("from"), (Words{"control", "0", "1"}));
+    from_->Get("migrate_cancel", Named("a"));
+    ASSERT_TRUE(from_->Reaches("a", "cancelled"));
+    EXPECT_EQ(Left("from"), Words{});
+    EXPECT_EQ(from_->Guest("a"), "running");
+    EXPECT_GT(from_->Number("a", "ram", "transferred"), 100000) << "what there is to say is kept";
+}
+
+// One on either side, joined by named pipes, which open when both ends are there: in the same order.
+TEST_F(DaemonExec, AGuestThatCameDoesNotKeepThem)
+{
+    for (const char *channel : {"control", "0", "1"}) {
+        for (const char *way : {".there", ".back"}) {
+            ASSERT_EQ(mkfifo((folder_ / channel + way).c_str(), 0600), 0);
+        }
+    }
+    std::string pipe = folder_ / "$HAUL_CHANNEL";
+    Receive(Command("to", "exec 3<" + pipe + ".there 4>" + pipe + ".back; cat <&3 & cat >&4"));
+    Send(Command("from", "exec 3>" + pipe + ".there 4<" + pipe + ".back; cat <&4 & cat >&3"));
+    ExpectCompleted();
+    EXPECT_EQ(Left("to"), Words{});
+    EXPECT_EQ(Left("from"), Words{});
+    EXPECT_EQ(to_->Guest("a"), "running");
+    EXPECT_EQ(to_->Of("a", "ownership"), "destination");
 }
 
 // ---- a file ----
