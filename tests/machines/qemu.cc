@@ -113,7 +113,9 @@ std::vector<std::string> arguments(const MachineOptions &options, const std::str
     }
     add({"-m", std::to_string(options.mib)});
     if (options.backends == 1) {
-        add({"-machine", options.type + ",memory-backend=ram0"});
+        // One CPU and room for another: QEMU before 8.1 leaves out the memory barriers of a guest that can
+        // only have one, which then misses an interrupt of virtio once in a while and waits for ever.
+        add({"-machine", options.type + ",memory-backend=ram0", "-smp", "1,maxcpus=2"});
     } else {
         add({"-machine", options.type, "-smp", std::to_string(options.backends)});
         for (unsigned i = 0; i < options.backends; i++) {
