@@ -104,12 +104,23 @@ static int arm_slice(void *opaque, unsigned item, unsigned worker, struct haul_e
     return result ? result : visit.result;
 }
 
+/* The result of a step that scanned memory; asked after it, since memory that goes away in the middle of a
+ * scan may look like memory that nobody wrote. */
+static int unless_gone(const struct uffd_tracker *tracker, int result, struct haul_error *error)
+{
+    return haul_scan_alive(&tracker->worker[0].scan)
+               ? result
+               : haul_error_set(error, ESRCH,
+                                "process %d, whose memory is tracked, has exited or replaced its program",
+                                tracker->pid);
+}
+
 static int uffd_arm(struct haul_tracker *base, struct haul_error *error)
 {
     struct uffd_tracker *tracker = (struct uffd_tracker *)base;
     int result = haul_parallel_run(tracker->slice_count, tracker->workers, arm_slice, tracker, error);
     tracker->armed = !result;
-    return result;
+    return unless_gone(tracker, result, error);
 }
 
 /* What is absent may still have content in the object. */
@@ -152,9 +163,11 @@ static int uffd_start(void *opaque, struct haul_error *error)
     struct uffd_tracker *tracker = opaque;
     int result = tracker->armed ? 0 : uffd_arm(&tracker->base, error);
     result = result ? result : load_all_absent(tracker, error);
-    return result ? result
-                  : haul_parallel_run(tracker->slice_count, tracker->workers, load_present_slice, tracker,
-                                      error);
+    if (!result) {
+        result =
+            haul_parallel_run(tracker->slice_count, tracker->workers, load_present_slice, tracker, error);
+    }
+    return unless_gone(tracker, result, error);
 }
 
 static void uffd_clear_holes(void *opaque, uint64_t *const *bitmaps)
@@ -270,13 +283,7 @@ static int uffd_sync(void *opaque, uint64_t *const *bitmaps, uint64_t *pages, st
     struct uffd_sync_all all = {.tracker = tracker, .bitmaps = bitmaps};
     int result = haul_parallel_run(tracker->slice_count, tracker->workers, sync_slice, &all, error);
     *pages = atomic_load_explicit(&all.pages, memory_order_relaxed);
-    /* Asked last: memory that goes away in the middle of a scan may look like memory that nobody wrote. */
-    if (!haul_scan_alive(&tracker->worker[0].scan)) {
-        return haul_error_set(error, ESRCH,
-                              "process %d, whose memory is tracked, has exited or replaced its program",
-                              tracker->pid);
-    }
-    return result;
+    return unless_gone(tracker, result, error);
 }
 
 static void uffd_stop(void *opaque)

@@ -7,6 +7,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#define EXITED "the process has exited"
+
 /* One call holds the process's memory lock for reading; in pieces, so that its own mmap calls get a turn. */
 #define PROTECT_STEP (UINT64_C(1) << 30)
 
@@ -22,7 +24,7 @@ static int change(int uffd, uint64_t start, uint64_t end, uint64_t mode, struct 
             int code = errno == ENOENT ? EINVAL : errno;
             return haul_error_set(error, code, "cannot %s 0x%" PRIx64 "+0x%" PRIx64 ": %s",
                                   mode ? "write-protect" : "release", start, length,
-                                  code == ESRCH ? "the process has exited" : strerror(code));
+                                  code == ESRCH ? EXITED : strerror(code));
         }
         start += length;
     }
@@ -83,8 +85,14 @@ int haul_uffd_register(int uffd, const struct haul_tracked_range *range, struct 
         return 0;
     }
     int code = errno;
+    if (code == ENOMEM &&
+        haul_uffd_release(uffd, range->address, range->address + range->length, NULL) == -ESRCH) {
+        code = ESRCH; /* to this call the kernel gives the same answer when no memory is left to watch */
+    }
     const char *why = strerror(code);
-    if (code == EBUSY) {
+    if (code == ESRCH) {
+        why = EXITED;
+    } else if (code == EBUSY) {
         why = "a userfaultfd watches it already (postcopy, a snapshot, or another haul)";
     } else if (code == EPERM) {
         why = "it may not be written";

@@ -14,8 +14,8 @@
 int haul_uffd_open(int flags, uint64_t features, int *uffd, struct haul_error *error);
 int haul_uffd_handshake(int uffd, uint64_t features, struct haul_error *error);
 
-/* haul_uffd_register makes a range one that can be protected. -EBUSY: another userfaultfd watches it; -EPERM;
- * -EINVAL. */
+/* haul_uffd_register makes a range one that can be protected. -EBUSY: another userfaultfd watches it; -ESRCH:
+ * the process has exited; -EPERM; -EINVAL; -ENOMEM. */
 int haul_uffd_register(int uffd, const struct haul_tracked_range *range, struct haul_error *error);
 
 /* haul_uffd_protect and haul_uffd_release write-protect [start, end) or lift that and wake who waits there.

@@ -16,6 +16,9 @@
 namespace haul_test
 {
 
+// What a source's haul says of a QEMU that is gone.
+inline const char kUntracked[] = "whose memory is tracked, has exited or replaced its program";
+
 // A TCP proxy in front of the destination that can cut every connection at once.
 class Proxy
 {

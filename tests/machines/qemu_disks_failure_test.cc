@@ -191,6 +191,7 @@ TEST_P(SourcesQemuDies, BothSidesSaySoAndTheDestinationIsLeftUsable)
     EXPECT_EQ(1, move.source->wait()) << move.log();
     EXPECT_NE(std::string::npos, move.source->output().find(message)) << move.log();
     if (state == "setup") {
+        EXPECT_NE(std::string::npos, move.source->output().find(kUntracked)) << move.log();
         move.destination->kill(SIGKILL); // one that no source reached waits on for the next
         move.destination->wait();
     } else {

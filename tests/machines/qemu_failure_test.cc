@@ -381,7 +381,6 @@ TEST_P(SourcesQemuDies, BothSidesSaySo)
     EXPECT_FALSE(to.alive() && to.status() == "running") << move.log();
 }
 
-const std::string kUntracked = "whose memory is tracked, has exited or replaced its program";
 const std::string kClosed = "QEMU closed its monitor";
 
 INSTANTIATE_TEST_SUITE_P(In, SourcesQemuDies,

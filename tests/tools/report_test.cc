@@ -285,6 +285,23 @@ TEST_F(Report, HeadlineOfAGuestThatStandsStill)
     EXPECT_NE(Headline().find("this copy has ended"), std::string::npos) << Headline();
 }
 
+TEST_F(Report, HeadlineOfASnapshotWhoseMachineHasEndedSince)
+{
+    outcome_.stats.ownership = HAUL_OWNER_SOURCE;
+    outcome_.stats.mode = HAUL_MODE_BACKGROUND_SNAPSHOT;
+    outcome_.stats.state = HAUL_STATE_COMPLETED;
+    outcome_.uri = "file:/x";
+    EXPECT_EQ(Headline(), "Saved: the guest as it was is in file:/x, and goes on here.");
+    outcome_.machine_ended = true;
+    EXPECT_EQ(Headline(), "Saved: the guest as it was is in file:/x, and its process has ended here.");
+    EXPECT_EQ(cli_outcome_exit(&outcome_), 0);
+    outcome_.stats.state = HAUL_STATE_FAILED;
+    outcome_.stats.file_complete = true;
+    outcome_.status = "failed";
+    EXPECT_EQ(Headline(), "Not surely saved (failed): file:/x is complete, but a crash of this host could "
+                          "lose it; the process of the guest has ended here.");
+}
+
 TEST_F(Report, AMoveThatNeverBeganHasOnlyItsHeadline)
 {
     outcome_.status = "failed";

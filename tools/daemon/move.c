@@ -130,8 +130,11 @@ static void let_go(struct haul_move *move)
 
 static enum guest guest_after(const struct haul_move *move, const struct haul_outcome *outcome)
 {
+    if (outcome->machine_ended) {
+        return PRELAUNCH;
+    }
     if (outcome->stats.ownership == HAUL_OWNER_UNCERTAIN || haul_outcome_stands_still(outcome)) {
-        return outcome->machine_ended ? PRELAUNCH : PAUSED;
+        return PAUSED;
     }
     bool here = outcome->stats.ownership == (move->source ? HAUL_OWNER_SOURCE : HAUL_OWNER_DESTINATION);
     if (here) {

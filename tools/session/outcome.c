@@ -46,39 +46,42 @@ bool haul_outcome_undecided(const struct haul_outcome *outcome)
     return asks && !outcome->machine_ended && !outcome->gave_up;
 }
 
+#define FATE_SIZE 64
+
 /* What became of a guest that is the source's. */
-static void failed_headline(const struct haul_outcome *outcome, const char *what, const char *noun,
-                            char *text, size_t size)
+static const char *fate(const struct haul_outcome *outcome, char text[FATE_SIZE])
 {
-    if (!haul_outcome_stands_still(outcome)) {
-        snprintf(text, size, "Not %s (%s): the %s goes on here.", what, outcome->status, noun);
-    } else if (outcome->machine_ended) {
-        snprintf(text, size, "Not %s (%s): the process of the %s has ended here.", what, outcome->status,
-                 noun);
+    const char *noun = subject(outcome);
+    if (outcome->machine_ended) {
+        snprintf(text, FATE_SIZE, "the process of the %s has ended here", noun);
     } else {
-        snprintf(text, size, "Not %s (%s): the %s %s.", what, outcome->status, noun,
-                 outcome->gave_up ? "was given up here" : "is stopped here; see 'haul help resume'");
+        snprintf(text, FATE_SIZE, "the %s %s", noun,
+                 !haul_outcome_stands_still(outcome) ? "goes on here"
+                 : outcome->gave_up                  ? "was given up here"
+                                                     : "is stopped here; see 'haul help resume'");
     }
+    return text;
 }
 
 /* The same of a file in place of the other side; false where there is nothing else to say. */
 static bool file_headline(const struct haul_outcome *outcome, const char *noun, char *text, size_t size)
 {
     bool owned = outcome->stats.ownership == HAUL_OWNER_DESTINATION;
+    char here[FATE_SIZE];
     if (outcome->stats.ownership == HAUL_OWNER_UNCERTAIN) {
         return false;
     }
     if (haul_outcome_is_snapshot(outcome) && haul_outcome_done(outcome)) {
-        snprintf(text, size, "Saved: the %s as it was is in %s, and goes on here.", noun, outcome->uri);
+        snprintf(text, size, "Saved: the %s as it was is in %s, and %s here.", noun, outcome->uri,
+                 outcome->machine_ended ? "its process has ended" : "goes on");
     } else if (haul_outcome_is_snapshot(outcome) && outcome->stats.file_complete) {
         snprintf(text, size,
-                 "Not surely saved (%s): %s is complete, but a crash of this host could lose it; the %s goes "
-                 "on here.",
-                 outcome->status, outcome->uri, noun);
+                 "Not surely saved (%s): %s is complete, but a crash of this host could lose it; %s.",
+                 outcome->status, outcome->uri, fate(outcome, here));
     } else if (outcome->source && owned) {
         snprintf(text, size, "Saved: the %s is now in %s, and stopped here.", noun, outcome->uri);
     } else if (outcome->source) {
-        failed_headline(outcome, "saved", noun, text, size);
+        snprintf(text, size, "Not saved (%s): %s.", outcome->status, fate(outcome, here));
     } else if (owned) {
         snprintf(text, size, "Restored: the %s is now here.", noun);
     } else {
@@ -91,6 +94,7 @@ static bool file_headline(const struct haul_outcome *outcome, const char *noun, 
 void haul_outcome_headline(const struct haul_outcome *outcome, char *text, size_t size)
 {
     const char *noun = subject(outcome);
+    char here[FATE_SIZE];
     if (outcome->uri && haul_file_path(outcome->uri) && file_headline(outcome, noun, text, size)) {
         return;
     }
@@ -104,7 +108,7 @@ void haul_outcome_headline(const struct haul_outcome *outcome, char *text, size_
         break;
     case HAUL_OWNER_SOURCE:
         if (outcome->source) {
-            failed_headline(outcome, "moved", noun, text, size);
+            snprintf(text, size, "Not moved (%s): %s.", outcome->status, fate(outcome, here));
         } else {
             snprintf(text, size, "Not received (%s): the %s stays with the source.", outcome->status, noun);
         }

@@ -14,7 +14,7 @@ extern "C" {
 #endif
 
 #define HAUL_OUTCOME_URI_SIZE 4300 /* a list of addresses, or a path with what leads to it */
-#define HAUL_OUTCOME_HEADLINE_SIZE (HAUL_OUTCOME_URI_SIZE + 100)
+#define HAUL_OUTCOME_HEADLINE_SIZE (HAUL_OUTCOME_URI_SIZE + 140)
 
 struct haul_outcome {
     bool source;          /* this side */
@@ -36,7 +36,8 @@ struct haul_outcome {
     char summary[256];    /* the machine's own line for the report, or empty */
     bool ended;           /* the migration did; before, the numbers are of a moment */
     bool gave_up;         /* after uncertainty, the operator abandoned this copy */
-    bool machine_ended;   /* uncertain, or standing still, because the process that is this copy has ended */
+    bool machine_ended;   /* the process that is this copy has ended; looked at where it is uncertain, stands
+                             still, or was to go on after a snapshot */
 };
 
 /* haul_ownership_name returns "source", "destination" or "uncertain". */

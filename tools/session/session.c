@@ -257,6 +257,12 @@ static int make_machine(struct haul_session *session, struct haul_error *error)
                   : haul_guest_destination_new(&spec->guest_options, &session->machine, error);
 }
 
+static bool machine_ended(const struct haul_session *session)
+{
+    struct haul_machine *machine = session->machine;
+    return machine && machine->ops->ended && machine->ops->ended(machine);
+}
+
 /* A migration ready to start, published so that it can be cancelled. */
 static int make_migration(struct haul_session *session, const struct haul_options *options,
                           struct haul_error *error)
@@ -318,9 +324,12 @@ int haul_session_start(struct haul_session *session, const char *uri, const stru
     int status = start(session, uri, options, &failure);
     give_fds(session, NULL, NULL); /* those that it did not come to */
     if (status < 0) {
+        bool gone = session->source && machine_ended(session);
         pthread_mutex_lock(&session->lock);
         session->outcome.code = status;
         session->outcome.error = failure;
+        session->outcome.machine_ended = gone;
+        session->outcome.stats.resume_error = gone ? -ESRCH : 0;
         pthread_mutex_unlock(&session->lock);
         *error = failure;
     }
@@ -380,8 +389,8 @@ void haul_session_finish(struct haul_session *session)
     outcome->ended = true;
     collect(session, outcome, session->channels);
     bool uncertain = outcome->stats.ownership == HAUL_OWNER_UNCERTAIN;
-    outcome->machine_ended = (uncertain || haul_outcome_stands_still(outcome)) &&
-                             session->machine->ops->ended && session->machine->ops->ended(session->machine);
+    bool to_be_here = uncertain || haul_outcome_stands_still(outcome) || haul_outcome_is_snapshot(outcome);
+    outcome->machine_ended = to_be_here && machine_ended(session);
     pthread_mutex_unlock(&session->lock);
     if (uncertain || haul_outcome_undecided(outcome)) {
         struct haul_error error;

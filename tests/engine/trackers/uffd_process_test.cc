@@ -155,6 +155,8 @@ TEST_F(Uffd, TheDeathOfTheTrackingProcessLeavesTheOtherAsItWas)
     copy_while_written(tracker, memory.data(), 1024, 50, [&] { writer.end(); });
 }
 
+const char kGone[] = ", whose memory is tracked, has exited or replaced its program";
+
 TEST_F(Uffd, TheEndOfTheTrackedProcessIsAnError)
 {
     for (bool exec : {false, true}) {
@@ -177,9 +179,30 @@ TEST_F(Uffd, TheEndOfTheTrackedProcessIsAnError)
         ASSERT_TRUE(Eventually([&] { return !watched(child.pid()); }));
         usleep(20000);
         EXPECT_EQ(dirty.sync(tracker, &error), -ESRCH);
-        EXPECT_EQ(std::string(error.message),
-                  "process " + std::to_string(child.pid()) +
-                      ", whose memory is tracked, has exited or replaced its program");
+        EXPECT_EQ(std::string(error.message), "process " + std::to_string(child.pid()) + kGone);
+        stop(tracker);
+    }
+}
+
+TEST_F(Uffd, TheEndOfTheProcessBeforeTheTrackingBeginsIsAnError)
+{
+    for (bool armed : {false, true}) {
+        SharedMemory memory(64 * kPage);
+        auto flags = Flags::create();
+        Child child([&] {
+            flags->ready = 1;
+            wait_for(flags->stop);
+        });
+        wait_for(flags->ready);
+        Tracker tracker = make(child.pid(), memory.range());
+        haul_error error = {};
+        if (armed) {
+            ASSERT_EQ(haul_tracker_arm(tracker.get(), &error), 0) << error.message;
+        }
+        const std::string gone = "process " + std::to_string(child.pid()) + kGone;
+        child.end(SIGKILL);
+        EXPECT_EQ(start(tracker, &error), -ESRCH);
+        EXPECT_EQ(error.message, gone);
         stop(tracker);
     }
 }
