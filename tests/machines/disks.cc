@@ -72,8 +72,8 @@ std::unique_ptr<Machine> Drives::source() const
 {
     make_images("from");
     auto machine = std::make_unique<Machine>(folder, "from", options("from"));
-    EXPECT_TRUE(machine->wait_for("vda 0", kBootSeconds)) << machine->console() << machine->errors();
-    EXPECT_TRUE(machine->wait_for("vdb 0", 120)) << machine->console();
+    EXPECT_TRUE(machine->wait_for("vda 0", kBootSeconds)) << machine->last_words() << machine->errors();
+    EXPECT_TRUE(machine->wait_for("vdb 0", 120)) << machine->last_words();
     return machine;
 }
 
@@ -111,10 +111,10 @@ void expect_healthy(const Machine &machine)
 {
     for (const char *disk : {"vda ", "vdb "}) {
         size_t from = machine.console().size();
-        EXPECT_TRUE(machine.wait_for(disk, 120, from)) << disk << machine.console() << machine.errors();
-        EXPECT_TRUE(machine.wait_for(disk, 120, machine.console().size())) << disk << machine.console();
+        EXPECT_TRUE(machine.wait_for(disk, 120, from)) << disk << machine.last_words() << machine.errors();
+        EXPECT_TRUE(machine.wait_for(disk, 120, machine.console().size())) << disk << machine.last_words();
     }
-    EXPECT_FALSE(machine.says_bad()) << machine.console();
+    EXPECT_FALSE(machine.says_bad()) << machine.last_words();
 }
 
 uint64_t written(Machine &machine)

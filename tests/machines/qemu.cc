@@ -253,6 +253,13 @@ std::string Machine::console() const
     return read_file(console_);
 }
 
+std::string Machine::last_words() const
+{
+    constexpr size_t kEnough = 2048;
+    std::string text = console();
+    return text.size() > kEnough ? "..." + text.substr(text.size() - kEnough) : text;
+}
+
 std::string Machine::errors() const
 {
     return read_file(errors_);

@@ -81,9 +81,9 @@ void expect_goes_on(Machine &from, Machine &to, long before)
     }
     EXPECT_FALSE(from.alive());
     size_t now = to.console().size();
-    EXPECT_TRUE(to.wait_for("sweep", 60, now)) << to.console();
-    EXPECT_TRUE(to.wait_for("sweep", 60, to.console().size())) << to.console();
-    EXPECT_FALSE(to.says_bad()) << to.console();
+    EXPECT_TRUE(to.wait_for("sweep", 60, now)) << to.last_words();
+    EXPECT_TRUE(to.wait_for("sweep", 60, to.console().size())) << to.last_words();
+    EXPECT_FALSE(to.says_bad()) << to.last_words();
 }
 
 // And nothing was sent.
@@ -117,7 +117,7 @@ TEST_P(QemuCprMove, GoesOnOnItsOwnMemory)
     options.backends = that.backends;
     options.mem_path = files.path("from");
     Machine from(folder, "from", options);
-    ASSERT_TRUE(from.wait_for("sweep 1 ok", kBootSeconds)) << from.console() << from.errors();
+    ASSERT_TRUE(from.wait_for("sweep 1 ok", kBootSeconds)) << from.last_words() << from.errors();
     options.incoming = true;
     options.paused = that.paused;
     options.mem_path = that.same_path ? options.mem_path : files.path("to");
@@ -141,7 +141,7 @@ TEST_F(QemuCpr, HugePagesAreHandedOver)
         GTEST_SKIP() << pages.missing();
     }
     Machine from(folder, "from", options);
-    ASSERT_TRUE(from.wait_for("sweep 1 ok", kBootSeconds)) << from.console() << from.errors();
+    ASSERT_TRUE(from.wait_for("sweep 1 ok", kBootSeconds)) << from.last_words() << from.errors();
     options.incoming = true;
     Machine to(folder, "to", options);
     Move move(from, to, cpr());
@@ -156,7 +156,7 @@ double shortest_ms(const Folder &folder, unsigned mib)
     options.prealloc = true;
     std::string name = std::to_string(mib);
     auto here = std::make_unique<Machine>(folder, name, options);
-    EXPECT_TRUE(here->wait_for("sweep 1 ok", kBootSeconds)) << here->console() << here->errors();
+    EXPECT_TRUE(here->wait_for("sweep 1 ok", kBootSeconds)) << here->last_words() << here->errors();
     options.incoming = true;
     options.prealloc = false;
     double shortest = INFINITY;
@@ -170,8 +170,8 @@ double shortest_ms(const Folder &folder, unsigned mib)
         EXPECT_GT(shortest, 0) << move.log();
         here = std::move(to);
     }
-    EXPECT_TRUE(here->counts()) << here->console();
-    EXPECT_FALSE(here->says_bad()) << here->console();
+    EXPECT_TRUE(here->counts()) << here->last_words();
+    EXPECT_FALSE(here->says_bad()) << here->last_words();
     return shortest;
 }
 
@@ -207,7 +207,7 @@ TEST_F(QemuCpr, AMovedMachineMovesOnInBothModes)
 {
     MachineOptions options;
     Machine first(folder, "first", options);
-    ASSERT_TRUE(first.wait_for("sweep 1 ok", kBootSeconds)) << first.console() << first.errors();
+    ASSERT_TRUE(first.wait_for("sweep 1 ok", kBootSeconds)) << first.last_words() << first.errors();
     options.incoming = true;
     options.paused = true;
     Machine second(folder, "second", options);
@@ -233,7 +233,7 @@ TEST_F(QemuCpr, TheOldQemuCannotWriteTheMemoryAnyMore)
 {
     MachineOptions options;
     Machine from(folder, "from", options);
-    ASSERT_TRUE(from.wait_for("sweep 1 ok", kBootSeconds)) << from.console() << from.errors();
+    ASSERT_TRUE(from.wait_for("sweep 1 ok", kBootSeconds)) << from.last_words() << from.errors();
     options.incoming = true;
     Machine to(folder, "to", options);
     Move move(from, to, cpr());
@@ -246,7 +246,7 @@ TEST_F(QemuCpr, TheOldQemuCannotWriteTheMemoryAnyMore)
     EXPECT_FALSE(from.alive());
     EXPECT_TRUE(to.counts());
     EXPECT_TRUE(to.wait_for("sweep", 60, to.console().size()));
-    EXPECT_FALSE(to.says_bad()) << to.console();
+    EXPECT_FALSE(to.says_bad()) << to.last_words();
 }
 
 // ---- refusals ----

@@ -40,7 +40,7 @@ class QemuDaemon : public ::testing::Test
         if (!haul_test::missing().empty()) {
             GTEST_SKIP() << haul_test::missing();
         }
-        ASSERT_EQ("running", source->status()) << source->console() << source->errors();
+        ASSERT_EQ("running", source->status()) << source->last_words() << source->errors();
         from_ = std::make_unique<Daemon>();
         to_ = std::make_unique<Daemon>();
         static int number;
@@ -70,8 +70,8 @@ class QemuDaemon : public ::testing::Test
             usleep(50000); // the guardian may still be at it
         }
         EXPECT_EQ("running", source->status());
-        EXPECT_TRUE(source->counts()) << source->console() << source->errors();
-        EXPECT_FALSE(source->says_bad()) << source->console();
+        EXPECT_TRUE(source->counts()) << source->last_words() << source->errors();
+        EXPECT_FALSE(source->says_bad()) << source->last_words();
         EXPECT_FALSE(target_->alive() && target_->status() == "running");
     }
     Monitor *from() const
@@ -137,13 +137,13 @@ TEST_F(QemuDaemon, ABackgroundSnapshotLeavesTheMachineRunning)
     EXPECT_EQ(from()->Guest("default"), "running");
     ASSERT_TRUE(from()->Saw("default", "RESUME"));
     EXPECT_EQ("running", source->status());
-    EXPECT_TRUE(source->counts()) << source->console() << source->errors();
+    EXPECT_TRUE(source->counts()) << source->last_words() << source->errors();
     // The machine as it was, beside the one that goes on.
     to()->Get("migrate-incoming", R"({"uri": "file:)" + path + R"(", "qemu": ")" + target_->qmp() + "\"}");
     ASSERT_TRUE(to()->Reaches("default", "completed")) << to_->program->Err();
     EXPECT_EQ("running", target_->status());
-    EXPECT_TRUE(target_->counts()) << target_->console();
-    EXPECT_FALSE(target_->says_bad()) << target_->console();
+    EXPECT_TRUE(target_->counts()) << target_->last_words();
+    EXPECT_FALSE(target_->says_bad()) << target_->last_words();
     unlink(path.c_str());
 }
 
@@ -167,10 +167,10 @@ TEST_F(QemuDaemon, MemoryIsHandedOver)
     EXPECT_EQ("postmigrate", source->status());
     EXPECT_EQ("running", target_->status());
     source->command("quit"); // the new one needs nothing of it
-    ASSERT_TRUE(target_->counts()) << target_->console();
+    ASSERT_TRUE(target_->counts()) << target_->last_words();
     EXPECT_GE(target_->last_ok(), before);
-    EXPECT_TRUE(target_->wait_for("sweep", 60, target_->console().size())) << target_->console();
-    EXPECT_FALSE(target_->says_bad()) << target_->console();
+    EXPECT_TRUE(target_->wait_for("sweep", 60, target_->console().size())) << target_->last_words();
+    EXPECT_FALSE(target_->says_bad()) << target_->last_words();
     delete source;
     source = target_.release();
 }
@@ -183,8 +183,8 @@ TEST_F(QemuDaemon, ParametersFinishASlowMove) // the last one: the machine leave
     ASSERT_TRUE(to()->Reaches("default", "completed")) << to_->program->Err();
     EXPECT_EQ("postmigrate", source->status());
     EXPECT_EQ("running", target_->status());
-    EXPECT_TRUE(target_->counts()) << target_->console();
-    EXPECT_FALSE(target_->says_bad()) << target_->console();
+    EXPECT_TRUE(target_->counts()) << target_->last_words();
+    EXPECT_FALSE(target_->says_bad()) << target_->last_words();
     EXPECT_EQ(from()->Of("default", "machine"), "qemu");
     EXPECT_TRUE(from()->Saw("default", "STOP"));
     EXPECT_TRUE(to()->Saw("default", "RESUME"));

@@ -71,7 +71,7 @@ class QemuDisksFailure : public ::testing::Test
         if (!missing_for_disks().empty()) {
             GTEST_SKIP() << missing_for_disks();
         }
-        ASSERT_EQ("running", from->status()) << from->console() << from->errors();
+        ASSERT_EQ("running", from->status()) << from->last_words() << from->errors();
     }
     static std::unique_ptr<Machine> destination()
     {
@@ -87,7 +87,7 @@ class QemuDisksFailure : public ::testing::Test
             usleep(50000);
         }
         EXPECT_GT(written(*from), before) << log;
-        EXPECT_FALSE(from->says_bad()) << from->console();
+        EXPECT_FALSE(from->says_bad()) << from->last_words();
         expect_clean(*from);
     }
     static Drives *drives;

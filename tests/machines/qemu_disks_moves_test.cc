@@ -48,8 +48,8 @@ TEST(QemuDisks, MoveUnderLoadTwentyTimes)
         expect_clean(*to);
         EXPECT_GE(from->last_ok(), before);
         before = from->last_ok();
-        ASSERT_TRUE(to->counts(60)) << to->console() << to->errors();
-        ASSERT_FALSE(to->says_bad()) << to->console();
+        ASSERT_TRUE(to->counts(60)) << to->last_words() << to->errors();
+        ASSERT_FALSE(to->says_bad()) << to->last_words();
         from = std::move(to);
         std::swap(at, next);
     }

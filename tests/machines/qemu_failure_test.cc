@@ -32,7 +32,7 @@ class QemuFailure : public ::testing::Test
         if (!missing().empty()) {
             GTEST_SKIP() << missing();
         }
-        ASSERT_EQ("running", source->status()) << source->console() << source->errors();
+        ASSERT_EQ("running", source->status()) << source->last_words() << source->errors();
         settings = source->settings();
     }
     // One that no source reached waits on for the next.
@@ -67,7 +67,7 @@ class QemuFailure : public ::testing::Test
         }
         EXPECT_EQ("running", source->status());
         EXPECT_EQ(settings, source->settings());
-        EXPECT_FALSE(source->says_bad()) << source->console();
+        EXPECT_FALSE(source->says_bad()) << source->last_words();
         EXPECT_FALSE(to.alive() && to.status() == "running") << move.log();
     }
     static std::unique_ptr<Folder> folder;
@@ -488,7 +488,7 @@ void take_back(Machine &from, Machine &to)
     EXPECT_FALSE(to.alive());
     EXPECT_EQ("", say_last_word(from.qmp(), LastWord::kResume));
     EXPECT_TRUE(from.counts());
-    EXPECT_FALSE(from.says_bad()) << from.console();
+    EXPECT_FALSE(from.says_bad()) << from.last_words();
 }
 
 TEST_F(QemuFailure, ThenItMovesAndComesBack)
@@ -500,7 +500,7 @@ TEST_F(QemuFailure, ThenItMovesAndComesBack)
     EXPECT_EQ("running", to->status());
     EXPECT_TRUE(to->counts());
     EXPECT_TRUE(to->wait_for("sweep", 60));
-    EXPECT_FALSE(to->says_bad()) << to->console();
+    EXPECT_FALSE(to->says_bad()) << to->last_words();
     EXPECT_EQ(settings, source->settings());
 
     Mover again({"send", source->qmp(), "tcp:127.0.0.1:1"});
@@ -520,7 +520,7 @@ TEST_F(QemuFailure, ThenItMovesPaused)
     to->command("cont");
     EXPECT_TRUE(to->counts());
     EXPECT_TRUE(to->wait_for("sweep", 60));
-    EXPECT_FALSE(to->says_bad()) << to->console();
+    EXPECT_FALSE(to->says_bad()) << to->last_words();
     take_back(*source, *to);
 }
 

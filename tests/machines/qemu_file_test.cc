@@ -34,7 +34,7 @@ class QemuFile : public ::testing::Test
 void QemuFile::ExpectGoesOn(MachineOptions options)
 {
     Machine from(folder_, "from", options);
-    ASSERT_TRUE(from.wait_for("sweep 1 ok", kBootSeconds)) << from.console() << from.errors();
+    ASSERT_TRUE(from.wait_for("sweep 1 ok", kBootSeconds)) << from.last_words() << from.errors();
     long before = from.last_ok();
     // Whatever the disk's speed: a write dirties all of a huge page.
     Mover save(Send(from, "downtime=30000"));
@@ -51,9 +51,9 @@ void QemuFile::ExpectGoesOn(MachineOptions options)
     EXPECT_EQ("running", to.status());
     ASSERT_TRUE(to.counts()) << restore.output();
     EXPECT_GE(to.last_ok(), before);
-    EXPECT_TRUE(to.wait_for("sweep", 60)) << to.console();
-    EXPECT_TRUE(to.wait_for("sweep", 60, to.console().size())) << to.console();
-    EXPECT_FALSE(to.says_bad()) << to.console();
+    EXPECT_TRUE(to.wait_for("sweep", 60)) << to.last_words();
+    EXPECT_TRUE(to.wait_for("sweep", 60, to.console().size())) << to.last_words();
+    EXPECT_FALSE(to.says_bad()) << to.last_words();
     EXPECT_EQ(quiet, from.console());
 }
 
@@ -78,14 +78,14 @@ TEST_F(QemuFile, AMachineOnHugePagesGoesOnFromIt)
 TEST_F(QemuFile, AKilledSaveLeavesNothingAndTheMachineRuns)
 {
     Machine from(folder_, "from", MachineOptions());
-    ASSERT_TRUE(from.wait_for("sweep 1 ok", kBootSeconds)) << from.console() << from.errors();
+    ASSERT_TRUE(from.wait_for("sweep 1 ok", kBootSeconds)) << from.last_words() << from.errors();
     for (const char *state : {"active", "round1", "device"}) {
         Mover save(Send(from, std::string("die=") + state));
         EXPECT_EQ(-9, save.wait()) << save.output();
         EXPECT_FALSE(std::filesystem::exists(path_)) << state;
         EXPECT_FALSE(std::filesystem::exists(path_ + ".partial")) << state;
         ASSERT_TRUE(from.counts()) << state;
-        EXPECT_FALSE(from.says_bad()) << from.console();
+        EXPECT_FALSE(from.says_bad()) << from.last_words();
     }
 }
 

@@ -40,8 +40,8 @@ TEST_F(QemuIo, DirectIoUnderLoadLosesNothing)
     options.disk = folder / "disk";
     options.file_system = folder / "fs";
     Machine first(folder, "m0", options);
-    ASSERT_TRUE(first.wait_for("lap 2", kBootSeconds)) << first.console() << first.errors();
-    ASSERT_TRUE(first.wait_for("files", 60)) << first.console();
+    ASSERT_TRUE(first.wait_for("lap 2", kBootSeconds)) << first.last_words() << first.errors();
+    ASSERT_TRUE(first.wait_for("files", 60)) << first.last_words();
     options.incoming = true;
     std::vector<std::unique_ptr<Machine>> machines;
     Machine *from = &first;
@@ -55,11 +55,11 @@ TEST_F(QemuIo, DirectIoUnderLoadLosesNothing)
         EXPECT_NE(std::string::npos, move.source->output().find("SUMMARY guest stopped for")) << move.log();
         from->kill();
         // What direct reads brought is checked a lap later, memory in a sweep.
-        ASSERT_TRUE(to.wait_for("lap", 60)) << to.console() << to.errors();
-        EXPECT_TRUE(to.wait_for("lap", 60, to.console().size())) << to.console();
-        EXPECT_TRUE(to.wait_for("files", 60)) << to.console();
-        EXPECT_TRUE(to.wait_for("sweep", 60)) << to.console();
-        EXPECT_FALSE(to.says_bad()) << to.console();
+        ASSERT_TRUE(to.wait_for("lap", 60)) << to.last_words() << to.errors();
+        EXPECT_TRUE(to.wait_for("lap", 60, to.console().size())) << to.last_words();
+        EXPECT_TRUE(to.wait_for("files", 60)) << to.last_words();
+        EXPECT_TRUE(to.wait_for("sweep", 60)) << to.last_words();
+        EXPECT_FALSE(to.says_bad()) << to.last_words();
         from = &to;
     }
     from->command("stop"); // drained and flushed
@@ -77,7 +77,7 @@ TEST_F(QemuIo, HaulDiesBetweenScans)
     options.disk = folder / "disk";
     options.file_system = folder / "fs";
     Machine from(folder, "from", options);
-    ASSERT_TRUE(from.wait_for("lap 2", kBootSeconds)) << from.console() << from.errors();
+    ASSERT_TRUE(from.wait_for("lap 2", kBootSeconds)) << from.last_words() << from.errors();
     options.incoming = true;
     for (int i = 0; i < 4; i++) {
         Machine to(folder, "to" + std::to_string(i), options);
@@ -88,7 +88,7 @@ TEST_F(QemuIo, HaulDiesBetweenScans)
         move.source->wait();
         EXPECT_TRUE(from.counts()) << from.status() << move.log();
         EXPECT_EQ("running", from.status());
-        EXPECT_FALSE(from.says_bad()) << from.console();
+        EXPECT_FALSE(from.says_bad()) << from.last_words();
     }
 }
 
@@ -112,7 +112,7 @@ TEST_F(QemuIo, AnotherProcessWritesTheMemory)
     Machine from(folder, "from", options);
     options.incoming = true;
     Machine to(folder, "to", options);
-    ASSERT_TRUE(from.wait_for("ready", kBootSeconds)) << from.console() << from.errors();
+    ASSERT_TRUE(from.wait_for("ready", kBootSeconds)) << from.last_words() << from.errors();
 
     haul_qemu_inspection before = {};
     inspect(from, &before);

@@ -254,11 +254,12 @@ TEST_F(QemuTest, TheTestGuestBootsAndCounts)
     options.disk = folder / "disk";
     options.file_system = folder / "fs";
     Machine machine(folder, "m", options);
-    ASSERT_TRUE(machine.wait_for("ready", haul_test::kBootSeconds)) << machine.console() << machine.errors();
-    EXPECT_TRUE(machine.wait_for("sweep 1 ok", 60)) << machine.console();
-    EXPECT_TRUE(machine.wait_for("lap 2", 60)) << machine.console();
-    EXPECT_TRUE(machine.wait_for("files", 60)) << machine.console();
-    EXPECT_FALSE(machine.says_bad()) << machine.console();
+    ASSERT_TRUE(machine.wait_for("ready", haul_test::kBootSeconds))
+        << machine.last_words() << machine.errors();
+    EXPECT_TRUE(machine.wait_for("sweep 1 ok", 60)) << machine.last_words();
+    EXPECT_TRUE(machine.wait_for("lap 2", 60)) << machine.last_words();
+    EXPECT_TRUE(machine.wait_for("files", 60)) << machine.last_words();
+    EXPECT_FALSE(machine.says_bad()) << machine.last_words();
 }
 
 } // namespace

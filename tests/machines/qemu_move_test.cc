@@ -43,9 +43,9 @@ void expect_moved(Machine &from, Machine &to, Move &move, long before)
     ASSERT_TRUE(to.counts()) << move.log();
     EXPECT_GE(to.last_ok(), before);
     std::string quiet = from.console();
-    EXPECT_TRUE(to.wait_for("sweep", 60)) << to.console();
-    EXPECT_TRUE(to.wait_for("sweep", 60, to.console().size())) << to.console();
-    EXPECT_FALSE(to.says_bad()) << to.console();
+    EXPECT_TRUE(to.wait_for("sweep", 60)) << to.last_words();
+    EXPECT_TRUE(to.wait_for("sweep", 60, to.console().size())) << to.last_words();
+    EXPECT_FALSE(to.says_bad()) << to.last_words();
     EXPECT_EQ(quiet, from.console());
 }
 
@@ -61,7 +61,7 @@ TEST_P(QemuMove, GoesOnAtTheDestination)
     options.incoming = true;
     options.paused = that.paused_destination;
     Machine to(folder, "to", options);
-    ASSERT_TRUE(from.wait_for("sweep 1 ok", kBootSeconds)) << from.console() << from.errors();
+    ASSERT_TRUE(from.wait_for("sweep 1 ok", kBootSeconds)) << from.last_words() << from.errors();
     long before = from.last_ok();
     MoveOptions how;
     how.source = {std::string("channels=") + that.channels, std::string("compress=") + that.compress};

@@ -40,7 +40,7 @@ class QemuRestore : public ::testing::Test
         }
         folder = new Folder;
         Machine from(*folder, "from", Options());
-        ASSERT_TRUE(from.wait_for("sweep 1 ok", kBootSeconds)) << from.console() << from.errors();
+        ASSERT_TRUE(from.wait_for("sweep 1 ok", kBootSeconds)) << from.last_words() << from.errors();
         Mover save({"send", from.qmp(), "file:" + Path(), "downtime=30000"});
         ASSERT_EQ(0, save.wait()) << save.output();
         saved_at = from.last_ok();
@@ -111,7 +111,7 @@ TEST_P(QemuRestoreEnds, RunsNothingAndLeavesTheFile)
     int code = restore.wait();
     if (end == End::kCancelled && given) {
         EXPECT_EQ(0, code) << "too late: " << restore.output();
-        EXPECT_TRUE(to->counts()) << to->console();
+        EXPECT_TRUE(to->counts()) << to->last_words();
         return;
     }
     EXPECT_EQ(end == End::kHaulKilled ? -SIGKILL : 1, code) << restore.output();
@@ -130,7 +130,7 @@ TEST_P(QemuRestoreEnds, RunsNothingAndLeavesTheFile)
         EXPECT_EQ("inmigrate", to->status());
         Mover again(Restore(*to));
         EXPECT_EQ(0, again.wait()) << again.output() << to->errors();
-        EXPECT_TRUE(to->counts()) << to->console();
+        EXPECT_TRUE(to->counts()) << to->last_words();
         return;
     }
     EXPECT_EQ("", to->console()) << "the guest ran";
@@ -172,12 +172,12 @@ TEST_F(QemuRestore, ThenItGoesOnFromTheFile)
     Mover restore(Restore(*to));
     ASSERT_EQ(0, restore.wait()) << restore.output() << to->errors();
     EXPECT_EQ("running", to->status());
-    ASSERT_TRUE(to->counts()) << to->console() << to->errors();
+    ASSERT_TRUE(to->counts()) << to->last_words() << to->errors();
     EXPECT_GE(to->last_ok(), saved_at);
     for (int i = 0; i < 2; i++) { // all of its memory, once at least
-        EXPECT_TRUE(to->wait_for("sweep", 60, to->console().size())) << to->console();
+        EXPECT_TRUE(to->wait_for("sweep", 60, to->console().size())) << to->last_words();
     }
-    EXPECT_FALSE(to->says_bad()) << to->console();
+    EXPECT_FALSE(to->says_bad()) << to->last_words();
 }
 
 } // namespace

@@ -85,8 +85,8 @@ class QemuSnapshot : public ::testing::Test
         EXPECT_GE(first, before);
         EXPECT_LE(first, after);
         ASSERT_TRUE(to.counts()) << to.errors();
-        EXPECT_TRUE(to.wait_for("sweep", 60)) << to.console();
-        EXPECT_FALSE(to.says_bad()) << to.console();
+        EXPECT_TRUE(to.wait_for("sweep", 60)) << to.last_words();
+        EXPECT_FALSE(to.says_bad()) << to.last_words();
     }
     Folder folder_;
     std::string path_ = folder_ / "snapshot";
@@ -98,7 +98,7 @@ TEST_F(QemuSnapshot, TheMachineGoesOnAndAnotherBeginsFromTheFile)
     options.backends = 2;
     options.rate_mib = 32;
     Machine from(folder_, "from", options);
-    ASSERT_TRUE(from.wait_for("sweep 1 ok", kBootSeconds)) << from.console() << from.errors();
+    ASSERT_TRUE(from.wait_for("sweep 1 ok", kBootSeconds)) << from.last_words() << from.errors();
     for (int i = 0; i < snapshots(); i++) {
         SCOPED_TRACE("snapshot " + std::to_string(i));
         long before = from.last_ok();
@@ -113,8 +113,8 @@ TEST_F(QemuSnapshot, TheMachineGoesOnAndAnotherBeginsFromTheFile)
         ASSERT_NO_FATAL_FAILURE(ExpectRestores(options, before, after));
         from.command("cont");
     }
-    EXPECT_TRUE(from.wait_for("sweep", 60, from.console().size())) << from.console();
-    EXPECT_FALSE(from.says_bad()) << from.console();
+    EXPECT_TRUE(from.wait_for("sweep", 60, from.console().size())) << from.last_words();
+    EXPECT_FALSE(from.says_bad()) << from.last_words();
 }
 
 // However it ends before the file is whole, the machine goes on, unprotected.
@@ -122,7 +122,7 @@ TEST_F(QemuSnapshot, AnEndInAnyStateLetsTheMachineGoOn)
 {
     MachineOptions options;
     Machine from(folder_, "from", options);
-    ASSERT_TRUE(from.wait_for("sweep 1 ok", kBootSeconds)) << from.console() << from.errors();
+    ASSERT_TRUE(from.wait_for("sweep 1 ok", kBootSeconds)) << from.last_words() << from.errors();
     for (const char *end : {"die=", "cancel="}) {
         for (const char *state : kStates) {
             if (end == std::string("cancel=") && state == std::string("naming")) {
@@ -135,7 +135,7 @@ TEST_F(QemuSnapshot, AnEndInAnyStateLetsTheMachineGoOn)
             EXPECT_FALSE(std::filesystem::exists(path_ + ".partial"));
             EXPECT_FALSE(guarded(from));
             ASSERT_TRUE(from.counts());
-            EXPECT_FALSE(from.says_bad()) << from.console();
+            EXPECT_FALSE(from.says_bad()) << from.last_words();
         }
     }
     long before = from.last_ok();
@@ -311,7 +311,7 @@ TEST_F(QemuSnapshot, ABalloonThatChangesMeanwhileFailsTheSnapshot)
     MachineOptions options;
     options.balloon = true;
     Machine from(folder_, "from", options);
-    ASSERT_TRUE(from.wait_for("sweep 1 ok", kBootSeconds)) << from.console() << from.errors();
+    ASSERT_TRUE(from.wait_for("sweep 1 ok", kBootSeconds)) << from.last_words() << from.errors();
     auto inflate = [&](uint64_t mib) {
         from.command("balloon", "{\"value\":" + std::to_string(mib << 20) + "}");
         std::string wanted = std::to_string(mib << 20);
@@ -338,7 +338,7 @@ TEST_F(QemuSnapshot, ABalloonThatChangesMeanwhileFailsTheSnapshot)
         usleep(300000);
     }
     EXPECT_TRUE(saved);
-    EXPECT_FALSE(from.says_bad()) << from.console();
+    EXPECT_FALSE(from.says_bad()) << from.last_words();
 }
 
 TEST_F(QemuSnapshot, MemoryThatAnotherProcessWritesIsRefused)

@@ -24,7 +24,18 @@ struct Case {
     Way way;
     std::optional<Ending> ending; // none: it moves
     bool uncertain;               // the destination dies with HANDOVER in its hands
+    std::string name() const
+    {
+        return ending      ? ending->name()
+               : uncertain ? std::string(way.name) + "HandoverDestinationDies"
+                           : std::string(way.name) + "InTheEndItMoves";
+    }
 };
+
+std::ostream &operator<<(std::ostream &out, const Case &one)
+{
+    return out << one.name();
+}
 
 std::vector<Case> cases()
 {
@@ -44,14 +55,6 @@ std::vector<Case> cases()
         }
     }
     return list;
-}
-
-std::string as_name(const ::testing::TestParamInfo<Case> &info)
-{
-    const auto &[way, ending, uncertain] = info.param;
-    return ending      ? ending->name()
-           : uncertain ? std::string(way.name) + "HandoverDestinationDies"
-                       : std::string(way.name) + "InTheEndItMoves";
 }
 
 bool without_linux()
@@ -94,7 +97,7 @@ class QemuTransportState : public ::testing::TestWithParam<Case>
         if (!missing_here().empty()) {
             GTEST_SKIP() << missing_here();
         }
-        ASSERT_EQ("running", here->status()) << here->console() << here->errors();
+        ASSERT_EQ("running", here->status()) << here->last_words() << here->errors();
         static int number;
         MachineOptions incoming = options();
         incoming.incoming = true;
@@ -111,7 +114,7 @@ class QemuTransportState : public ::testing::TestWithParam<Case>
         }
         EXPECT_EQ("running", here->status());
         EXPECT_EQ(*settings, here->settings());
-        EXPECT_FALSE(here->says_bad()) << here->console();
+        EXPECT_FALSE(here->says_bad()) << here->last_words();
         EXPECT_FALSE(to_->alive() && to_->status() == "running") << transport_->log();
     }
     // It never got the whole machine, or its memory is the source's: it must not stay, whoever died.
@@ -131,10 +134,10 @@ class QemuTransportState : public ::testing::TestWithParam<Case>
         }
         EXPECT_EQ("postmigrate", here->status());
         EXPECT_EQ("running", to_->status());
-        ASSERT_TRUE(to_->counts()) << to_->console();
+        ASSERT_TRUE(to_->counts()) << to_->last_words();
         EXPECT_GE(to_->last_ok(), before);
-        EXPECT_TRUE(to_->wait_for("sweep", 60)) << to_->console();
-        EXPECT_FALSE(to_->says_bad()) << to_->console();
+        EXPECT_TRUE(to_->wait_for("sweep", 60)) << to_->last_words();
+        EXPECT_FALSE(to_->says_bad()) << to_->last_words();
         here = std::move(to_);
     }
     // Nobody can know what became of the machine: it stands still at the source until the operator, who sees
@@ -204,6 +207,7 @@ TEST(Vsock, IsOneOfTheWays)
     }
 }
 
-INSTANTIATE_TEST_SUITE_P(Over, QemuTransportState, ::testing::ValuesIn(cases()), as_name);
+INSTANTIATE_TEST_SUITE_P(Over, QemuTransportState, ::testing::ValuesIn(cases()),
+                         [](const auto &info) { return info.param.name(); });
 
 } // namespace

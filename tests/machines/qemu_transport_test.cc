@@ -52,7 +52,7 @@ class QemuTransport : public ::testing::TestWithParam<const char *>
                 GTEST_SKIP() << server_->Missing();
             }
         }
-        ASSERT_EQ("running", here->status()) << here->console() << here->errors();
+        ASSERT_EQ("running", here->status()) << here->last_words() << here->errors();
         source_.state_directory = MakeDirectory();
         destination_.state_directory = MakeDirectory();
     }
@@ -138,8 +138,8 @@ class QemuTransport : public ::testing::TestWithParam<const char *>
             EXPECT_NE(receive_->Wait(), 0) << receive_->Err();
         }
         EXPECT_EQ("running", here->status());
-        EXPECT_TRUE(here->counts()) << here->console();
-        EXPECT_FALSE(here->says_bad()) << here->console();
+        EXPECT_TRUE(here->counts()) << here->last_words();
+        EXPECT_FALSE(here->says_bad()) << here->last_words();
         EXPECT_NE("running", to_->status());
         expect_clean(*here);
         expect_clean(*to_);
@@ -154,10 +154,10 @@ class QemuTransport : public ::testing::TestWithParam<const char *>
         }
         EXPECT_EQ("postmigrate", here->status());
         EXPECT_EQ("running", to_->status());
-        ASSERT_TRUE(to_->counts()) << to_->console();
+        ASSERT_TRUE(to_->counts()) << to_->last_words();
         EXPECT_GE(to_->last_ok(), before);
-        EXPECT_TRUE(to_->wait_for("sweep", 60)) << to_->console();
-        EXPECT_FALSE(to_->says_bad()) << to_->console();
+        EXPECT_TRUE(to_->wait_for("sweep", 60)) << to_->last_words();
+        EXPECT_FALSE(to_->says_bad()) << to_->last_words();
         EXPECT_LT(access((drives->folder / "s").c_str(), F_OK), 0) << "a socket is left";
         expect_clean(*here);
         expect_clean(*to_);

@@ -417,6 +417,11 @@ std::string Ending::name() const
     return std::string(way.name) + moment.name + faults[static_cast<int>(fault)];
 }
 
+std::ostream &operator<<(std::ostream &out, const Ending &ending)
+{
+    return out << ending.name();
+}
+
 static void strike(Transport &transport, Fault fault)
 {
     switch (fault) {

@@ -103,6 +103,8 @@ struct Ending {
     Fault fault;
     std::string name() const;
 };
+// How a test names its parameter.
+std::ostream &operator<<(std::ostream &out, const Ending &ending);
 
 // Each fault at each moment up to HANDOVER, over each of the ways; but a file has no other side that could
 // die or be cut off.
