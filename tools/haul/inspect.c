@@ -3,7 +3,7 @@
 #include "tools/haul/commands.h"
 
 #include "engine/snapshot.h"
-#include "tools/haul/clock.h"
+#include "tools/clock.h"
 #include "tools/haul/described.h"
 #include "tools/haul/number.h"
 
@@ -66,12 +66,12 @@ static int look(struct inspection *inspection)
         return code;
     }
     code = look_at_states(inspection, error);
-    uint64_t begun = cli_now_ns();
+    uint64_t begun = haul_clock_ns();
     if (code == 0) {
         code = haul_snapshot_verify(inspection->snapshot, inspection->options->haul.channels,
                                     inspection->options->haul.direct_io, error);
     }
-    inspection->verify_ns = cli_now_ns() - begun;
+    inspection->verify_ns = haul_clock_ns() - begun;
     haul_snapshot_get_info(inspection->snapshot, &inspection->info);
     return code;
 }

@@ -2,7 +2,7 @@
 /* haul watch: a migration of a daemon, looked at again and again until it ends. */
 #include "tools/haul/commands.h"
 
-#include "tools/haul/clock.h"
+#include "tools/clock.h"
 #include "tools/haul/control.h"
 #include "tools/haul/view.h"
 
@@ -175,7 +175,7 @@ static int follow(struct haul_qmp *daemon, const char *name, struct screen *scre
             json_decref(before);
             return status;
         }
-        uint64_t at_ns = cli_now_ns();
+        uint64_t at_ns = haul_clock_ns();
         const char *shown = name ? name : cli_view_text(now, "name");
         /* Of one that has ended, what it came to: the last moment's rates tell nothing. A destination's time
          * began with the wait for its source. */

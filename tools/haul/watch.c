@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tools/haul/watch.h"
 
-#include "tools/haul/clock.h"
+#include "tools/clock.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -82,7 +82,7 @@ static void show(struct cli_watch *watch)
     if (watch->migration) {
         struct haul_stats stats = {0};
         haul_get_stats(watch->migration, &stats);
-        cli_progress_show(watch->progress, &stats, cli_now_ns());
+        cli_progress_show(watch->progress, &stats, haul_clock_ns());
     }
     pthread_mutex_unlock(&watch->mutex);
 }
@@ -91,11 +91,11 @@ static void *watch_thread(void *opaque)
 {
     struct cli_watch *watch = opaque;
     uint64_t interval = cli_progress_interval_ms(watch->progress) * UINT64_C(1000000);
-    uint64_t next = cli_now_ns() + interval;
+    uint64_t next = haul_clock_ns() + interval;
     struct pollfd fds[] = {{watch->stop_fd, POLLIN, 0}, {watch->signal_fd, POLLIN, 0}};
     pthread_setname_np(pthread_self(), "watch");
     for (;;) {
-        uint64_t now = cli_now_ns();
+        uint64_t now = haul_clock_ns();
         if (now >= next) {
             show(watch);
             next = now + interval;

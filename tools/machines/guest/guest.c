@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tools/machines/guest/guest.h"
 
+#include "tools/clock.h"
 #include "tools/machines/guest/cpu.h"
 #include "tools/machines/guest/runner.h"
 #include "tools/machines/guest/sweep.h"
@@ -484,13 +485,6 @@ static int position_at_boundary(struct haul_guest *guest, struct haul_guest_posi
     return result ? result : guest->cpu->ops->position(guest->cpu, position, error);
 }
 
-static uint64_t now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
 int haul_guest_check(struct haul_guest *guest, unsigned seconds, char *report, size_t size,
                      struct haul_error *error)
 {
@@ -504,8 +498,9 @@ int haul_guest_check(struct haul_guest *guest, unsigned seconds, char *report, s
     struct haul_guest_position begin, end;
     int result = position_at_boundary(guest, &begin, error);
     end = begin;
-    uint64_t deadline = now_ns() + seconds * 1000000000ull, writes = 0;
-    while (!result && guest->dirty_bytes_per_s && now_ns() < deadline && writes < guest->layout.hot_pages) {
+    uint64_t deadline = haul_clock_ns() + seconds * 1000000000ull, writes = 0;
+    while (!result && guest->dirty_bytes_per_s && haul_clock_ns() < deadline &&
+           writes < guest->layout.hot_pages) {
         haul_guest_runner_resume(guest->runner);
         nanosleep(&(struct timespec){.tv_nsec = LOOK_NS}, NULL);
         result = position_at_boundary(guest, &end, error);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tools/machines/guest/runner.h"
 
+#include "tools/clock.h"
 #include "tools/machines/guest/pace.h"
 
 #include <errno.h>
@@ -28,13 +29,6 @@ struct haul_guest_runner {
     bool at_boundary; /* since the last run, every page is whole */
 };
 
-static uint64_t now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
 static void fail(struct haul_guest_runner *runner, int result, const struct haul_error *why)
 {
     if (!runner->failed) {
@@ -53,7 +47,7 @@ static void stay_paused(struct haul_guest_runner *runner)
             fail(runner, result, &why);
         }
         runner->is_paused = true;
-        runner->paused_ns = now_ns();
+        runner->paused_ns = haul_clock_ns();
         pthread_cond_broadcast(&runner->paused);
     }
     pthread_cond_wait(&runner->wake, &runner->lock);
@@ -62,7 +56,7 @@ static void stay_paused(struct haul_guest_runner *runner)
 /* With the lock held: waits until `wait_ns` passed or a request came. */
 static void wait_for_credit(struct haul_guest_runner *runner, uint64_t wait_ns)
 {
-    uint64_t end = now_ns() + wait_ns;
+    uint64_t end = haul_clock_ns() + wait_ns;
     struct timespec until = {.tv_sec = (time_t)(end / 1000000000u), .tv_nsec = (long)(end % 1000000000u)};
     pthread_cond_timedwait(&runner->wake, &runner->lock, &until);
 }
@@ -72,9 +66,9 @@ static void run_once(struct haul_guest_runner *runner, uint32_t pages)
 {
     struct haul_error why = {0};
     pthread_mutex_unlock(&runner->lock);
-    uint64_t begin = now_ns();
+    uint64_t begin = haul_clock_ns();
     int result = runner->cpu->ops->run(runner->cpu, pages, &why);
-    uint64_t end = now_ns();
+    uint64_t end = haul_clock_ns();
     pthread_mutex_lock(&runner->lock);
     haul_guest_pace_ran(&runner->pace, begin, end);
     runner->at_boundary = result == HAUL_GUEST_RUN_BOUNDARY;
@@ -97,7 +91,7 @@ static void *runner_main(void *opaque)
         uint32_t pages = 0;
         if (runner->at_boundary) {
             uint64_t wait_ns;
-            pages = haul_guest_pace_take(&runner->pace, now_ns(), &wait_ns);
+            pages = haul_guest_pace_take(&runner->pace, haul_clock_ns(), &wait_ns);
             if (!pages) {
                 wait_for_credit(runner, wait_ns);
                 continue;
@@ -115,7 +109,7 @@ static void end_pause(struct haul_guest_runner *runner)
     if (runner->is_paused && !runner->failed) {
         runner->is_paused = false;
         runner->at_boundary = false;
-        haul_guest_pace_restart(&runner->pace, now_ns());
+        haul_guest_pace_restart(&runner->pace, haul_clock_ns());
     }
 }
 
@@ -150,7 +144,7 @@ int haul_guest_runner_new(struct haul_guest_cpu *cpu, uint64_t bytes_per_s, stru
     self->cpu = cpu;
     self->request = PAUSE_NOW;
     self->is_paused = true;
-    haul_guest_pace_init(&self->pace, bytes_per_s, now_ns());
+    haul_guest_pace_init(&self->pace, bytes_per_s, haul_clock_ns());
     pthread_mutex_init(&self->lock, NULL);
     pthread_cond_init(&self->paused, NULL);
     pthread_condattr_t attributes;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tools/machines/memory/process.h"
 
+#include "tools/clock.h"
 #include "tools/machines/machine.h"
 #include "tools/machines/memory/guardian.h"
 
@@ -25,13 +26,6 @@ struct haul_process {
     bool kept;    /* stopped for good: only resume and continue end it */
     struct haul_memory_guardian guardian;
 };
-
-static uint64_t now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
 
 static int gone(const struct haul_process *process, struct haul_error *error)
 {
@@ -196,7 +190,7 @@ uint64_t haul_process_start_time(const struct haul_process *process)
 
 static int wait_until_stopped(struct haul_process *process, struct threads *threads, struct haul_error *error)
 {
-    uint64_t deadline = now_ns() + STOP_TIMEOUT_NS;
+    uint64_t deadline = haul_clock_ns() + STOP_TIMEOUT_NS;
     for (;;) {
         int result = look_twice(process, threads, error);
         if (result || !threads->running) {
@@ -205,7 +199,7 @@ static int wait_until_stopped(struct haul_process *process, struct threads *thre
         if (!process->stopped && !threads->stopped) {
             return 0; /* somebody let it on again */
         }
-        if (now_ns() >= deadline) {
+        if (haul_clock_ns() >= deadline) {
             return haul_error_set(
                 error, ETIMEDOUT,
                 "thread %d of process %d did not stop within 10 s (state %c): it waits in the kernel; "

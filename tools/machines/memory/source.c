@@ -2,6 +2,7 @@
 
 /* A shared memory object as a machine, at its source: at rest, or written by one process. */
 
+#include "tools/clock.h"
 #include "tools/machines/machine.h"
 #include "tools/machines/memory/object.h"
 #include "tools/machines/memory/process.h"
@@ -13,7 +14,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 /* Stopping waits for every thread and looks into every process once more. */
@@ -66,13 +66,6 @@ static int check_again(struct memory_source *self, struct haul_error *error)
     return result ? result : haul_memory_refuse_unseen(pid, error);
 }
 
-static uint64_t now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
 static int stop_hook(void *opaque, uint64_t *stopped_ns, struct haul_error *error)
 {
     struct memory_source *self = opaque;
@@ -82,7 +75,7 @@ static int stop_hook(void *opaque, uint64_t *stopped_ns, struct haul_error *erro
     if (result) {
         return result;
     }
-    *stopped_ns = now_ns();
+    *stopped_ns = haul_clock_ns();
     result = haul_process_stop(self->process, error);
     if (result) {
         return result;

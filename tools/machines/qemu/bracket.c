@@ -5,6 +5,7 @@
  * queues. So where there is either, the machine is stopped for the moment of each scan: `stop` returns when
  * all I/O is drained.
  */
+#include "tools/clock.h"
 #include "tools/machines/qemu/source.h"
 
 #include <errno.h>
@@ -26,7 +27,7 @@ static int open_bracket(struct haul_qemu_source *source, struct haul_error *erro
     }
     source->bracket_open = true;
     result = haul_qmp_execute(source->qmp, "stop", NULL, NULL, error);
-    uint64_t drain = haul_qemu_now_ns() - haul_qmp_stopped_at_ns(source->qmp);
+    uint64_t drain = haul_clock_ns() - haul_qmp_stopped_at_ns(source->qmp);
     uint64_t faded = source->drain_ns - source->drain_ns / 4;
     source->drain_ns = drain > faded ? drain : faded;
     return result;
@@ -50,17 +51,17 @@ typedef int scan_function(struct haul_qemu_source *source, void *context, struct
 static int bracketed(struct haul_qemu_source *source, scan_function *scan, void *context,
                      struct haul_error *error)
 {
-    uint64_t begun = haul_qemu_now_ns();
+    uint64_t begun = haul_clock_ns();
     int result = open_bracket(source, error);
     bool opened = source->bracket_open;
-    uint64_t stopped = haul_qemu_now_ns();
+    uint64_t stopped = haul_clock_ns();
     if (!result) {
         result = scan(source, context, error);
     }
-    source->scan_ns = haul_qemu_now_ns() - stopped;
+    source->scan_ns = haul_clock_ns() - stopped;
     int closed = close_bracket(source, result ? NULL : error);
     if (opened) {
-        uint64_t took = haul_qemu_now_ns() - begun;
+        uint64_t took = haul_clock_ns() - begun;
         source->brackets++;
         source->bracket_total_ns += took;
         source->bracket_longest_ns = took > source->bracket_longest_ns ? took : source->bracket_longest_ns;

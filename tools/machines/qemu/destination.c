@@ -3,6 +3,7 @@
  * A QEMU that waits with -incoming defer. Without -S it starts the machine by itself when its stream ends, so
  * the stream's last byte is held back until the handover: by then it has read and accepted everything else.
  */
+#include "tools/clock.h"
 #include "tools/machines/qemu/adopt.h"
 #include "tools/machines/qemu/exports.h"
 #include "tools/machines/qemu/preamble.h"
@@ -178,7 +179,7 @@ static int pump(struct haul_qemu_destination *destination, struct haul_state_rea
  */
 static int wait_accepted(struct haul_qemu_destination *destination, struct haul_error *error)
 {
-    uint64_t deadline = haul_qemu_now_ns() + (uint64_t)HAUL_QEMU_QMP_TIMEOUT_MS * 1000000;
+    uint64_t deadline = haul_clock_ns() + (uint64_t)HAUL_QEMU_QMP_TIMEOUT_MS * 1000000;
     int unread = 1;
     while (unread) {
         struct pollfd poller = {.fd = destination->stream, .events = POLLRDHUP};
@@ -190,7 +191,7 @@ static int wait_accepted(struct haul_qemu_destination *destination, struct haul_
             int result = check_alive(destination, error);
             return result ? result : refused(destination, error);
         }
-        if (haul_qemu_now_ns() > deadline) {
+        if (haul_clock_ns() > deadline) {
             return haul_error_set(error, ETIMEDOUT, "the destination's QEMU took no device state for %d s",
                                   HAUL_QEMU_QMP_TIMEOUT_MS / 1000);
         }
@@ -255,7 +256,7 @@ static int load(void *opaque, struct haul_state_reader *reader, struct haul_erro
 static int wait_loaded(struct haul_qemu_destination *destination, char *status, size_t size,
                        struct haul_error *error)
 {
-    uint64_t deadline = haul_qemu_now_ns() + (uint64_t)HAUL_QEMU_QMP_TIMEOUT_MS * 1000000;
+    uint64_t deadline = haul_clock_ns() + (uint64_t)HAUL_QEMU_QMP_TIMEOUT_MS * 1000000;
     for (;;) {
         int result = haul_qemu_status(destination->qmp, status, size, error);
         if (result == -EPIPE) {
@@ -264,7 +265,7 @@ static int wait_loaded(struct haul_qemu_destination *destination, char *status, 
         if (result || strcmp(status, "inmigrate") != 0) {
             return result;
         }
-        if (haul_qemu_now_ns() > deadline) {
+        if (haul_clock_ns() > deadline) {
             return haul_error_set(error, ETIMEDOUT,
                                   "the destination's QEMU has the whole machine and does not start it");
         }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A guest that writes to its drives as fast as they are mirrored: the move would never end. */
+#include "tools/clock.h"
 #include "tools/machines/qemu/source.h"
 
 #include <stdio.h>
@@ -67,7 +68,7 @@ void haul_qemu_lag_watch(struct haul_qemu_source *source)
 {
     struct haul_qemu_lag *lag = &source->lag;
     struct haul_stats stats = {0};
-    uint64_t now = haul_qemu_now_ns();
+    uint64_t now = haul_clock_ns();
     if (!lag->since_ns) {
         begin_window(source, now);
         return;

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tools/machines/qemu/mirror.h"
 
+#include "tools/clock.h"
+
 #include <errno.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #define ENDING_NS 30000000000u
@@ -18,13 +19,6 @@
 #define ASKED_AT_THE_END 2       /* of all jobs together, and */
 #define ASKED_PER_DRIVE 4        /* of each: cancel, look, dismiss, remove */
 #define NAME_SIZE 32
-
-static uint64_t now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
 
 static const char *text_of(const json_t *object, const char *key)
 {
@@ -106,7 +100,7 @@ static int start_one(struct haul_qemu_mirror *mirror, unsigned index, struct hau
 int haul_qemu_mirror_start(struct haul_qemu_mirror *mirror, struct haul_qmp *qmp, struct haul_error *error)
 {
     mirror->started = true;
-    mirror->begun_ns = mirror->polled_ns = now_ns();
+    mirror->begun_ns = mirror->polled_ns = haul_clock_ns();
     for (unsigned i = 0; i < mirror->drives.count; i++) {
         int result = start_one(mirror, i, qmp, error);
         if (result) {
@@ -168,7 +162,7 @@ static int failed(const struct haul_qemu_drive *drive, const json_t *job, struct
 
 static void measure(struct haul_qemu_mirror *mirror, uint64_t done, uint64_t pending)
 {
-    uint64_t now = now_ns();
+    uint64_t now = haul_clock_ns();
     uint64_t since = now - mirror->polled_ns;
     if (since < WORTH_MEASURING_NS) {
         mirror->pending_bytes = pending;
@@ -187,9 +181,9 @@ static void measure(struct haul_qemu_mirror *mirror, uint64_t done, uint64_t pen
 int haul_qemu_mirror_poll(struct haul_qemu_mirror *mirror, struct haul_qmp *qmp, struct haul_error *error)
 {
     json_t *jobs = NULL;
-    uint64_t asked = now_ns();
+    uint64_t asked = haul_clock_ns();
     int result = haul_qmp_execute(qmp, "query-block-jobs", NULL, &jobs, error);
-    mirror->ask_ns = now_ns() - asked;
+    mirror->ask_ns = haul_clock_ns() - asked;
     uint64_t done = 0;
     uint64_t pending = 0;
     bool ready = true;
@@ -215,7 +209,7 @@ int haul_qemu_mirror_poll(struct haul_qemu_mirror *mirror, struct haul_qmp *qmp,
     measure(mirror, done, pending);
     if (ready && !mirror->ready) {
         mirror->ready = true;
-        mirror->ready_ns = now_ns() - mirror->begun_ns;
+        mirror->ready_ns = haul_clock_ns() - mirror->begun_ns;
         if (mirror->bytes_per_s == 0 && mirror->ready_ns) { /* too quick for two looks */
             mirror->bytes_per_s = (double)done * 1e9 / (double)mirror->ready_ns;
         }
@@ -226,7 +220,7 @@ int haul_qemu_mirror_poll(struct haul_qemu_mirror *mirror, struct haul_qmp *qmp,
 static int flush_all(const struct haul_qemu_mirror *mirror, struct haul_qmp *qmp, uint64_t *took_ns,
                      struct haul_error *error)
 {
-    uint64_t begun = now_ns();
+    uint64_t begun = haul_clock_ns();
     for (unsigned i = 0; i < mirror->drives.count; i++) {
         char line[NAME_SIZE + 32];
         char *text = NULL;
@@ -238,13 +232,13 @@ static int flush_all(const struct haul_qemu_mirror *mirror, struct haul_qmp *qmp
             return result;
         }
     }
-    *took_ns = now_ns() - begun;
+    *took_ns = haul_clock_ns() - begun;
     return 0;
 }
 
 int haul_qemu_mirror_flush(struct haul_qemu_mirror *mirror, struct haul_qmp *qmp, struct haul_error *error)
 {
-    uint64_t begun = now_ns();
+    uint64_t begun = haul_clock_ns();
     uint64_t rest = FLUSH_SHARE * mirror->flush_last_ns;
     rest = rest > FLUSH_AGAIN_NS ? rest : FLUSH_AGAIN_NS;
     if (mirror->flushed_ns && begun - mirror->flushed_ns < rest) {
@@ -257,7 +251,7 @@ int haul_qemu_mirror_flush(struct haul_qemu_mirror *mirror, struct haul_qmp *qmp
     }
     mirror->flush_bytes = mirror->done_bytes - mirror->flushed_bytes;
     mirror->flushed_bytes = mirror->done_bytes;
-    mirror->flushed_ns = now_ns();
+    mirror->flushed_ns = haul_clock_ns();
     mirror->flush_last_ns = mirror->flushed_ns - begun;
     mirror->flush_total_ns += mirror->flush_last_ns;
     mirror->flushes++;
@@ -331,7 +325,7 @@ static int await_end(struct haul_qemu_mirror *mirror, unsigned index, uint64_t d
         if (result || concluded) {
             return result;
         }
-        if (now_ns() > deadline) {
+        if (haul_clock_ns() > deadline) {
             return haul_error_set(error, ETIMEDOUT,
                                   "the last writes to drive %s did not get to the destination in %u s",
                                   drive->name, (unsigned)(mirror->patience_ns / 1000000000u));
@@ -354,7 +348,7 @@ static int end_one(struct haul_qemu_mirror *mirror, unsigned index, uint64_t dea
 
 int haul_qemu_mirror_finish(struct haul_qemu_mirror *mirror, struct haul_qmp *qmp, struct haul_error *error)
 {
-    uint64_t begun = now_ns();
+    uint64_t begun = haul_clock_ns();
     /* Cancelling a job that is not ready would leave half a drive behind and call it done. */
     int result = haul_qemu_mirror_poll(mirror, qmp, error);
     if (result <= 0) {
@@ -371,7 +365,7 @@ int haul_qemu_mirror_finish(struct haul_qemu_mirror *mirror, struct haul_qmp *qm
     for (unsigned i = 0; !result && i < mirror->drives.count; i++) {
         result = end_one(mirror, i, begun + mirror->patience_ns, qmp, error);
     }
-    mirror->finish_ns = now_ns() - begun;
+    mirror->finish_ns = haul_clock_ns() - begun;
     mirror->started = result != 0;
     return result;
 }
@@ -430,12 +424,12 @@ static int remove_nodes(struct haul_qmp *qmp, struct haul_error *error)
 
 int haul_qemu_mirror_remove(struct haul_qmp *qmp, struct haul_error *error)
 {
-    uint64_t deadline = now_ns() + ENDING_NS;
+    uint64_t deadline = haul_clock_ns() + ENDING_NS;
     bool left = true;
     int result = 0;
     while (!result && left) {
         result = remove_jobs(qmp, &left, error);
-        if (!result && left && now_ns() > deadline) {
+        if (!result && left && haul_clock_ns() > deadline) {
             result = haul_error_set(error, ETIMEDOUT, "QEMU does not end its job of mirroring a drive");
         }
         if (left) {

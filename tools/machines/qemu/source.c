@@ -1,19 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tools/machines/qemu/source.h"
 
+#include "tools/clock.h"
+
 #include <errno.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-
-uint64_t haul_qemu_now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
 
 int haul_qemu_continue(struct haul_qmp *qmp, struct haul_error *error)
 {
@@ -182,9 +176,9 @@ static int refuse_discarding(struct haul_qemu_source *source, struct haul_error 
 /* What only a copy needs: who writes the memory, and a tracker for each. */
 static int watch_writers(struct haul_qemu_source *source, struct haul_error *error)
 {
-    uint64_t begun = haul_qemu_now_ns();
+    uint64_t begun = haul_clock_ns();
     int result = haul_qemu_find_writers(&source->inspection, &source->writers, error);
-    source->lead_ns = haul_qemu_now_ns() - begun; /* the stop hook does this once more */
+    source->lead_ns = haul_clock_ns() - begun; /* the stop hook does this once more */
     if (!result && source->snapshots) {
         return haul_qemu_guard_new(&source->inspection, &source->writers, &source->guard, error);
     }

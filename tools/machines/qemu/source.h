@@ -135,6 +135,4 @@ int haul_qemu_open_monitor(const char *address, struct haul_qmp **qmp, char *pat
 /* haul_qemu_quit ends the QEMU process. */
 int haul_qemu_quit(struct haul_qmp *qmp, struct haul_error *error);
 
-uint64_t haul_qemu_now_ns(void);
-
 #endif

@@ -4,6 +4,7 @@
  * QEMU itself has to say (device state, private memory) from a socket pair, and can take it all back until
  * the handover.
  */
+#include "tools/clock.h"
 #include "tools/machines/qemu/adopt.h"
 #include "tools/machines/qemu/preamble.h"
 #include "tools/machines/qemu/process.h"
@@ -54,7 +55,7 @@ static const char *const ended[] = {"none", "completed", "failed", "cancelled", 
 /* Waits for a status of QEMU's migration. Events make it quick, the query makes it certain. */
 static int wait_for(struct haul_qemu_source *source, const char *wanted, struct haul_error *error)
 {
-    uint64_t deadline = haul_qemu_now_ns() + (uint64_t)HAUL_QEMU_QMP_TIMEOUT_MS * 1000000;
+    uint64_t deadline = haul_clock_ns() + (uint64_t)HAUL_QEMU_QMP_TIMEOUT_MS * 1000000;
     for (;;) {
         char status[32];
         char reason[256];
@@ -74,7 +75,7 @@ static int wait_for(struct haul_qemu_source *source, const char *wanted, struct 
             }
             return result;
         }
-        if (haul_qemu_now_ns() > deadline) {
+        if (haul_clock_ns() > deadline) {
             return haul_error_set(error, ETIMEDOUT,
                                   "QEMU did not reach \"%s\" within %d s, it is still \"%s\"", wanted,
                                   HAUL_QEMU_QMP_TIMEOUT_MS / 1000, status);
@@ -158,10 +159,10 @@ static int cancel(struct haul_qemu_source *source, struct haul_error *error)
 {
     char status[32] = "";
     char reason[256];
-    uint64_t deadline = haul_qemu_now_ns() + ENDING_NS;
+    uint64_t deadline = haul_clock_ns() + ENDING_NS;
     int result = haul_qmp_execute(source->qmp, "migrate_cancel", NULL, NULL, error);
     while (!result && !is_one_of(status, ended)) {
-        if (haul_qemu_now_ns() > deadline) {
+        if (haul_clock_ns() > deadline) {
             return haul_error_set(error, ETIMEDOUT,
                                   "QEMU does not end its part of the move, it is still \"%s\"", status);
         }

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#ifndef HAUL_TOOLS_HAUL_CLOCK_H
-#define HAUL_TOOLS_HAUL_CLOCK_H
+#ifndef HAUL_TOOLS_CLOCK_H
+#define HAUL_TOOLS_CLOCK_H
 
 #include <stdint.h>
 #include <time.h>
 
-/* cli_now_ns returns nanoseconds of CLOCK_MONOTONIC. */
-static inline uint64_t cli_now_ns(void)
+/* haul_clock_ns returns nanoseconds of CLOCK_MONOTONIC. */
+static inline uint64_t haul_clock_ns(void)
 {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
