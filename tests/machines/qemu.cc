@@ -256,8 +256,11 @@ std::string Machine::console() const
 std::string Machine::last_words() const
 {
     constexpr size_t kEnough = 2048;
-    std::string text = console();
-    return text.size() > kEnough ? "..." + text.substr(text.size() - kEnough) : text;
+    std::string text = console(), bad;
+    for (size_t at = 0; (at = text.find("BAD ", at)) != std::string::npos; at++) {
+        bad += text.substr(at, text.find('\n', at) - at) + "\n";
+    }
+    return bad + (text.size() > kEnough ? "..." + text.substr(text.size() - kEnough) : text);
 }
 
 std::string Machine::errors() const

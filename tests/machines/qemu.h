@@ -63,8 +63,8 @@ class Machine
     bool alive();
     void kill();
     std::string console() const;
-    std::string last_words() const; // the end of the console, for what a test says of its failure
-    std::string errors() const; // QEMU's standard error
+    std::string last_words() const; // what a test says of its failure: BAD lines, and the end of the console
+    std::string errors() const;     // QEMU's standard error
     // Runs a command on the test's own monitor; the whole reply as text.
     std::string command(const std::string &execute, const std::string &arguments = "{}");
     std::string status();
