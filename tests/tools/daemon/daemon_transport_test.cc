@@ -217,6 +217,7 @@ TEST_F(DaemonExec, ACancelEndsThemThoughTheGuestStays)
 {
     const std::string there = "unix:" + to_.path + ".move"; // the folder's path may be too long for one
     Receive(there);
+    ASSERT_EQ(Listening(), there);
     from_->Get("migrate-set-parameters", Named("a", R"("max-bandwidth": 1048576)"));
     Send(Command("from", "exec " + Runfile("tools/haul/haul") + " relay " + there));
     ASSERT_TRUE(from_->Until([&] { return from_->Number("a", "ram", "transferred") > 100000; }));
