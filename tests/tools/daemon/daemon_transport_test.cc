@@ -218,9 +218,10 @@ TEST_F(DaemonExec, ACancelEndsThemThoughTheGuestStays)
     const std::string there = "unix:" + to_.path + ".move"; // the folder's path may be too long for one
     Receive(there);
     ASSERT_EQ(Listening(), there);
-    from_->Get("migrate-set-parameters", Named("a", R"("max-bandwidth": 1048576)"));
+    from_->Get("migrate-set-capabilities",
+               Named("a", R"("capabilities": [{"capability": "pause-before-switchover", "state": true}])"));
     Send(Command("from", "exec " + Runfile("tools/haul/haul") + " relay " + there));
-    ASSERT_TRUE(from_->Until([&] { return from_->Number("a", "ram", "transferred") > 100000; }));
+    ASSERT_TRUE(from_->Reaches("a", "pre-switchover")); // and holds there
     EXPECT_EQ(Left("from"), (Words{"control", "0", "1"}));
     from_->Get("migrate_cancel", Named("a"));
     ASSERT_TRUE(from_->Reaches("a", "cancelled"));
