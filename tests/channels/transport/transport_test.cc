@@ -160,6 +160,30 @@ TEST_F(Transport, TcpSocketsHaveTheirOptions)
     close(fd);
 }
 
+std::string congestion_control(int fd)
+{
+    char name[16] = "";
+    socklen_t size = sizeof name - 1;
+    getsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, name, &size);
+    return name;
+}
+
+// Within a host nothing is congested; what leaves it is the host's to control. An address of its own for
+// either end stands for two hosts.
+TEST_F(Transport, TcpWithinAHostIsNotPaced)
+{
+    open("tcp:127.0.0.1:0");
+    int local, remote, untouched = socket(AF_INET, SOCK_STREAM, 0);
+    ASSERT_EQ(0, connect(haul_listener_uri(listener_), &local)) << error_.message;
+    bind_ = "127.0.0.2";
+    ASSERT_EQ(0, connect(haul_listener_uri(listener_), &remote)) << error_.message;
+    EXPECT_EQ("reno", congestion_control(local));
+    EXPECT_EQ(congestion_control(untouched), congestion_control(remote));
+    EXPECT_NE(option(local, SOL_SOCKET, SO_SNDBUF), option(remote, SOL_SOCKET, SO_SNDBUF));
+    for (int fd : {local, remote, untouched})
+        close(fd);
+}
+
 TEST_F(Transport, UnixConnectsAndRemovesItsPath)
 {
     open(unix_uri());
