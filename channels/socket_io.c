@@ -2,10 +2,14 @@
 #include "channels/socket_io.h"
 
 #include <errno.h>
+#include <limits.h>
+#include <poll.h>
 #include <stdbool.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <time.h>
+
+#define ONE_PACKET ((size_t)64 << 10) /* the most that comes at once within a host */
 
 /* Drops the first `done` bytes of the parts; returns false when nothing is left. */
 static bool advance(struct msghdr *message, size_t done)
@@ -65,29 +69,49 @@ int haul_io_send_fd(int fd, struct iovec *parts, size_t count, int passed)
     return send_message(fd, &message);
 }
 
+/*
+ * Sleeps until `left` bytes are there, or as many as the socket holds, or the stream has ended. A receiver
+ * that wakes for every packet makes its sender wake it each time, which is dear where that takes an interrupt
+ * of another CPU, and dearest in a virtual machine. Sockets that cannot wait for so much wake earlier.
+ */
+static int await(int fd, size_t left)
+{
+    bool many = left > ONE_PACKET;
+    int enough = left < INT_MAX ? (int)left : INT_MAX;
+    if (many) {
+        setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &enough, sizeof enough);
+    }
+    struct pollfd ready = {.fd = fd, .events = POLLIN};
+    int result = poll(&ready, 1, -1) < 0 && errno != EINTR ? -errno : 0;
+    if (many) {
+        enough = 1;
+        setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &enough, sizeof enough);
+    }
+    return result;
+}
+
 int haul_io_receive(int fd, struct iovec *parts, size_t count)
 {
     struct msghdr message = {.msg_iov = parts, .msg_iovlen = count};
-    bool more = advance(&message, 0);
-    int flags = MSG_WAITALL;
-    while (more) {
-        ssize_t received = recvmsg(fd, &message, flags);
-        if (received < 0) {
-            if (errno == EINTR) {
-                continue;
-            }
-            if (errno == ENOMEM && flags != 0) {
-                flags = 0; /* vsock does not wait for more than its buffer holds, 256 KiB */
-                continue;
-            }
-            return errno == EAGAIN ? -ETIMEDOUT : -errno; /* EAGAIN: SO_RCVTIMEO */
-        }
-        if (received == 0) {
-            return -HAUL_IO_END;
-        }
-        more = advance(&message, (size_t)received);
+    size_t left = 0;
+    for (size_t i = 0; i < count; i++) {
+        left += parts[i].iov_len;
     }
-    return 0;
+    int result = 0;
+    for (bool more = advance(&message, 0); more && result == 0;) {
+        ssize_t received = recvmsg(fd, &message, MSG_DONTWAIT);
+        if (received > 0) {
+            left -= (size_t)received;
+            more = advance(&message, (size_t)received);
+        } else if (received == 0) {
+            result = -HAUL_IO_END;
+        } else if (errno == EAGAIN) {
+            result = await(fd, left);
+        } else if (errno != EINTR) {
+            result = -errno;
+        }
+    }
+    return result;
 }
 
 uint64_t haul_io_now_ns(void)
