@@ -4,8 +4,10 @@
 
 Each case is repeated; haul, QEMU and the plain-socket limit take turns, so that a machine whose speed
 drifts slows all of them alike. Prints medians, and ratios of the medians, one row per case. The limit is
-measured twice: with memory that the sender has mapped, as QEMU has its own, and with memory that it maps
-on the way (`unmapped`), as a program beside QEMU must.
+measured twice: `plain`, with the host's own socket options and memory that the sender has mapped, as QEMU has
+its own; and `as-haul`, with haul's options and memory that it maps on the way, as a program beside QEMU must.
+What congestion control the host chose (net.ipv4.tcp_congestion_control) matters to QEMU and to `plain`, so it
+is printed; a network namespace of its own (unshare -n) can have another one.
 
   present   destination memory exists before the move (prealloc=on)
   waiting   fresh memory; the destination was started earlier (haul populates it meanwhile, QEMU cannot)
@@ -53,7 +55,7 @@ def limit(bench, case, channels, *how):
 
 
 def measure(bench, case, channels):
-    runs = {"haul": [], "qemu": [], "second-qemu": [], "limit": [], "unmapped": []}
+    runs = {"haul": [], "qemu": [], "second-qemu": [], "limit": [], "as-haul": []}
     for _ in range(bench.options.repeat):
         runs["haul"].append(one_move(bench, "haul", case, channels))
         runs["qemu"].append(one_move(bench, "qemu", case, channels))
@@ -61,7 +63,7 @@ def measure(bench, case, channels):
             runs["second-qemu"].append(one_move(bench, "qemu", case, channels, bench.options.second_qemu))
         if case != "untouched":
             runs["limit"].append(limit(bench, case, channels))
-            runs["unmapped"].append(limit(bench, case, channels, "unmapped"))
+            runs["as-haul"].append(limit(bench, case, channels, "as-haul"))
     row = {"case": case, "channels": channels, "repeat": bench.options.repeat}
     for by, results in runs.items():
         if results:
@@ -73,13 +75,18 @@ def measure(bench, case, channels):
     return row
 
 
+def congestion_control():
+    with open("/proc/sys/net/ipv4/tcp_congestion_control", encoding="ascii") as setting:
+        return setting.read().strip()
+
+
 def speed(options, row, by):
     seconds = row.get(by + "-seconds")
     return f"{seconds:7.3f} s {options.size * 1.048576e-3 / seconds:6.2f} GB/s" if seconds else " " * 21
 
 
 HEADING = (f"{'case':<10}{'ch':>3}  {'haul':<21}  {'qemu multifd':<21}  {'plain sockets':<21}"
-           f"{'qemu/haul':>11}{'plain/haul':>12}{'unmapped/haul':>15}{'MiB':>8}{'coord%':>8}")
+           f"{'qemu/haul':>11}{'plain/haul':>12}{'as-haul/haul':>14}{'MiB':>8}{'coord%':>8}")
 
 
 def ratio(row, by):
@@ -88,7 +95,7 @@ def ratio(row, by):
 
 def print_row(options, row):
     print(f"{row['case']:<10}{row['channels']:>3}  {speed(options, row, 'haul')}  {speed(options, row, 'qemu')}  "
-          f"{speed(options, row, 'limit')}{ratio(row, 'qemu'):>11}{ratio(row, 'limit'):>12}{ratio(row, 'unmapped'):>15}"
+          f"{speed(options, row, 'limit')}{ratio(row, 'qemu'):>11}{ratio(row, 'limit'):>12}{ratio(row, 'as-haul'):>14}"
           f"{row['haul-memory-mib']:>8.1f}{row['haul-coordinator-share'] * 100:>8.1f}", flush=True)
     if "second-qemu-seconds" in row:
         print(f"{'second QEMU':<38}{speed(options, row, 'second-qemu')}{'':<23}{ratio(row, 'second-qemu'):>11}", flush=True)
@@ -105,12 +112,14 @@ def main():
     rows = []
     with harness.Bench(options, ["//benchmarks/channels:loopback_limit"]) as bench:
         second = bench.qemu_version(options.second_qemu) if options.second_qemu else None
-        print(f"{bench.title}; {options.size} MiB" + (f"\nsecond: {second}" if second else "") + f"\n{HEADING}")
+        print(f"{bench.title}; {options.size} MiB; congestion control: {congestion_control()}"
+              + (f"\nsecond: {second}" if second else "") + f"\n{HEADING}")
         for case in cases:
             for channels in harness.counts(options.channels):
                 rows.append(measure(bench, case, channels))
                 print_row(options, rows[-1])
-        bench.save(rows, **{"size-mib": options.size}, **({"second-qemu": second} if second else {}))
+        bench.save(rows, **{"size-mib": options.size, "congestion-control": congestion_control()},
+                   **({"second-qemu": second} if second else {}))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 /*
  * The limit that the data path is compared with: the same bytes between two processes over tcp loopback, by
  * plain send() and recv() on N sockets with one thread each, no packets, no engine. Prints one line of JSON:
- * seconds and bytes per second, from the first byte to the last. "unmapped" drops the sender's page table
- * first: whoever moves another process's memory has to map it on the way, the process itself does not.
+ * seconds and bytes per second, from the first byte to the last. "as-haul" gives the sockets what haul gives
+ * those within a host (channels/transport/transport.c), and drops the sender's page table first: whoever
+ * moves another process's memory has to map it on the way, the process itself does not.
  */
 #include <arpa/inet.h>
 #include <err.h>
@@ -118,9 +119,9 @@ static bool parse_number(const char *text, size_t most, size_t *value)
 
 int main(int argc, char **argv)
 {
-    bool unmapped = argc == 5 && strcmp(argv[4], "unmapped") == 0;
-    if ((argc != 4 && !unmapped) || (strcmp(argv[3], "present") != 0 && strcmp(argv[3], "fresh") != 0)) {
-        errx(2, "usage: loopback_limit CHANNELS MIB present|fresh [unmapped]");
+    bool as_haul = argc == 5 && strcmp(argv[4], "as-haul") == 0;
+    if ((argc != 4 && !as_haul) || (strcmp(argv[3], "present") != 0 && strcmp(argv[3], "fresh") != 0)) {
+        errx(2, "usage: loopback_limit CHANNELS MIB present|fresh [as-haul]");
     }
     size_t channel_count, mib;
     if (!parse_number(argv[1], CHANNELS_MAX, &channel_count) ||
@@ -147,7 +148,7 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < size; i += sizeof(uint64_t)) {
         *(uint64_t *)(void *)(memory + i) = i * UINT64_C(0x9E3779B97F4A7C15);
     }
-    if (unmapped && madvise(memory, size, MADV_DONTNEED) < 0) { /* the content of a shared mapping stays */
+    if (as_haul && madvise(memory, size, MADV_DONTNEED) < 0) { /* the content of a shared mapping stays */
         err(1, "madvise");
     }
     for (unsigned i = 0; i < channels; i++) {
@@ -157,6 +158,11 @@ int main(int argc, char **argv)
             err(1, "connect");
         }
         setsockopt(lanes[i].fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+        if (as_haul) {
+            int buffer = 512 * 1024;
+            setsockopt(lanes[i].fd, IPPROTO_TCP, TCP_CONGESTION, "reno", strlen("reno"));
+            setsockopt(lanes[i].fd, SOL_SOCKET, SO_SNDBUF, &buffer, sizeof buffer);
+        }
         lanes[i].length = size / channels;
         lanes[i].memory = memory + (size_t)i * lanes[i].length;
     }
