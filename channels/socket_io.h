@@ -25,8 +25,11 @@ int haul_io_send(int fd, struct iovec *parts, size_t count);
 /* haul_io_send_fd is haul_io_send with the descriptor `passed` (SCM_RIGHTS) beside the first byte. */
 int haul_io_send_fd(int fd, struct iovec *parts, size_t count, int passed);
 
-/* haul_io_receive fills all of `parts` (1..IOV_MAX entries, used up). Returns 0, -HAUL_IO_END or a negative
- * errno. */
+/*
+ * haul_io_receive fills all of `parts` (1..IOV_MAX entries, used up), for as long as that takes: SO_RCVTIMEO
+ * does not end it, shutdown() by another thread does. While it waits for much it sets SO_RCVLOWAT, which it
+ * leaves at 1. Returns 0, -HAUL_IO_END or a negative errno.
+ */
 int haul_io_receive(int fd, struct iovec *parts, size_t count);
 
 /* haul_io_now_ns returns the monotonic clock. */
