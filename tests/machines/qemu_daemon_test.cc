@@ -290,7 +290,11 @@ class PausedMachine : public ::testing::Test
         options.boot = false;
         options.paused = true;
         options.mib = 64;
+        options.backing = "file";
         source_ = std::make_unique<Machine>(folder_, "from", options);
+        // It never ran: without this its memory is zeros, which leave in no time under any max-bandwidth.
+        ASSERT_EQ(0, system(("head -c 4M /dev/urandom 1<>" + (folder_ / "from.ram0")).c_str()));
+        options.backing = "memfd";
         options.incoming = true;
         target_ = std::make_unique<Machine>(folder_, "to", options);
     }
