@@ -2,6 +2,7 @@
 #include "engine/holes.h"
 
 #include "engine/bitmap.h"
+#include "engine/trackers/content.h"
 #include "engine/trackers/maps.h"
 
 #include <errno.h>
@@ -64,7 +65,7 @@ void haul_holes_present(const struct haul_block *block, uint64_t *bitmap)
         if (data == end) {
             return;
         }
-        off_t hole = data < 0 ? -1 : lseek(block->fd, data, SEEK_HOLE);
+        off_t hole = data < 0 ? -1 : haul_content_end(block->fd, data, end);
         if (hole <= data) { /* also of a device, which may answer the same to every question */
             haul_bitmap_set(bitmap, 0, count);
             return;

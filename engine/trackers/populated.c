@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "engine/trackers/populated.h"
 
+#include "engine/trackers/content.h"
 #include "engine/trackers/tracker.h"
 
 #include <errno.h>
@@ -89,7 +90,7 @@ static int find_data(struct haul_populated *populated, uint64_t *start, uint64_t
     *start = (uint64_t)data;
     if (!in_known_data(populated, *start)) {
         uint64_t whole = populated->range.memory_offset + populated->range.length;
-        off_t hole = lseek(populated->range.memory_fd, data, SEEK_HOLE);
+        off_t hole = haul_content_end(populated->range.memory_fd, data, (off_t)whole);
         populated->data_start = *start;
         populated->data_stop = hole < 0 || (uint64_t)hole > whole ? whole : (uint64_t)hole;
     }

@@ -26,7 +26,7 @@ void haul_populated_cleanup(struct haul_populated *populated);
 
 /*
  * haul_populated_load takes from the object which pages at addresses [start, end) have content; nothing where
- * it cannot tell. The kernel visits each page with content for this: some 20 ms for each GiB.
+ * it cannot tell. It takes as long as haul_content_end.
  */
 int haul_populated_load(struct haul_populated *populated, uint64_t start, uint64_t end,
                         struct haul_error *error);
