@@ -4,58 +4,16 @@
 // meets what can be wrong; so does a QEMU machine in there, which, emulated within the emulated, runs only a
 // firmware. With the movers both meet every fault in every state.
 #include "tests/machines/firmware.h"
-#include "tests/machines/initrd.h"
-#include "tests/machines/qemu.h"
+#include "tests/machines/within_linux.h"
 
 #include <gtest/gtest.h>
 
-#include <cstdlib>
-#include <filesystem>
-#include <set>
 #include <unistd.h>
 
 namespace
 {
 
 using namespace haul_test;
-
-constexpr char kBusybox[] = "/bin/busybox";
-
-// /init, what all begin with.
-constexpr char kBegin[] = R"(#!/bin/busybox sh
-/bin/busybox mkdir -p /proc /sys /tmp /bin
-/bin/busybox --install -s /bin
-export PATH=/bin:/usr/bin HAUL_STATE_DIR=/tmp/state
-mount -t proc proc /proc
-mount -t sysfs sys /sys
-mount -t devtmpfs dev /dev
-mount -t tmpfs tmp /tmp
-for module in vsock vmw_vsock_virtio_transport_common vsock_loopback; do insmod /$module.ko; done
-
-step() # SECONDS WHAT: may take as long, from now on
-{
-    echo "$(($(date +%s) + $1)) $2" >/tmp/step
-}
-step 60 "the first step is to come"
-# Nothing is waited for in vain: what the script is at then is said, and the guest is done.
-while sleep 1; do
-    read limit what </tmp/step || continue
-    [ $(date +%s) -le $limit ] && continue
-    tail -n 100 /tmp/send /tmp/receive 2>/dev/null
-    echo "GAVE UP: $what"
-    echo ALL DONE
-    break
-done &
-echo BEGUN
-)";
-
-constexpr char kEnd[] = R"(
-echo ALL DONE
-while true; do sleep 60; done
-)";
-
-// Far more than it takes for one of them to give up, or for all to be done.
-constexpr double kScriptSeconds = 500;
 
 // How a case moves something. Each ends in a line "CASE: ..." on the console with what both ends printed
 // between. A script sets GUEST, what a receiver takes, and SOURCE, what a sender gives away.
@@ -209,54 +167,6 @@ cmp /tmp/from.raw /tmp/next.raw && echo "MOVE: next has the drive"
 grep BAD /tmp/*.said
 )script";
 
-// What a test has for vsock, the reference guest or a QEMU machine.
-constexpr char kStates[] = R"(
-export TEST_SRCDIR=/runfiles HAUL_TEST_FIRMWARE=1
-step 400 "$TEST is to end"
-$TEST_SRCDIR/haul/tests/machines/$TEST --gtest_filter=*/Vsock* --gtest_color=no
-echo "STATES: ended with $?"
-)";
-
-using Programs = std::vector<std::pair<std::string, std::string>>; // name in the guest, and here
-
-// Adds programs of this workspace, or of this machine, under their names, with the libraries that they are
-// linked with; "" or what is missing.
-std::string add_programs(Initrd &initrd, const Programs &programs)
-{
-    std::set<std::string> libraries;
-    const char *runfiles = getenv("TEST_SRCDIR");
-    for (const auto &[name, label] : programs) {
-        std::string path = std::filesystem::path(runfiles ? runfiles : ".") / label;
-        initrd.add_program(name, read_file(path));
-        FILE *list = popen(("ldd " + path).c_str(), "r");
-        char line[512];
-        while (list && fgets(line, sizeof line, list)) {
-            std::string text = line;
-            size_t begin = text.find('/'), end = text.find(" (", begin);
-            if (text.find("not found") != std::string::npos) {
-                pclose(list);
-                return text;
-            }
-            if (begin != std::string::npos) {
-                libraries.insert(text.substr(begin, end - begin));
-            }
-        }
-        if (!list || pclose(list) != 0) {
-            return "ldd " + path + " fails";
-        }
-    }
-    for (const std::string &library : libraries) {
-        initrd.add_program(library.substr(1), read_file(library));
-    }
-    return "";
-}
-
-Programs test_programs(const std::string &name)
-{
-    const std::string test = "haul/tests/machines/" + name, mover = "haul/tests/machines/mover";
-    return {{"runfiles/" + test, test}, {"runfiles/" + mover, mover}};
-}
-
 constexpr char kQemu[] = "/usr/bin/qemu-system-x86_64";
 
 // What QEMU has beside its libraries.
@@ -272,92 +182,35 @@ Initrd with_qemu()
     return initrd;
 }
 
-// What the console says in the case: after the line that ended the one before, up to its own end.
-std::string in_case(const std::string &console, const std::string &name)
-{
-    size_t end = console.rfind(name + ": ");
-    if (end == std::string::npos) {
-        return "";
-    }
-    size_t first = console.find(name + ": ");
-    size_t before = console.rfind(" ended with ", first - 1);
-    size_t begin = before == std::string::npos || before > first ? 0 : console.find('\n', before);
-    return console.substr(begin, console.find('\n', end) - begin);
-}
-
-struct Expected {
-    const char *name;
-    std::vector<std::string> lines;
-};
-
-void expect(const std::string &console, const std::vector<Expected> &all)
-{
-    for (const Expected &expected : all) {
-        std::string said = in_case(console, expected.name);
-        if (said.empty()) {
-            ADD_FAILURE() << expected.name << " never came to its end";
-            continue;
-        }
-        for (const std::string &line : expected.lines) {
-            EXPECT_NE(said.find(line), std::string::npos) << expected.name << " does not say: " << line;
-        }
-    }
-}
-
 class Vsock : public ::testing::Test
 {
   protected:
     void SetUp() override
     {
-        if (!missing().empty()) {
-            GTEST_SKIP() << missing();
-        }
-        if (access(kBusybox, X_OK) < 0) {
-            GTEST_SKIP() << "no " << kBusybox << " (package busybox-static)";
+        if (!missing_for_linux().empty()) {
+            GTEST_SKIP() << missing_for_linux();
         }
     }
-    static bool says(Machine &machine, const char *line, double seconds)
-    {
-        bool said = false;
-        for (; !said && seconds > 0 && machine.alive(); seconds--) {
-            said = machine.wait_for(line, 1);
-        }
-        return said;
-    }
-    // Runs the script in a Linux guest that has these programs; what its console says.
     static std::string run(const std::string &script, const Programs &programs, Initrd initrd = {},
                            unsigned mib = 256)
     {
-        Folder folder;
-        initrd.add_program("init", std::string(kBegin) + script + kEnd);
-        initrd.add_program(kBusybox + 1, read_file(kBusybox));
-        EXPECT_EQ(add_programs(initrd, programs), "");
-        for (const char *module : {"vsock", "vmw_vsock_virtio_transport_common", "vsock_loopback"}) {
-            initrd.add_module(std::string("net/vmw_vsock/") + module);
-        }
-        initrd.write(folder / "initrd");
-        MachineOptions options;
-        options.mib = mib;
-        options.extra = {"-no-reboot"}; // where the kernel panics
-        Machine machine(folder, "vsock", options);
-        EXPECT_TRUE(says(machine, "BEGUN", kBootSeconds)) << machine.errors();
-        EXPECT_TRUE(says(machine, "ALL DONE", kScriptSeconds)) << machine.errors();
-        std::string console = machine.console();
-        size_t gave_up = console.find("GAVE UP");
-        if (gave_up != std::string::npos) {
-            ADD_FAILURE() << console.substr(gave_up, console.find('\n', gave_up) - gave_up);
-        }
-        return console;
+        LinuxGuest guest;
+        guest.programs = programs;
+        guest.modules = {"net/vmw_vsock/vsock", "net/vmw_vsock/vmw_vsock_virtio_transport_common",
+                         "net/vmw_vsock/vsock_loopback"};
+        guest.machine.mib = mib;
+        guest.initrd = std::move(initrd);
+        return run_within_linux(script, std::move(guest));
     }
-    // What the test has for vsock, in that guest: all `count`, none of them skipped.
+    // What the test has for vsock, the reference guest or a QEMU machine, in that guest: all `count`.
     static void pass(const std::string &test, int count, Programs more = {}, Initrd initrd = {},
                      unsigned mib = 256)
     {
-        Programs programs = test_programs(test);
-        programs.insert(programs.end(), more.begin(), more.end());
-        std::string console = run("TEST=" + test + kStates, programs, std::move(initrd), mib);
-        EXPECT_NE(console.find("STATES: ended with 0"), std::string::npos);
-        EXPECT_NE(console.find("[  PASSED  ] " + std::to_string(count) + " tests"), std::string::npos);
+        more.push_back(test_program("tests/machines/mover"));
+        more.push_back(test_program(test));
+        std::string console = run("export HAUL_TEST_FIRMWARE=1\nrun_test 400 " + test + " */Vsock*\n", more,
+                                  std::move(initrd), mib);
+        expect_passed(console, test, count);
         if (HasFailure()) {
             std::cerr << console;
         }
@@ -414,12 +267,12 @@ TEST_F(Vsock, MovesAQemuMachineWithinALinuxGuest)
 
 TEST_F(Vsock, HasOneOwnerInEveryStateWithinALinuxGuest)
 {
-    pass("transport_state_kernel_test", 21);
+    pass("tests/machines/transport_state_kernel_test", 21);
 }
 
 TEST_F(Vsock, HasOneOwnerOfAQemuMachineInEveryStateWithinALinuxGuest)
 {
-    pass("qemu_transport_state_test", 22, {{kQemu + 1, kQemu}}, with_qemu(), 768);
+    pass("tests/machines/qemu_transport_state_test", 22, {{kQemu + 1, kQemu}}, with_qemu(), 768);
 }
 
 } // namespace
