@@ -18,6 +18,15 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+/* A list that names a CPU which cannot be had fails here, before anything is touched or waited for. */
+static int check_placement(const struct haul_migration *migration, struct haul_error *error)
+{
+    struct haul_placement_slot slot;
+    struct haul_placement_request request = {
+        .policy = migration->placement, .channels = 1, .nic_node = HAUL_NODE_UNKNOWN};
+    return haul_placement_plan(migration->topology, &request, &slot, error);
+}
+
 static int migration_new(const struct haul_options *options,
                          int (*init)(struct haul_migration *migration, struct haul_error *error),
                          struct haul_migration **migration, struct haul_error *error)
@@ -37,8 +46,10 @@ static int migration_new(const struct haul_options *options,
         rc = haul_migration_copy_options(made, options, error);
     }
     if (rc == 0) {
-        /* Checked here so that a wrong placement list fails before anything is touched. */
         rc = haul_topology_new(HAUL_TOPOLOGY_THIS_MACHINE, NULL, &made->topology, error);
+    }
+    if (rc == 0) {
+        rc = check_placement(made, error);
     }
     if (rc == 0) {
         rc = init(made, error);

@@ -406,6 +406,12 @@ TEST(Options, OutOfRangeIsNamed)
     options.timeout_s = 0;
     EXPECT_EQ(haul_destination_new(&options, &migration, &error), -EINVAL);
     EXPECT_STREQ(error.message, "timeout_s is 0; it must be 1 to 3600");
+    options = Options();
+    options.placement = "4095";
+    EXPECT_EQ(haul_source_new(&options, &migration, &error), -EINVAL);
+    EXPECT_NE(strstr(error.message, "CPU 4095 is not usable here"), nullptr) << error.message;
+    EXPECT_EQ(haul_destination_new(&options, &migration, &error), -EINVAL);
+    EXPECT_NE(strstr(error.message, "CPU 4095 is not usable here"), nullptr) << error.message;
     options.size = 0;
     EXPECT_EQ(haul_destination_new(&options, &migration, &error), -EINVAL);
     EXPECT_EQ(migration, nullptr);
