@@ -80,8 +80,9 @@ TEST_F(Cli, VersionAndGeneralHelp)
 {
     EXPECT_EQ(Run({"--version"}), 0);
     EXPECT_EQ(out_, "haul " HAUL_VERSION "\n");
-    for (const char *word : {"help", "--help", "-h"}) {
-        EXPECT_EQ(Run({word}), 0);
+    for (const std::vector<std::string> &words :
+         {std::vector<std::string>{"help"}, {"help", "help"}, {"help", "--help"}, {"--help"}, {"-h"}}) {
+        EXPECT_EQ(Run(words), 0);
         for (const char *command : {"send", "receive", "topology", "resume", "abandon", "help"}) {
             EXPECT_NE(out_.find(std::string("\n  ") + command + " "), std::string::npos) << command;
         }

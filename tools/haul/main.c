@@ -22,12 +22,12 @@ int cli_complain(int status, const char *format, ...)
 static int run_help(int argc, char **argv)
 {
     enum cli_command command;
-    if (argc < 2) {
-        cli_help_print_all(stdout);
-        return 0;
-    }
     if (argc > 2) {
         return cli_complain(CLI_EXIT_USAGE, "'%s' is one word too many; try 'haul help'", argv[2]);
+    }
+    if (argc < 2 || !strcmp(argv[1], "help") || !strcmp(argv[1], "--help") || !strcmp(argv[1], "-h")) {
+        cli_help_print_all(stdout);
+        return 0;
     }
     if (cli_command_find(argv[1], &command) < 0) {
         return cli_complain(CLI_EXIT_USAGE, "there is no command '%s'; try 'haul help'", argv[1]);
