@@ -91,13 +91,15 @@ struct haul_write_guard_ops {
 
 /* ---- state that is no memory -------------------------------------------------------------------------- */
 
-/* Writes one handler's state to the stream; see haul_state_ops.save. */
+/* haul_state_write appends `length` bytes to one handler's state; for haul_state_ops.save, in whose thread.
+ * After an error, which is that of the connection or file, save returns it. */
 struct haul_state_writer;
 int haul_state_write(struct haul_state_writer *writer, const void *bytes, size_t length,
                      struct haul_error *error);
 
-/* Reads one handler's state; see haul_state_ops.load. Returns 1..capacity bytes read, 0 at its end, or a
- * negative errno. */
+/* haul_state_read takes up to `capacity` bytes of one handler's state; for haul_state_ops.load, in whose
+ * thread. Returns 1..capacity bytes read, 0 at its end, or a negative errno: -EPROTO (frames that do not
+ * fit), -ETIMEDOUT, -ECANCELED, or that of the connection. */
 struct haul_state_reader;
 ptrdiff_t haul_state_read(struct haul_state_reader *reader, void *bytes, size_t capacity,
                           struct haul_error *error);

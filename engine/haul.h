@@ -12,11 +12,12 @@
  * haul_add_state, haul_set_guest, haul_set_events; haul_start; haul_wait; haul_free.
  * There is no promise of a stable ABI: a caller is compiled with the headers of the library that it is linked
  * with.
- * Unless a declaration says otherwise, calls on one object come from one thread at a time.
- * haul_cancel, haul_continue, haul_get_stats, haul_get_channel_stats, haul_get_state, haul_threads and the
- * haul_set_ functions for what changes while a migration runs (haul_set_max_bandwidth, _downtime_limit,
- * _switchover_bandwidth, _throttle, _throttle_steps) may be called from any thread between haul_start and
- * haul_free.
+ * Functions that return int give 0 or a negative errno, and take a NULL `error` where the message is not
+ * wanted. Unless a declaration says otherwise, calls on one object come from one thread at a time.
+ * haul_cancel, haul_continue, haul_get_stats, haul_get_channel_stats, haul_get_state, haul_threads, haul_id
+ * and the haul_set_ functions for what changes while a migration runs (haul_set_max_bandwidth,
+ * _downtime_limit, _switchover_bandwidth, _throttle, _throttle_steps) may be called from any thread between
+ * haul_start and haul_free.
  */
 
 #include "channels/error.h"
@@ -156,6 +157,8 @@ struct haul_options {
                                      them), the same on both sides; NULL (default): the best at the address */
     struct haul_throttle_steps throttle_steps; /* source: how auto_converge slows the guest down */
 };
+
+/* haul_options_default fills `options`, the caller's, with the defaults above and sets `size`. Any thread. */
 void haul_options_default(struct haul_options *options);
 
 /* ---- events ------------------------------------------------------------------------------------------- */
@@ -278,17 +281,18 @@ struct haul_stats {
     bool file_complete;
 };
 
+/* One channel. Disks are counted in. */
 struct haul_channel_stats {
-    uint64_t bytes;
-    uint64_t pages;
-    uint64_t zero;
-    uint64_t raw;
-    uint64_t compressed;
-    uint64_t busy_ns;
-    uint64_t stalled_ns;
-    int cpu;
-    int node;
-    int tid;
+    uint64_t bytes;      /* delivered (source) or received, headers included */
+    uint64_t pages;      /* of 4096 bytes: the sum of the next three */
+    uint64_t zero;       /* without content, holes included */
+    uint64_t raw;        /* sent as they are */
+    uint64_t compressed; /* sent by a codec */
+    uint64_t busy_ns;    /* its thread had something to do, waiting for the link included */
+    uint64_t stalled_ns; /* its thread had nothing to do */
+    int cpu;             /* where its thread ran last; -1: not yet */
+    int node;            /* NUMA node that its thread is placed on; -1: any */
+    int tid;             /* of its thread; 0: not yet */
 };
 
 /* One live thread of a migration. */
@@ -303,7 +307,9 @@ struct haul_migration; /* opaque */
 
 /*
  * haul_source_new, haul_destination_new: create one end. *migration is the caller's, to be freed with
- * haul_free. -EINVAL: an option out of range (the message names it and its range); -ENOMEM.
+ * haul_free. -EINVAL: an option out of range (the message names it and its range), or a placement with a CPU
+ * that the process may not use; -ENOMEM; -EIO: no random number for an id; what the system says of reading
+ * the machine's topology or of making an eventfd (-EMFILE). Any thread.
  */
 int haul_source_new(const struct haul_options *options, struct haul_migration **migration,
                     struct haul_error *error);
@@ -317,6 +323,7 @@ int haul_destination_new(const struct haul_options *options, struct haul_migrati
  * haul_set_tracker, haul_set_write_guard: -EINVAL (a member is NULL that is not optional).
  * haul_add_ram: -EINVAL (empty or long name, unaligned, zero length), -EEXIST (name taken), -ENOSPC (over
  * 1024 blocks).
+ * haul_add_state: -EINVAL (empty or long name), -EEXIST (name taken), -ENOSPC (over 64 handlers).
  */
 int haul_add_ram(struct haul_migration *migration, const struct haul_ram_block *block,
                  struct haul_error *error);
@@ -335,8 +342,8 @@ int haul_set_events(struct haul_migration *migration, const struct haul_events *
  * haul_add_fd hands a descriptor to the migration, which closes it in the end; fd:NAME in the URI refers to
  * it. How it came (inherited, or by SCM_RIGHTS) is the caller's matter; a number in the URI is only for one
  * that the process inherited, and is refused when it is close-on-exec. Before haul_start. On failure the
- * descriptor stays the caller's: -EINVAL (a name of 1 to 63 bytes without commas and slashes, no digit
- * first), -EEXIST, -ENOSPC, -EBUSY.
+ * descriptor stays the caller's: -EINVAL (a name has 1 to 63 bytes without commas and slashes, no digit
+ * first), -EEXIST (name taken), -ENOSPC (over 258 descriptors), -ENOMEM, -EBUSY (started).
  */
 int haul_add_fd(struct haul_migration *migration, const char *name, int fd, struct haul_error *error);
 
@@ -367,36 +374,42 @@ int haul_start(struct haul_migration *migration, const char *uri, struct haul_er
  */
 int haul_check_uri(const char *uri, bool listening, struct haul_error *error);
 
-/* haul_get_mode returns the mode of the options; an adapter may ask it when it registers a guest. */
+/* haul_get_mode returns the mode of the options; an adapter may ask it when it registers a guest. Any thread.
+ */
 enum haul_mode haul_get_mode(const struct haul_migration *migration);
 
 /* haul_writes_file tells whether a started source goes to a file:. Any thread. */
 bool haul_writes_file(const struct haul_migration *migration);
 
 /*
- * haul_relay connects to `uri` and carries bytes between the connection and `in` and `out` (which may be the
- * same), until the other end closes it. Belongs to no migration. The caller ignores SIGPIPE. Any thread.
+ * haul_relay connects to `uri` and carries bytes between the connection and the descriptors `in` and `out`
+ * (the caller's; they may be the same), until the other end closes it. timeout_s, in seconds, is for
+ * connecting. Belongs to no migration. The caller ignores SIGPIPE. Any thread. -EINVAL: the URI; -ETIMEDOUT;
+ * what the system says of connecting, reading or writing.
  */
 int haul_relay(const char *uri, int in, int out, uint32_t timeout_s, struct haul_error *error);
 
 /* haul_local_uri returns the destination's URI with the real port, after haul_start; valid until haul_free.
- */
+ * NULL for a source. */
 const char *haul_local_uri(const struct haul_migration *migration);
 
 /*
  * haul_wait blocks until the migration ended, its threads are joined and the guest is where it belongs.
- * Returns 0 for completed, -ECANCELED for cancelled, or the negative errno of the failure, with its message.
- * Ask haul_get_stats for `ownership`.
+ * Returns 0 for completed, -ECANCELED for cancelled, or the negative errno of the failure, with its message;
+ * -EINVAL if it was not started. Called again it returns the same. Ask haul_get_stats for `ownership`.
  */
 int haul_wait(struct haul_migration *migration, struct haul_error *error);
 
 /* haul_cancel asks for the end; the guest goes on at the source. Too late after HANDOVER: then it returns
- * -EALREADY. Async: see haul_wait. Safe in any state. */
+ * -EALREADY. Async: see haul_wait. Safe in any state, any number of times. */
 int haul_cancel(struct haul_migration *migration);
 
+/* haul_get_state returns the state of this moment. haul_get_stats copies the counters of this moment into
+ * `stats`, the caller's; also after the end, until haul_free. */
 enum haul_state haul_get_state(const struct haul_migration *migration);
 void haul_get_stats(struct haul_migration *migration, struct haul_stats *stats);
-/* -ENOENT for a channel that does not exist (yet). */
+
+/* haul_get_channel_stats does so for channel `index`, from 0. -ENOENT: it does not exist (yet). */
 int haul_get_channel_stats(struct haul_migration *migration, unsigned index,
                            struct haul_channel_stats *stats);
 
@@ -423,14 +436,14 @@ int haul_set_throttle_steps(struct haul_migration *migration, const struct haul_
 int haul_continue(struct haul_migration *migration);
 
 /* haul_threads writes the live threads of the migration to `threads` (room for `capacity`), in the order of
- * their names, and returns how many there are. */
+ * their names, and returns how many there are, which may be more. */
 unsigned haul_threads(struct haul_migration *migration, struct haul_thread *threads, unsigned capacity);
 
 /* haul_id writes the migration id as 32 hexadecimal digits (the destination's is known once a source
  * connected; until then all zero). */
 void haul_id(const struct haul_migration *migration, char text[33]);
 
-/* haul_free cancels, waits, and frees. NULL is accepted. */
+/* haul_free cancels, waits, and frees. NULL is accepted. Not from an event or hook. */
 void haul_free(struct haul_migration *migration);
 
 #ifdef __cplusplus

@@ -41,6 +41,8 @@ struct haul_tracked_range {
     uint64_t block_offset; /* bytes into the block at which the range starts; page-aligned */
 };
 
+/* haul_tracker_get_ops and haul_tracker_get_opaque give what haul_set_tracker takes; valid until
+ * haul_tracker_free, which takes NULL too. */
 const struct haul_tracker_ops *haul_tracker_get_ops(const struct haul_tracker *tracker);
 void *haul_tracker_get_opaque(struct haul_tracker *tracker);
 void haul_tracker_free(struct haul_tracker *tracker);
@@ -48,12 +50,13 @@ void haul_tracker_free(struct haul_tracker *tracker);
 /*
  * haul_tracker_arm, before start: from its return on no write is missed. For a caller who must hold the guest
  * still for that moment (trap T2): start does the same where it was not called, and then looks for content,
- * which takes far longer and during which the guest may run.
+ * which takes far longer and during which the guest may run. Errors as the tracker's start.
  */
 int haul_tracker_arm(struct haul_tracker *tracker, struct haul_error *error);
 
 /*
- * haul_tracker_bitmap_new: an explicit bitmap for writers that say what they write. haul_tracker_mark may be
+ * haul_tracker_bitmap_new: an explicit bitmap for writers that say what they write. `block_pages` has the
+ * pages of 4096 bytes of each of `blocks` RAM blocks, in the order of haul_add_ram. haul_tracker_mark may be
  * called from any thread: pages [first, first + count) of `block` were written (call it after the write).
  * What lies outside of the block is ignored. -ENOMEM.
  */
