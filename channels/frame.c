@@ -137,7 +137,8 @@ static int receive_until(int fd, void *bytes, size_t length, uint64_t deadline_n
 static int receive_failed(int result, const char *what, struct haul_error *error)
 {
     if (result == -HAUL_IO_END) {
-        return haul_error_set(error, ECONNRESET, "receiving %s: the peer closed the connection", what);
+        return haul_error_set(error, ECONNRESET,
+                              "receiving %s: the peer closed the connection; it may say why", what);
     }
     return haul_error_set(error, -result, "receiving %s: %s", what, strerror(-result));
 }

@@ -54,7 +54,10 @@ static int listen_failed(const char *where, int code, struct haul_error *error)
         return haul_error_set(
             error, code, "listening on %s: not permitted; ports below 1024 need root, choose another", where);
     case EADDRNOTAVAIL:
-        return haul_error_set(error, code, "listening on %s: this host does not have that address", where);
+        return haul_error_set(error, code,
+                              "listening on %s: this host does not have that address; `ip address` lists "
+                              "those it has, and tcp:0.0.0.0:PORT is all of them",
+                              where);
     default:
         return haul_error_set(error, code, "listening on %s: %s", where, strerror(code));
     }

@@ -90,8 +90,10 @@ static int unknown_host(const struct haul_attempt *attempt, const char *host, in
     default:
         return code < 0 ? haul_error_set(error, -code, "%s: looking up \"%s\": %s", attempt->uri, host,
                                          strerror(-code))
-                        : haul_error_set(error, EHOSTUNREACH, "%s: the host \"%s\" is not known: %s",
-                                         attempt->uri, host, gai_strerror(-code));
+                        : haul_error_set(
+                              error, EHOSTUNREACH,
+                              "%s: the host \"%s\" is not known: %s; check the name, or give its address",
+                              attempt->uri, host, gai_strerror(-code));
     }
 }
 

@@ -77,9 +77,12 @@ static int listen_failed(const char *uri, int result, struct haul_error *error)
         return haul_error_set(error, EADDRINUSE,
                               "listening on %s: the path exists and is not a socket; remove it", uri);
     case -EADDRINUSE:
-        return haul_error_set(error, EADDRINUSE, "listening on %s: somebody else listens there", uri);
+        return haul_error_set(
+            error, EADDRINUSE,
+            "listening on %s: somebody else listens there; choose another path or stop them", uri);
     case -ENOENT:
-        return haul_error_set(error, ENOENT, "listening on %s: the folder does not exist", uri);
+        return haul_error_set(error, ENOENT, "listening on %s: the folder does not exist; make it first",
+                              uri);
     case -EACCES:
         return haul_error_set(error, EACCES, "listening on %s: no permission to write to the folder", uri);
     default:

@@ -46,7 +46,8 @@ static int await_answer(struct haul_migration *migration, int fd, struct haul_er
             return rc;
         }
     }
-    return haul_error_set(error, ETIMEDOUT, "no answer within %d ms", timeout_ms(migration));
+    return haul_error_set(error, ETIMEDOUT, "no answer within %d ms; does a `haul receive` listen there?",
+                          timeout_ms(migration));
 }
 
 static int say_hello(struct haul_migration *migration, int fd, uint16_t channel, struct haul_error *error)

@@ -223,6 +223,26 @@ TEST_F(Cli, NobodyListensIsOneSentenceAndExitStatus1)
     EXPECT_EQ(out_.rfind("Not moved (failed): the guest goes on here.\n", 0), 0u) << out_;
 }
 
+TEST_F(Cli, AWrongAddressSaysWhatToDo)
+{
+    auto fails = [&](const std::vector<std::string> &words, const std::string &sentence) {
+        std::vector<std::string> all = words;
+        all.insert(all.end(), {"--guest", "--guest-memory", "1M", "--run-for", "0", "--quiet"});
+        EXPECT_EQ(Run(all), 1);
+        EXPECT_NE(err_.find("haul: " + sentence), std::string::npos) << err_;
+    };
+    fails({"receive", "--listen", "tcp:192.0.2.1:0"}, "listening on tcp:192.0.2.1:0: this host does not have "
+                                                      "that address; `ip address` lists those it has, "
+                                                      "and tcp:0.0.0.0:PORT is all of them\n");
+    fails({"receive", "--listen", "unix:/no/such/folder/s"},
+          "listening on unix:/no/such/folder/s: the folder does not exist; make it first\n");
+    fails({"send", "unix:/no/such/folder/s"}, "connecting to unix:/no/such/folder/s: ");
+    std::string nobody(64, 'a'); // too long to ask a name server for
+    fails({"send", "tcp:" + nobody + ":1"},
+          "tcp:" + nobody + ":1: the host \"" + nobody + "\" is not known: ");
+    EXPECT_NE(err_.find("; check the name, or give its address\n"), std::string::npos) << err_;
+}
+
 TEST_F(Cli, AFailureIsOneJsonObjectToo)
 {
     EXPECT_EQ(Run({"send", "tcp:127.0.0.1:1", "--guest", "--guest-memory", "1M", "--run-for", "0", "--json"}),
