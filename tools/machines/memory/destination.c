@@ -139,6 +139,12 @@ int haul_memory_destination_new(const char *path, uint64_t size, struct haul_mac
     int result = !self->path ? haul_error_set(error, ENOMEM, "no memory for a memory machine")
                  : size      ? haul_memory_object_create(&self->object, path, size, error)
                              : haul_memory_object_open(&self->object, path, true, error);
+    if (result == -ENOENT && !size) {
+        haul_error_set(error, ENOENT,
+                       "there is no file %s; make it with the source's size, or let haul receive do so: "
+                       "--memory-size SIZE",
+                       path);
+    }
     result = result ? result : haul_memory_object_map(&self->object, path, true, error);
     return haul_machine_finish(&self->base, result, machine);
 }
