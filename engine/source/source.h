@@ -78,8 +78,7 @@ int haul_source_connect(struct haul_migration *migration, uint16_t channel, int 
 
 /*
  * haul_dispatch_pages sends every set bit of the bitmaps and clears it, or stops early where `reconsider`
- * says so; haul_dispatch_holes sends as zero every clear bit of `present` and frees that; haul_dispatch_mark
- * sends the mark
+ * says so; haul_dispatch_holes sends as zero every clear bit of `present`; haul_dispatch_mark sends the mark
  * of the current round on every channel. All three wait for room, and return a negative errno as soon as a
  * channel or the control connection fails or the move is cancelled.
  */
