@@ -7,6 +7,7 @@
 #define WINDOW_LEAST_NS 1000
 #define ROUND_WEIGHT 0.5     /* of the newest round: the last pass resembles the late rounds */
 #define ROUND_LEAST_PAGES 64 /* fewer pages measure the latency of a round, not the cost of a page */
+#define MOST 2e18            /* of nanoseconds (63 years) or bytes: a few of them still fit 64 bits */
 
 void haul_estimate_init(struct haul_estimate *estimate)
 {
@@ -15,6 +16,12 @@ void haul_estimate_init(struct haul_estimate *estimate)
         .costs = {.stop_ns = 5000000, .start_ns = 5000000, .state_bytes = 65536},
         .wire_bytes_per_page = HAUL_PAGE_SIZE,
     };
+}
+
+/* A number that does not fit would come out as any, 0 among them. */
+static uint64_t whole(double value)
+{
+    return (uint64_t)(value < MOST ? value : MOST);
 }
 
 static double blend(double old, double sample, double weight)
@@ -91,7 +98,7 @@ uint64_t haul_estimate_bandwidth(const struct haul_estimate *estimate)
 
 uint64_t haul_estimate_threshold(const struct haul_estimate *estimate, uint64_t downtime_limit_ns)
 {
-    return (uint64_t)((double)haul_estimate_bandwidth(estimate) * (double)downtime_limit_ns / 1e9);
+    return whole((double)haul_estimate_bandwidth(estimate) * (double)downtime_limit_ns / 1e9);
 }
 
 /* Nanoseconds to carry `bytes`; a guess stands in while nothing was measured. */
@@ -99,7 +106,7 @@ static uint64_t carry_ns(const struct haul_estimate *estimate, double bytes)
 {
     double bandwidth = (double)haul_estimate_bandwidth(estimate);
     double guess = estimate->shares_memory ? 1e9 : 100e6;
-    return (uint64_t)(bytes * 1e9 / (bandwidth > 0 ? bandwidth : guess));
+    return whole(bytes * 1e9 / (bandwidth > 0 ? bandwidth : guess));
 }
 
 void haul_estimate_downtime(const struct haul_estimate *estimate, uint64_t pages,
@@ -107,7 +114,7 @@ void haul_estimate_downtime(const struct haul_estimate *estimate, uint64_t pages
 {
     const struct haul_guest_costs *costs = &estimate->costs;
     bool measured = !estimate->switchover_bandwidth_bytes_per_s && estimate->round_pages > 0;
-    uint64_t pass = measured ? (uint64_t)((double)pages * haul_estimate_ns_per_page(estimate))
+    uint64_t pass = measured ? whole((double)pages * haul_estimate_ns_per_page(estimate))
                              : carry_ns(estimate, (double)pages * estimate->wire_bytes_per_page);
     uint64_t latency = round_latency(estimate);
     uint64_t trip = latency < estimate->round_trip_ns ? latency : estimate->round_trip_ns;

@@ -110,6 +110,18 @@ TEST_F(Estimate, ThresholdIsBandwidthTimesLimit)
     EXPECT_EQ(haul_estimate_threshold(&estimate_, 1 * kMs), 1 * kMB);
 }
 
+// More nanoseconds than 64 bits hold must not come out as none, and stop the guest.
+TEST_F(Estimate, WhatTakesForEverIsNotPredictedAsNothing)
+{
+    estimate_.switchover_bandwidth_bytes_per_s = 1;
+    constexpr uint64_t kYear = kMs * 1000 * 86400 * 365;
+    for (uint64_t gigabytes : {1, 16, 64, 1024, 1048576}) {
+        EXPECT_GE(Predict(gigabytes << 18).total_ns, kYear) << gigabytes;
+    }
+    estimate_.switchover_bandwidth_bytes_per_s = UINT64_MAX;
+    EXPECT_GT(haul_estimate_threshold(&estimate_, 2000000 * kMs), uint64_t{1} << 60);
+}
+
 TEST_F(Estimate, TheUsersSwitchoverBandwidthReplacesTheEstimate)
 {
     Window(100 * kMB, 100 * kMs);
