@@ -314,19 +314,17 @@ static int accept_channels(struct haul_migration *migration, struct haul_greeter
         struct haul_hello hello;
         /* Short waits: a source that died shows on the control connection. */
         rc = haul_greeter_next(greeter, (uint16_t)connected, 100, &fd, &hello, error);
-        if (rc == -ETIMEDOUT) {
-            rc = haul_control_status(migration->control, error);
-            if (rc == 0 && haul_now_ns() > deadline) {
-                rc = haul_error_set(error, ETIMEDOUT, "%u of %u channels connected in time", connected,
-                                    wanted);
-            }
-            if (rc < 0) {
-                return rc;
-            }
-            continue;
-        }
         if (rc == 0) {
             rc = take_channel(migration, fd, &hello, &taken, error);
+        } else if (rc == -ETIMEDOUT) {
+            rc = 0;
+        }
+        /* Also after each stranger: who keeps them coming must not keep us. */
+        if (rc == 0 && !taken) {
+            rc = haul_control_status(migration->control, error);
+        }
+        if (rc == 0 && !taken && haul_now_ns() > deadline) {
+            rc = haul_error_set(error, ETIMEDOUT, "%u of %u channels connected in time", connected, wanted);
         }
         if (rc < 0) {
             return rc;

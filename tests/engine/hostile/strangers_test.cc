@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <memory>
 #include <random>
+#include <thread>
 #include <vector>
 
 using namespace haul_test;
@@ -200,6 +201,32 @@ TEST(StrangersToo, ASecondSourceIsToldThatTheDestinationIsTaken)
     EXPECT_NE(text.find("this destination is taken by another migration"), std::string::npos) << text;
     source.Channel(RecordChannel(kPages, 2, HAUL_CODEC_RAW));
     source.ExpectReply(HAUL_FRAME_ROUND_DONE);
+}
+
+// A stream of strangers, each with a HELLO that is well formed, does not keep a destination waiting for a
+// channel that does not come.
+TEST(StrangersToo, ThatKeepComingDoNotKeepItWaiting)
+{
+    Destination destination(1000);
+    RawSource source(destination);
+    source.Hello();
+    source.Blocks();
+    std::atomic<bool> flood{true};
+    std::thread strangers([&] {
+        for (auto begun = Clock::now(); flood && MsSince(begun) < 20000;) {
+            FramePeer stranger(ConnectTo(destination.uri));
+            if (stranger.fd() >= 0) {
+                stranger.Send(HAUL_FRAME_HELLO, HelloPayload(0, 1, 99));
+            }
+            usleep(10000);
+        }
+        flood = false;
+    });
+    EXPECT_EQ(destination.Wait(), -ETIMEDOUT);
+    EXPECT_TRUE(flood) << "it waited until no stranger came any more";
+    EXPECT_STREQ(destination.error.message, "0 of 1 channels connected in time");
+    flood = false;
+    strangers.join();
 }
 
 TEST(StrangersToo, ASecondConnectionForAChannelIsRefused)
