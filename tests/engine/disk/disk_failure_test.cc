@@ -333,7 +333,10 @@ TEST(DiskFailure, OverwrittenImageStaysNameless)
         Disk disk(directory / "from", true), copy(directory / "to", false);
         disk.Plug(from);
         copy.Plug(to);
-        from.on_round = [&](uint32_t) { copy.fail[Disk::kWrite] = EIO; };
+        from.on_round = [&](uint32_t) {
+            copy.fail[Disk::kWrite] = EIO;
+            disk.Write(3, 0x77); // there is something to write, however seldom the writer has its turn
+        };
         disk.Run(5, 100);
         haul_options options = DiskOptions();
         options.downtime_limit_ms = 0;
