@@ -253,6 +253,23 @@ TEST_F(Populate, PagesLargerThanAChunkAreAllPopulated)
     WaitFor(big);
 }
 
+// At a destination that waits for its source.
+TEST_F(Populate, ItsThreadsAreListed)
+{
+    haul_test::Guest to({8 * kMiB}, false);
+    haul_options options = haul_test::Options();
+    options.populate_threads = 2;
+    haul_migration *destination = nullptr;
+    ASSERT_EQ(haul_destination_new(&options, &destination, &error_), 0) << error_.message;
+    to.Attach(destination, false);
+    EXPECT_EQ(haul_threads(destination, nullptr, 0), 0u);
+    barred = to.blocks[0]->data(); // or they might have come and gone before anybody looks
+    EXPECT_EQ(haul_start(destination, haul_test::UnixUri().c_str(), &error_), 0) << error_.message;
+    EXPECT_TRUE(Eventually([&] { return haul_test::ThreadOf(destination, "populate") > 0; }));
+    barred = nullptr;
+    haul_free(destination);
+}
+
 TEST_F(Populate, MemoryThatCannotBeWrittenIsReported)
 {
     Mapping a(4 * kMiB);
