@@ -30,8 +30,8 @@ TEST(HostileDestination, SilentToHello)
 // both would wait, and the destination might give up first.
 TEST(HostileDestination, ACancelIsToldAtOnce)
 {
-    double least_ms = 1e9;
-    for (int i = 0; i < 3; i++) { // a busy machine may be late, but hardly three times
+    constexpr int64_t kEnough = 900;
+    int64_t least_ms = BestOfTries(kEnough, [](int) {
         std::atomic<haul_migration *> cancelled{nullptr};
         std::atomic<bool> told{false};
         RawDestination destination(
@@ -44,15 +44,16 @@ TEST(HostileDestination, ACancelIsToldAtOnce)
                 haul_cancel(cancelled);
                 return true; // and its HELLO is never answered
             });
-        Source source(destination);
+        Source source(destination, false, 1000);
         auto begun = Clock::now();
         cancelled = source.migration;
         EXPECT_EQ(source.Wait(), -ECANCELED) << source.error.message;
-        least_ms = std::min(least_ms, static_cast<double>(MsSince(begun)));
+        int64_t ms = MsSince(begun);
         EXPECT_TRUE(Eventually([&] { return told.load(); }));
         ExpectOwnership(source, destination);
-    }
-    EXPECT_LT(least_ms, 900);
+        return ms;
+    });
+    EXPECT_LT(least_ms, kEnough);
 }
 
 TEST(HostileDestination, OtherAnswersToHello)
@@ -115,7 +116,7 @@ TEST(HostileDestination, OtherAnswersToAChannel)
     };
     for (const auto &lie : lies) {
         RawDestination destination(nullptr, lie.first);
-        Source source(destination);
+        Source source(destination, false, 1000);
         EXPECT_LT(source.Wait(), 0);
         EXPECT_NE(std::string(source.error.message).find(lie.second), std::string::npos)
             << source.error.message;
@@ -177,7 +178,7 @@ TEST(HostileDestination, RoundDoneWithAFlushThatCannotBe)
         Directory directory;
         MakeImage(directory / "disk", kBytes, [](uint64_t block) { return block < 4; });
         Disk disk(directory / "disk", true);
-        Source source(destination, false, 1000, [&](Guest &guest) { disk.Plug(guest); });
+        Source source(destination, false, 20000, [&](Guest &guest) { disk.Plug(guest); });
         EXPECT_EQ(source.Wait(), -EPROTO) << source.error.message;
         EXPECT_NE(std::string(source.error.message).find(lie.second), std::string::npos)
             << source.error.message;
@@ -192,7 +193,7 @@ TEST(HostileDestination, RoundDoneWithoutTheFlush)
     Directory directory;
     MakeImage(directory / "disk", kBytes, [](uint64_t block) { return block < 4; });
     Disk disk(directory / "disk", true);
-    Source source(destination, false, 1000, [&](Guest &guest) { disk.Plug(guest); });
+    Source source(destination, false, 20000, [&](Guest &guest) { disk.Plug(guest); });
     EXPECT_EQ(source.Wait(), -EPROTO) << source.error.message;
     EXPECT_NE(std::string(source.error.message).find("unexpected ROUND_DONE"), std::string::npos)
         << source.error.message;
@@ -354,7 +355,7 @@ TEST(HostileDestination, WorkingAsksForPatience)
             }
             peer.Send(HAUL_FRAME_HASHES, Payload(16));
         },
-        EBADMSG, "verify: RAM block block0 differs", true);
+        EBADMSG, "verify: RAM block block0 differs", true, 2000);
     EXPECT_GE(MsSince(begun), 2000) << "longer than the timeout";
 }
 
