@@ -85,7 +85,7 @@ TEST_P(Abort, WhileBlockedReturnsAtOnce)
     EXPECT_NE(nullptr, strstr(error.message, ": aborted")) << error.message;
     haul_sender_free(link.senders[0]);
     link.senders.clear();
-    EXPECT_LT(std::chrono::steady_clock::now() - start, 2s);
+    EXPECT_LT(std::chrono::steady_clock::now() - start, 10s);
     close(in);
 }
 
@@ -96,7 +96,7 @@ TEST_P(Abort, ReceiverThatWaitsReturnsAtOnceAndReportsNothing)
     haul_receiver_abort(link.receivers[0]);
     haul_receiver_free(link.receivers[0]);
     link.receivers.clear();
-    EXPECT_LT(std::chrono::steady_clock::now() - start, 2s);
+    EXPECT_LT(std::chrono::steady_clock::now() - start, 10s);
     EXPECT_EQ(0u, link.barrier.failures());
 }
 

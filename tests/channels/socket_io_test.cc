@@ -2,6 +2,7 @@
 #include "channels/socket_io.h"
 
 #include "tests/channels/tcp_pair.h"
+#include "tests/waiting.h"
 
 #include <gtest/gtest.h>
 
@@ -9,6 +10,7 @@
 #include <chrono>
 #include <cstring>
 #include <memory>
+#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <thread>
@@ -93,6 +95,8 @@ TEST_P(SocketIo, ReceivesAllHoweverItComes)
 TEST_P(SocketIo, ReceivesWhatIsThereAlreadyWithoutSleeping)
 {
     ASSERT_EQ(4096, send(there_, bytes_.data(), 4096, 0));
+    int there = 0; // a busy kernel may hand it over a little later
+    ASSERT_TRUE(haul_test::Eventually([&] { return ioctl(here_, FIONREAD, &there) == 0 && there == 4096; }));
     long before = sleeps_of_this_thread();
     EXPECT_EQ(0, receive(4096));
     EXPECT_EQ(before, sleeps_of_this_thread());

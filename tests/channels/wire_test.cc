@@ -324,17 +324,18 @@ TEST_F(Frame, WaitIsBounded)
 /* A peer that sends a byte now and then does not get more time than the whole frame has. */
 TEST_F(Frame, DripDoesNotExtendTheWait)
 {
-    std::vector<unsigned char> whole = bytes_of(HAUL_FRAME_BLOCKS, "payload");
+    constexpr size_t kBytes = 100; /* seconds in all */
+    std::vector<unsigned char> whole = bytes_of(HAUL_FRAME_BLOCKS, std::string(2 * kBytes, 'x'));
     std::atomic<bool> stop{false};
     std::atomic<size_t> sent{0};
     std::thread drip([&] {
-        for (; sent < 15 && !stop; sent++) {
+        for (; sent < kBytes && !stop; sent++) {
             send(ends_[1], &whole[sent], 1, MSG_NOSIGNAL);
             std::this_thread::sleep_for(std::chrono::milliseconds(60));
         }
     });
     EXPECT_EQ(-ETIMEDOUT, receive(100));
-    EXPECT_LT(sent, 15u);
+    EXPECT_LT(sent, kBytes);
     stop = true;
     drip.join();
 }

@@ -259,7 +259,7 @@ TEST_P(Cancels, InTheMiddleOfWriting)
     from.Run(5, 1000);
     haul_options options = RdmaOptions();
     options.timeout_s = 60;
-    options.max_bandwidth_bytes_per_s = 20 * kMiB;
+    options.max_bandwidth_bytes_per_s = 5 * kMiB;
     Move move(from, to, options, kListen);
     haul_stats stats{};
     ASSERT_TRUE(Eventually([&] {
