@@ -280,7 +280,8 @@ TEST_F(Move, KilledSourceEndsTheDestination)
 TEST_F(Move, ARecordThatCannotBeWrittenStopsTheMoveBeforeTheHandover)
 {
     auto receive = Receive(Guest({}));
-    auto send = SendGuest({"--max-bandwidth", "8M", "--downtime-limit", "3000"});
+    // Once a second it says how far it is: round 1 must last for some seconds more.
+    auto send = SendGuest({"--max-bandwidth", "2M", "--guest-dirty-rate", "256K"});
     ASSERT_TRUE(send->WaitFor("round 1")) << send->Err();
     ASSERT_EQ(rmdir(source_.state_directory.c_str()), 0) << strerror(errno);
     ExpectGoesOnAtSource(*send);

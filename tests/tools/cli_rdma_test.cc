@@ -89,13 +89,13 @@ TEST_F(Rdma, SilentDestinationLeavesTheGuestAtTheSource)
 {
     auto receive = ReceiveRdma({});
     Words words = Guest({"--guest-tracker", "bitmap", "--guest-dirty-rate", "40M", "--max-bandwidth", "1M"});
-    words.insert(words.begin(), {"send", address_, "--timeout", "1"});
+    words.insert(words.begin(), {"send", address_, "--timeout", "3"});
     Program send(source_, words);
     ASSERT_TRUE(send.WaitFor("round 1")) << send.Err();
     auto begun = Clock::now();
     receive->Signal(SIGSTOP);
     ExpectGoesOnAtSource(send);
-    EXPECT_LT(Clock::now() - begun, std::chrono::seconds(30));
+    EXPECT_LT(Clock::now() - begun, std::chrono::seconds(45));
     receive->Signal(SIGCONT);
 }
 
@@ -104,9 +104,9 @@ TEST_F(Rdma, InterruptedSourceGoesOn)
     auto receive = ReceiveRdma({});
     auto send = SendSlowly();
     send->Signal(SIGINT);
-    EXPECT_EQ(send->Wait(15), 1) << send->Err();
+    EXPECT_EQ(send->Wait(), 1) << send->Err();
     EXPECT_TRUE(Has(send->Out(), "the guest goes on here")) << send->Out();
-    EXPECT_EQ(receive->Wait(15), 1) << receive->Err();
+    EXPECT_EQ(receive->Wait(), 1) << receive->Err();
 }
 
 /* Without libfabric everything but rdma: works. */
@@ -121,12 +121,12 @@ TEST_F(Rdma, LibfabricIsOnlyNeededForRdma)
         Words words = Guest({});
         words.insert(words.begin(), {"receive", "--listen", "rdma:127.0.0.1:0", "--timeout", "10"});
         Program receive(destination_, words);
-        EXPECT_EQ(receive.Wait(15), 1) << "it knows before anybody connects";
+        EXPECT_EQ(receive.Wait(), 1) << "it knows before anybody connects";
         EXPECT_TRUE(Has(receive.Err(), why)) << receive.Err();
         auto send = SendGuest({}); /* to the one that is sound */
         ExpectGoesOnAtSource(*send);
         EXPECT_TRUE(Has(send->Err(), why)) << send->Err();
-        EXPECT_EQ(sound->Wait(15), 1) << sound->Err();
+        EXPECT_EQ(sound->Wait(), 1) << sound->Err();
     }
     auto receive = Receive(Guest({}));
     auto send = SendGuest({});
@@ -147,7 +147,7 @@ TEST_F(Rdma, LockLimitIsNamedBeforeTheGuestIsTouched)
     /* haul does not know this provider to lock nothing. */
     auto receive = ReceiveRdma({}, "net");
     auto send = SendGuest({});
-    EXPECT_EQ(receive->Wait(15), 1) << receive->Err();
+    EXPECT_EQ(receive->Wait(), 1) << receive->Err();
     ExpectGoesOnAtSource(*send);
     for (Program *program : {send.get(), receive.get()}) {
         std::string all = program->Out() + program->Err();

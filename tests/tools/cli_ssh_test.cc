@@ -2,6 +2,7 @@
 /* haul send ssh: against Debian's sshd on loopback. */
 #include "tests/tools/loopback.h"
 #include "tests/tools/ssh_server.h"
+#include "tests/waiting.h"
 
 #include <csignal>
 #include <cstring>
@@ -9,7 +10,6 @@
 #include <fstream>
 #include <sstream>
 #include <sys/stat.h>
-#include <thread>
 #include <unistd.h>
 
 namespace
@@ -81,15 +81,15 @@ class Ssh : public Move
     {
         socket_ = SocketOf(destination_.state_directory);
         ASSERT_NE(socket_, "");
-        EXPECT_EQ(access(socket_.c_str(), F_OK), -1) << "nobody else is to come, once all channels are there";
+        EXPECT_TRUE(haul_test::Eventually([this] { return access(socket_.c_str(), F_OK) != 0; }))
+            << "nobody else is to come, once all channels are there";
     }
     /* Everything on the other side is gone: no connection is served any more, no socket left. */
     void ExpectNothingIsLeft()
     {
-        for (int i = 0; i < 250 && server_.Connections() > 0; i++) {
-            std::this_thread::sleep_for(std::chrono::milliseconds(20));
-        }
-        EXPECT_EQ(server_.Connections(), 0);
+        using haul_test::Eventually;
+        EXPECT_TRUE(Eventually([this] { return server_.Connections() == 0; }));
+        Eventually([this] { return SocketOf(destination_.state_directory).empty(); }); // its last moment
         EXPECT_EQ(SocketOf(destination_.state_directory), "") << "haul receive still runs there";
         EXPECT_NE(access(socket_.c_str(), F_OK), 0) << socket_;
     }
@@ -100,7 +100,7 @@ class Ssh : public Move
 TEST_F(Ssh, MovesWithAChildForEachChannel)
 {
     auto send = SendThere(
-        {"--channels", "3", "--verify", "--max-bandwidth", "8M", "--guest-dirty-rate", "2M"}, Guest({}));
+        {"--channels", "3", "--verify", "--max-bandwidth", "2M", "--guest-dirty-rate", "256K"}, Guest({}));
     ASSERT_TRUE(send->WaitFor("round 1")) << send->Err();
     NoteSocket();
     EXPECT_EQ(server_.Connections(), 4);
@@ -173,9 +173,7 @@ TEST_F(Ssh, CancelWhileChannelsConnect)
     auto send = SendThere({"--ssh", Script("*relay*) touch " + asked + "; exec sleep 60 ;;"), "--channels",
                            "3", "--timeout", "60"},
                           Guest({}));
-    for (int i = 0; i < 1000 && access(asked.c_str(), F_OK) != 0; i++) {
-        std::this_thread::sleep_for(std::chrono::milliseconds(10));
-    }
+    ASSERT_TRUE(haul_test::Eventually([&] { return access(asked.c_str(), F_OK) == 0; })) << send->Err();
     send->Signal(SIGINT);
     ExpectGoesOnAtSource(*send);
     EXPECT_TRUE(Has(send->Out() + send->Err(), "cancelled")) << send->Out() << send->Err();

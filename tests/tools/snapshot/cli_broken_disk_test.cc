@@ -162,7 +162,7 @@ TEST_F(PartialName, OfAKilledSaveIsTakenOver)
 
 TEST_F(PartialName, NeverReplacesAFileThatCameMeanwhile)
 {
-    auto save = StartSave({"--max-bandwidth", "8M", "--guest-dirty-rate", "1M"});
+    auto save = StartSave({"--max-bandwidth", "2M", "--guest-dirty-rate", "256K"});
     ASSERT_TRUE(save->WaitFor("round 1")) << save->Err();
     std::ofstream(Path()) << "mine";
     ExpectNotSaved(*save);
