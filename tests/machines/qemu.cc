@@ -59,7 +59,7 @@ void nap()
 
 int connect_unix(const std::string &path, pid_t pid)
 {
-    double deadline = now() + 20;
+    double deadline = now() + 60;
     sockaddr_un address = {};
     address.sun_family = AF_UNIX;
     strncpy(address.sun_path, path.c_str(), sizeof address.sun_path - 1);
@@ -79,7 +79,7 @@ std::string read_line(int fd)
     std::string line;
     char byte;
     pollfd poller = {fd, POLLIN, 0};
-    while (poll(&poller, 1, 30000) == 1 && recv(fd, &byte, 1, 0) == 1) {
+    while (poll(&poller, 1, 60000) == 1 && recv(fd, &byte, 1, 0) == 1) {
         if (byte == '\n') {
             return line;
         }
@@ -325,6 +325,18 @@ static uint64_t mix(uint64_t x)
     x ^= x >> 27;
     x *= 0x94d049bb133111ebu;
     return x ^ x >> 31;
+}
+
+bool fill_memory(const Folder &folder, const std::string &name)
+{
+    std::fstream file(folder / (name + ".ram0"), std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(32 << 20); // no firmware is there
+    for (uint64_t i = 0; i < (4 << 20) / sizeof i; i++) {
+        uint64_t word = mix(i + 1);
+        file.write((const char *)&word, sizeof word);
+    }
+    file.flush();
+    return file.good();
 }
 
 void make_disk(const std::string &path, unsigned mib)

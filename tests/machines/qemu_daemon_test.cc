@@ -66,7 +66,7 @@ class QemuDaemon : public ::testing::Test
     }
     void ExpectGoesOnHere()
     {
-        for (int i = 0; i < 200 && source->status() != "running"; i++) {
+        for (int i = 0; i < 600 && source->status() != "running"; i++) {
             usleep(50000); // the guardian may still be at it
         }
         EXPECT_EQ("running", source->status());
@@ -292,8 +292,7 @@ class PausedMachine : public ::testing::Test
         options.mib = 64;
         options.backing = "file";
         source_ = std::make_unique<Machine>(folder_, "from", options);
-        // It never ran: without this its memory is zeros, which leave in no time under any max-bandwidth.
-        ASSERT_EQ(0, system(("head -c 4M /dev/urandom 1<>" + (folder_ / "from.ram0")).c_str()));
+        ASSERT_TRUE(haul_test::fill_memory(folder_, "from"));
         options.backing = "memfd";
         options.incoming = true;
         target_ = std::make_unique<Machine>(folder_, "to", options);
@@ -361,11 +360,7 @@ class BesideQemu : public ::testing::Test
                    "none", "-S", "-qmp", option.c_str(), nullptr);
             _exit(127);
         }
-        for (int i = 0; i < 1000 && access(socket.c_str(), F_OK) != 0; i++) {
-            usleep(10000);
-        }
-        // One client at a time: no probing.
-        qemu_ = std::make_unique<Monitor>(socket, false);
+        qemu_ = std::make_unique<Monitor>(socket);
     }
     void TearDown() override
     {

@@ -243,7 +243,10 @@ class RunningSession : public ::testing::Test
         MachineOptions options;
         options.boot = false;
         options.mib = 64;
+        options.backing = "file";
         source_ = std::make_unique<Machine>(folder_, "from", options);
+        ASSERT_TRUE(haul_test::fill_memory(folder_, "from"));
+        options.backing = "memfd";
         options.incoming = true;
         target_ = std::make_unique<Machine>(folder_, "to", options);
     }

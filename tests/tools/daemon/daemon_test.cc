@@ -50,9 +50,9 @@ class DaemonMove : public ::testing::Test
         return names;
     }
     // A move that takes many seconds, once it is under way.
-    void SendSlowly(const std::string &name)
+    void SendSlowly(const std::string &name, int bytes_per_s = 1048576)
     {
-        Set(name, R"("max-bandwidth": 1048576)");
+        Set(name, "\"max-bandwidth\": " + std::to_string(bytes_per_s));
         Send(name, Listen(name));
         ASSERT_TRUE(from_->Reaches(name, "active"));
         ASSERT_TRUE(from_->Until([&] { return from_->Number(name, "ram", "transferred") > 100000; }));
@@ -240,21 +240,21 @@ TEST_F(DaemonMove, CancelWhileHeldRunsTheGuestAgain)
 
 TEST_F(DaemonMove, ParametersActOnARunningMove)
 {
-    SendSlowly("a");
+    SendSlowly("a", 262144);
     Json parameters = from_->Get("query-migrate-parameters", Named("a"));
-    EXPECT_EQ(json_integer_value(json_object_get(parameters.get(), "max-bandwidth")), 1048576);
+    EXPECT_EQ(json_integer_value(json_object_get(parameters.get(), "max-bandwidth")), 262144);
     Set("a", R"("downtime-limit": 1234, "cpu-throttle-percentage": 30)");
     EXPECT_EQ(from_->Of("a", "downtime-limit"), "1234");
-    EXPECT_TRUE(from_->Until([&] { return from_->Of("a", "cpu-throttle-percentage") == "30"; }, 5));
+    EXPECT_TRUE(from_->Until([&] { return from_->Of("a", "cpu-throttle-percentage") == "30"; }));
     EXPECT_EQ(from_->Fails("migrate-set-capabilities",
                            Named("a", R"("capabilities": [{"capability": "verify", "state": true}])")),
               "There's a migration process in progress");
     // Threads enter the list as their first act, which may come after the first byte that one of them sends.
     EXPECT_TRUE(from_->Until([&] { return Threads("a").size() == 5; }));
     EXPECT_EQ(Threads("a"), (Words{"move", "migration", "multifdsend_0", "multifdsend_1", "return-path"}));
-    Set("a", R"("max-bandwidth": 0)"); // it would take 12 s more
+    Set("a", R"("max-bandwidth": 0)"); // it would take half a minute more
     ExpectMoved("a");
-    EXPECT_LT(std::stol(from_->Of("a", "total-time")), 8000);
+    EXPECT_LT(std::stol(from_->Of("a", "total-time")), 25000);
 }
 
 // From the command to the decision, by what query-migrate shows.
@@ -346,7 +346,7 @@ TEST_F(DaemonMove, HostileClientsChangeNothing)
         EXPECT_TRUE(Has(wrong, "'name', expected: string")) << wrong;
         large.send("{\"execute\": \"" + std::string(1 << 20, 'x') + "\"}\n");
         std::string last;
-        for (std::string line; !(line = large.line(20000)).empty();) {
+        for (std::string line; !(line = large.line()).empty();) {
             last = line;
         }
         EXPECT_TRUE(Has(last, "a message may have 1048576 bytes at most")) << last;
@@ -393,7 +393,7 @@ TEST_F(DaemonMove, QuitCancelsWhatMoves)
     SendSlowly("a");
     from_->Get("quit");
     ExpectToldOfTheEnd("a", "host-qmp-quit");
-    EXPECT_EQ(from_.program->Wait(10), 0) << from_.program->Err();
+    EXPECT_EQ(from_.program->Wait(), 0) << from_.program->Err();
     EXPECT_NE(access(from_.path.c_str(), F_OK), 0) << "the socket is removed";
     ASSERT_TRUE(to_->Reaches("a", "cancelled"));
     EXPECT_EQ(to_->Guest("a"), "prelaunch");
@@ -404,7 +404,7 @@ TEST_F(DaemonMove, ASignalDoesWhatQuitDoes)
     SendSlowly("a");
     from_.program->Signal(SIGTERM);
     ExpectToldOfTheEnd("a", "host-signal");
-    EXPECT_EQ(from_.program->Wait(10), 0) << from_.program->Err();
+    EXPECT_EQ(from_.program->Wait(), 0) << from_.program->Err();
     EXPECT_TRUE(to_->Reaches("a", "cancelled"));
 }
 

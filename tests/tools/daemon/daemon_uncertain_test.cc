@@ -82,7 +82,7 @@ TEST_F(DaemonUncertain, HoldsThePausedGuestForTheOperator)
               "There's a migration process in progress");
     Resume();
     from_->Get("quit");
-    EXPECT_EQ(from_.program->Wait(10), 0);
+    EXPECT_EQ(from_.program->Wait(), 0);
 }
 
 TEST_F(DaemonUncertain, KeepsTheGuestWhileNoOrderCanReachIt)

@@ -1,23 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/tools/daemon/monitor.h"
 
+#include "tests/waiting.h"
+
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <unistd.h>
-
-static std::string WaitForSocket(const std::string &path)
-{
-    for (int i = 0; i < 1000; i++) {
-        RawClient probe(path);
-        if (probe.connected()) {
-            return path;
-        }
-        usleep(10000);
-    }
-    ADD_FAILURE() << "nobody listens at " << path;
-    return path;
-}
 
 static std::string Text(const json_t *value)
 {
@@ -40,8 +29,9 @@ std::string Named(const std::string &name, const std::string &more)
     return "{\"name\": \"" + name + "\"" + (more.empty() ? "" : ", " + more) + "}";
 }
 
-Monitor::Monitor(const std::string &path, bool probe) : client_(probe ? WaitForSocket(path) : path)
+Monitor::Monitor(const std::string &path) : client_(path, true)
 {
+    EXPECT_TRUE(client_.connected()) << "nobody listens at " << path;
     client_.negotiate();
 }
 
@@ -66,7 +56,7 @@ Json Monitor::Run(const std::string &command, const std::string &arguments)
 Json Monitor::Answer()
 {
     for (;;) {
-        Json answer = client_.object(20000);
+        Json answer = client_.object();
         if (!answer || !json_object_get(answer.get(), "event")) {
             return answer;
         }
@@ -108,13 +98,13 @@ long Monitor::Number(const std::string &migration, const std::string &object, co
 
 bool Monitor::Until(const std::function<bool()> &true_now, int seconds)
 {
-    for (int i = 0; i < seconds * 100; i++) {
-        if (true_now()) {
-            return true;
+    for (auto end = haul_test::Clock::now() + std::chrono::seconds(seconds); !true_now();) {
+        if (haul_test::Clock::now() > end) {
+            return false;
         }
         usleep(10000);
     }
-    return false;
+    return true;
 }
 
 bool Monitor::Reaches(const std::string &migration, const std::string &status)
@@ -158,7 +148,7 @@ bool Monitor::Saw(const std::string &migration, const std::string &event)
 
 bool Monitor::Gone()
 {
-    for (Json event; (event = client_.object(20000));) {
+    for (Json event; (event = client_.object());) {
         Note(event.get());
     }
     return client_.at_end();

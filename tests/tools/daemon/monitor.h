@@ -13,9 +13,8 @@
 class Monitor
 {
   public:
-    // Waits until somebody listens there, by trying unless `probe` is false (QEMU serves one client at a
-    // time).
-    explicit Monitor(const std::string &path, bool probe = true);
+    // Waits until somebody listens there.
+    explicit Monitor(const std::string &path);
     // The whole answer. `arguments` is JSON text, or empty.
     Json Run(const std::string &command, const std::string &arguments = "");
     // The "return" member, as a new reference; a failure of the test when there is none.

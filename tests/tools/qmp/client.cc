@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/tools/qmp/client.h"
 
+#include "tests/waiting.h"
+
 #include <gtest/gtest.h>
 
 #include <cstring>
@@ -9,16 +11,20 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-RawClient::RawClient(const std::string &path)
+RawClient::RawClient(const std::string &path, bool patient)
 {
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
     snprintf(address.sun_path, sizeof address.sun_path, "%s", path.c_str());
-    fd_ = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (connect(fd_, reinterpret_cast<sockaddr *>(&address), sizeof address) < 0) {
-        close(fd_);
-        fd_ = -1;
-    }
+    auto connects = [&] {
+        fd_ = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        if (connect(fd_, reinterpret_cast<sockaddr *>(&address), sizeof address) < 0) {
+            close(fd_);
+            fd_ = -1;
+        }
+        return fd_ >= 0;
+    };
+    patient ? haul_test::Eventually(connects) : connects();
 }
 
 RawClient::~RawClient()
@@ -99,7 +105,7 @@ bool RawClient::at_end()
     for (;;) {
         pollfd poller{fd_, POLLIN, 0};
         char bytes[65536];
-        if (poll(&poller, 1, 5000) <= 0)
+        if (poll(&poller, 1, 30000) <= 0)
             return false;
         if (recv(fd_, bytes, sizeof bytes, 0) <= 0)
             return true;

@@ -21,7 +21,8 @@ using Json = std::unique_ptr<json_t, JsonFree>;
 class RawClient
 {
   public:
-    explicit RawClient(const std::string &path); // does not wait for the greeting
+    // Does not wait for the greeting; when it is `patient`, it waits until somebody listens there.
+    explicit RawClient(const std::string &path, bool patient = false);
     ~RawClient();
     RawClient(const RawClient &) = delete;
     bool connected() const
@@ -34,9 +35,9 @@ class RawClient
     }
     bool send(const std::string &bytes); // false: the other side has closed
     void send_with_fd(const std::string &bytes, int fd);
-    void finish();                           // sends no more
-    std::string line(int timeout_ms = 5000); // without its end; empty: closed, or nothing in time
-    Json object(int timeout_ms = 5000);      // null: the same
+    void finish();                            // sends no more
+    std::string line(int timeout_ms = 30000); // without its end; empty: closed, or nothing in time
+    Json object(int timeout_ms = 30000);      // null: the same
     std::string ask(const std::string &bytes)
     {
         send(bytes + "\n");

@@ -151,7 +151,7 @@ TEST(HostileQmpClient, NeverReadsItsEvents)
         longest = std::max(longest, Clock::now() - start);
         ASSERT_NE(std::string::npos, good.line().find("MIGRATION")) << i;
     }
-    EXPECT_LT(longest, std::chrono::seconds(1));
+    EXPECT_LT(longest, std::chrono::seconds(10));
     EXPECT_TRUE(deaf.at_end());
     expect_alive(server);
 }
