@@ -7,6 +7,8 @@
 
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
+#include <numa.h>
+#include <numaif.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -91,6 +93,26 @@ TEST_F(MemoryNodes, ABlockMayBeginWithinItsFile)
     Fill(mapping, 100 + 500, 200);
     migration.Add("ram", mapping.data + 100 * kPage, kPages * kPage, mapping.fd, kPage, 100 * kPage);
     EXPECT_EQ(Weigh(), Asked(500, 700) * kStep * kPage);
+}
+
+// What one node has must not count for another.
+TEST_F(MemoryNodes, EachNodeHasItsShare)
+{
+    if (numa_available() < 0 || numa_max_node() < 1) {
+        GTEST_SKIP() << "one node only; kernel_test runs this where there are two";
+    }
+    Mapping mapping(kPages * kPage);
+    for (int node : {0, 1}) {
+        unsigned long mask = 1ul << node;
+        ASSERT_EQ(set_mempolicy(MPOL_BIND, &mask, 8 * sizeof mask), 0);
+        Fill(mapping, node ? 300 : 100, node ? 600 : 200);
+    }
+    ASSERT_EQ(set_mempolicy(MPOL_DEFAULT, nullptr, 0), 0);
+    migration.Add("ram", mapping);
+    uint64_t bytes[HAUL_MEMORY_NODES_MAX] = {};
+    haul_memory_by_node(migration.get(), bytes);
+    EXPECT_EQ(bytes[0], Asked(100, 300) * kStep * kPage);
+    EXPECT_EQ(bytes[1], Asked(300, 900) * kStep * kPage);
 }
 
 TEST_F(MemoryNodes, HolesStayHoles)

@@ -3,6 +3,7 @@
 #include "tests/machines/firmware.h"
 #include "tests/machines/initrd.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
@@ -112,14 +113,18 @@ std::vector<std::string> arguments(const MachineOptions &options, const std::str
         }
     }
     add({"-m", std::to_string(options.mib)});
+    unsigned cpus = options.cpus * options.backends;
     if (options.backends == 1) {
         // One CPU and room for another: QEMU before 8.1 leaves out the memory barriers of a guest that can
         // only have one, which then misses an interrupt of virtio once in a while and waits for ever.
-        add({"-machine", options.type + ",memory-backend=ram0", "-smp", "1,maxcpus=2"});
+        add({"-machine", options.type + ",memory-backend=ram0", "-smp",
+             std::to_string(cpus) + ",maxcpus=" + std::to_string(std::max(cpus, 2u))});
     } else {
-        add({"-machine", options.type, "-smp", std::to_string(options.backends)});
+        add({"-machine", options.type, "-smp", std::to_string(cpus)});
         for (unsigned i = 0; i < options.backends; i++) {
-            add({"-numa", "node,memdev=ram" + std::to_string(i) + ",cpus=" + std::to_string(i)});
+            unsigned first = i * options.cpus;
+            add({"-numa", "node,memdev=ram" + std::to_string(i) + ",cpus=" + std::to_string(first) + "-" +
+                              std::to_string(first + options.cpus - 1)});
         }
     }
     if (options.firmware) {

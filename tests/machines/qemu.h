@@ -28,7 +28,8 @@ struct MachineOptions {
     std::string backing = "memfd"; // "memfd", "file" or "private"
     std::string mem_path;          // of "file" backings, which get ".ramN"; "": in the test's folder
     bool prealloc = false;         // all memory present from the start
-    unsigned backends = 1;
+    unsigned backends = 1;         // several: each the memory of a NUMA node
+    unsigned cpus = 1;             // of each of them
     unsigned mib = 192;
     unsigned guest_mib = 32; // memory that the guest checks
     unsigned rate_mib = 8;   // per second
