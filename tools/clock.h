@@ -13,4 +13,10 @@ static inline uint64_t haul_clock_ns(void)
     return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
 }
 
+/* haul_clock_ms returns its milliseconds, signed: what is left until a deadline may be negative. */
+static inline int64_t haul_clock_ms(void)
+{
+    return (int64_t)(haul_clock_ns() / 1000000);
+}
+
 #endif

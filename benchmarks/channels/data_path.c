@@ -9,6 +9,7 @@
 #include "channels/receiver.h"
 #include "channels/sender.h"
 #include "channels/transport/transport.h"
+#include "tools/clock.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -20,7 +21,6 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 struct options {
@@ -36,9 +36,7 @@ static const struct haul_transport_options transport = {.limits = {10000, 30000}
 
 static double seconds(void)
 {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+    return (double)haul_clock_ns() * 1e-9;
 }
 
 static double cpu_seconds(void)

@@ -6,6 +6,8 @@
  * those within a host (channels/transport/transport.c), and drops the sender's page table first: whoever
  * moves another process's memory has to map it on the way, the process itself does not.
  */
+#include "tools/clock.h"
+
 #include <arpa/inet.h>
 #include <err.h>
 #include <errno.h>
@@ -20,7 +22,6 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #define CHANNELS_MAX 128
@@ -73,13 +74,6 @@ static void run_all(struct lane *lanes, unsigned count, void *(*run)(void *))
     }
 }
 
-static double now(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + (double)time.tv_nsec * 1e-9;
-}
-
 static char *map_memory(size_t size)
 {
     char *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -100,9 +94,9 @@ static void receiver(int listener, struct lane *lanes, unsigned channels, size_t
         lanes[i].length = size / channels;
         lanes[i].memory = memory + (size_t)i * lanes[i].length;
     }
-    double begun = now();
+    uint64_t begun = haul_clock_ns();
     run_all(lanes, channels, receive_all);
-    double seconds = now() - begun;
+    double seconds = (double)(haul_clock_ns() - begun) * 1e-9;
     printf("{\"channels\": %u, \"memory\": \"%s\", \"seconds\": %.4f, \"bytes-per-second\": %.0f}\n",
            channels, present ? "present" : "fresh", seconds, (double)size / seconds);
 }

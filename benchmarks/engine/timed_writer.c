@@ -8,6 +8,8 @@
  * BYTES seconds S" of the COUNT longest writes (0: all) that took LEAST nanoseconds or more, and how much was
  * written in that span of SPAN nanoseconds, or of all where that is shorter, in which the least was.
  */
+#include "tools/clock.h"
+
 #include <fcntl.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -38,13 +40,6 @@ struct writer {
     size_t length;
 };
 
-static uint64_t now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
 static uint64_t next(uint64_t *state)
 {
     *state ^= *state << 13;
@@ -65,7 +60,7 @@ static void forget(struct writer *writer)
 {
     writer->count = 0;
     writer->bursts = 0;
-    writer->begun_ns = now_ns();
+    writer->begun_ns = haul_clock_ns();
 }
 
 /* The least that was written in any `span` that ends by now; 0 where that was more than could be kept. */
@@ -88,7 +83,7 @@ static uint64_t least_written(const struct writer *writer, uint64_t span, uint64
 
 static void report(const struct writer *writer, size_t count, uint64_t least, uint64_t span)
 {
-    uint64_t now = now_ns();
+    uint64_t now = haul_clock_ns();
     span = now - writer->begun_ns < span ? now - writer->begun_ns : span;
     uint64_t written = least_written(writer, span, now);
     qsort(writer->kept, writer->count, sizeof *writer->kept, compare);
@@ -160,19 +155,19 @@ static void run(struct writer *writer, size_t pages)
     uint64_t state = 99;
     fill(content, PAGE, &state);
     uint64_t paced = 0;
-    uint64_t pace_begun = now_ns();
+    uint64_t pace_begun = haul_clock_ns();
     forget(writer);
     while (take_commands(writer)) {
         for (unsigned i = 0; i < BURST; i++, paced++) {
             unsigned char *page = writer->memory + next(&state) % pages * PAGE;
-            uint64_t before = now_ns();
+            uint64_t before = haul_clock_ns();
             memcpy(page, content, PAGE);
-            uint64_t took = now_ns() - before;
+            uint64_t took = haul_clock_ns() - before;
             if (took >= LEAST_NS && writer->count < KEPT) {
                 writer->kept[writer->count++] = took;
             }
         }
-        uint64_t now = now_ns();
+        uint64_t now = haul_clock_ns();
         if (writer->bursts < BURSTS) {
             writer->burst_ns[writer->bursts++] = now;
         }
@@ -182,7 +177,7 @@ static void run(struct writer *writer, size_t pages)
                                          .tv_nsec = (long)ahead % 1000000000};
             nanosleep(&nap, NULL);
         } else if (ahead < -1e8) { /* what was missed in a tenth of a second is not made good for */
-            pace_begun = now_ns();
+            pace_begun = haul_clock_ns();
             paced = 0;
         }
     }

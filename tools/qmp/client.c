@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tools/qmp/client.h"
 
+#include "tools/clock.h"
 #include "tools/qmp/address.h"
 
 #include <errno.h>
@@ -36,18 +37,6 @@ struct haul_qmp {
     bool ran;
 };
 
-static int64_t clock_ns(clockid_t clock)
-{
-    struct timespec now;
-    clock_gettime(clock, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
-
-static int64_t now_ms(void)
-{
-    return clock_ns(CLOCK_MONOTONIC) / 1000000;
-}
-
 static int closed(const struct haul_qmp *qmp, struct haul_error *error)
 {
     return haul_error_set(error, EPIPE, "%s closed its %s %s: it has exited or is exiting",
@@ -58,7 +47,7 @@ static int closed(const struct haul_qmp *qmp, struct haul_error *error)
 static int wait_readable(struct haul_qmp *qmp, int64_t deadline, struct haul_error *error)
 {
     for (;;) {
-        int64_t left = deadline - now_ms();
+        int64_t left = deadline - haul_clock_ms();
         struct pollfd poller = {.fd = qmp->fd, .events = POLLIN};
         int ready = poll(&poller, 1, left > 0 ? (int)left : 0);
         if (ready > 0) {
@@ -115,8 +104,10 @@ static void note_event(struct haul_qmp *qmp, const json_t *event)
         const json_t *stamp = json_object_get(event, "timestamp");
         int64_t at = json_integer_value(json_object_get(stamp, "seconds")) * 1000000000 +
                      json_integer_value(json_object_get(stamp, "microseconds")) * 1000;
-        int64_t ago = clock_ns(CLOCK_REALTIME) - at;
-        qmp->stopped_at_ns = (uint64_t)(clock_ns(CLOCK_MONOTONIC) - (ago > 0 ? ago : 0));
+        struct timespec now;
+        clock_gettime(CLOCK_REALTIME, &now);
+        int64_t ago = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec - at;
+        qmp->stopped_at_ns = haul_clock_ns() - (uint64_t)(ago > 0 ? ago : 0);
     }
 }
 
@@ -199,7 +190,7 @@ static int send_line(struct haul_qmp *qmp, const char *line, size_t length, int 
 static int read_reply(struct haul_qmp *qmp, const char *command, uint64_t id, json_t **reply,
                       struct haul_error *error)
 {
-    int64_t deadline = now_ms() + qmp->timeout_ms;
+    int64_t deadline = haul_clock_ms() + qmp->timeout_ms;
     for (;;) {
         json_t *object = NULL;
         int result = read_object(qmp, deadline, &object, error);
@@ -269,7 +260,7 @@ int haul_qmp_give_fd(struct haul_qmp *qmp, int fd, const char *name, struct haul
 int haul_qmp_wait_event(struct haul_qmp *qmp, const char *name, int timeout_ms, bool *seen,
                         struct haul_error *error)
 {
-    int64_t deadline = now_ms() + timeout_ms;
+    int64_t deadline = haul_clock_ms() + timeout_ms;
     *seen = false;
     while (!*seen) {
         json_t *event = NULL;
@@ -301,7 +292,7 @@ static int busy(const struct haul_qmp *qmp, struct haul_error *error)
  * EAGAIN. */
 static int connect_to(struct haul_qmp *qmp, struct haul_error *error)
 {
-    int64_t deadline = now_ms() + qmp->timeout_ms;
+    int64_t deadline = haul_clock_ms() + qmp->timeout_ms;
     qmp->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (qmp->fd < 0) {
         return haul_error_set(error, errno, "cannot make a socket for %s's %s: %s", qmp->program->name,
@@ -316,7 +307,7 @@ static int connect_to(struct haul_qmp *qmp, struct haul_error *error)
                                   qmp->program->socket, qmp->address.sun_path, strerror(errno),
                                   qmp->program->when_absent);
         }
-        if (now_ms() >= deadline) {
+        if (haul_clock_ms() >= deadline) {
             return busy(qmp, error);
         }
         poll(NULL, 0, 10);
@@ -335,7 +326,7 @@ static int connect_to(struct haul_qmp *qmp, struct haul_error *error)
 static int greet(struct haul_qmp *qmp, struct haul_error *error)
 {
     json_t *greeting = NULL;
-    int result = read_object(qmp, now_ms() + qmp->timeout_ms, &greeting, error);
+    int result = read_object(qmp, haul_clock_ms() + qmp->timeout_ms, &greeting, error);
     if (result == -ETIMEDOUT) {
         return busy(qmp, error);
     }

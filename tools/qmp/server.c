@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tools/qmp/server.h"
 
+#include "tools/clock.h"
 #include "tools/qmp/events.h"
 #include "tools/qmp/listener.h"
 #include "tools/qmp/peer.h"
@@ -13,7 +14,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 #define FAREWELL_MS 500 /* what a server that ends gives its clients to read the rest */
@@ -181,17 +181,10 @@ static void run_once(struct haul_qmp_server *server)
     remove_ended(server);
 }
 
-static int64_t now_ms(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
 /* The last answers and events: `quit` is answered, and the end of a migration is told. */
 static void say_farewell(struct haul_qmp_server *server)
 {
-    int64_t deadline = now_ms() + FAREWELL_MS;
+    int64_t deadline = haul_clock_ms() + FAREWELL_MS;
     send_events(server);
     for (unsigned i = 0; i < server->peer_count; i++) {
         server->peers[i]->session.closing = true;
@@ -201,7 +194,7 @@ static void say_farewell(struct haul_qmp_server *server)
             haul_qmp_peer_write(server->peers[i]);
         }
         remove_ended(server);
-        int64_t left = deadline - now_ms();
+        int64_t left = deadline - haul_clock_ms();
         if (server->peer_count == 0 || left <= 0) {
             return;
         }
