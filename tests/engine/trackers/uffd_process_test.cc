@@ -33,6 +33,25 @@ struct Writer {
     }
 };
 
+// A child that does its work when it is told to.
+struct Waiting {
+    std::shared_ptr<Flags> flags = Flags::create();
+    Child child;
+    explicit Waiting(const std::function<void(Flags &)> &work = [](Flags &) {})
+        : child([&work, control = flags] {
+              control->ready = 1;
+              wait_for(control->stop);
+              work(*control);
+          })
+    {
+        wait_for(flags->ready);
+    }
+    void go()
+    {
+        flags->stop = 1;
+    }
+};
+
 TEST_F(Uffd, LosesNoWriteOfAnotherProcess)
 {
     SharedMemory memory(2048 * kPage);
@@ -62,28 +81,24 @@ TEST_F(Uffd, ReportsOnlyTheProcessThatItTracks)
 {
     SharedMemory memory(64 * kPage);
     memset(memory.data(), 1, memory.bytes());
-    auto flags = Flags::create();
-    Child child([&] {
-        flags->ready = 1;
-        wait_for(flags->stop);
+    Waiting other([&](Flags &flags) {
         memory.data()[3 * kPage] = 2; /* in the page cache, but never in this process's page table */
         int ends[2];
         char bytes[2 * kPage] = {1};
         bool moved =
             pipe(ends) == 0 && write(ends[1], bytes, sizeof bytes) == sizeof bytes &&
             read(ends[0], memory.data() + 8 * kPage, sizeof bytes) == sizeof bytes; /* the kernel writes */
-        flags->value = moved ? 0 : -1;
-        flags->done = 1;
+        flags.value = moved ? 0 : -1;
+        flags.done = 1;
         pause();
     });
-    wait_for(flags->ready);
-    Tracker tracker = make(child.pid(), memory.range());
+    Tracker tracker = make(other.child.pid(), memory.range());
     Dirty dirty({64});
     ASSERT_EQ(start(tracker, nullptr), 0);
     memory.data()[20 * kPage] = 1; /* ours */
-    flags->stop = 1;
-    wait_for(flags->done);
-    EXPECT_EQ(flags->value, 0);
+    other.go();
+    wait_for(other.flags->done);
+    EXPECT_EQ(other.flags->value, 0);
     ASSERT_EQ(dirty.sync(tracker, nullptr), 0);
     EXPECT_EQ(dirty.pages(), (Pages{3, 8, 9}));
 }
@@ -161,25 +176,22 @@ TEST_F(Uffd, TheEndOfTheTrackedProcessIsAnError)
 {
     for (bool exec : {false, true}) {
         SharedMemory memory(64 * kPage);
-        auto flags = Flags::create();
-        Child child([&] {
-            flags->ready = 1;
-            wait_for(flags->stop);
+        Waiting tracked([&](Flags &) {
             memory.data()[0] = 1; /* a write that no later sync can see */
             if (exec) {
                 execl("/bin/sleep", "sleep", "5", nullptr);
             }
         });
-        wait_for(flags->ready);
-        Tracker tracker = make(child.pid(), memory.range());
+        int pid = tracked.child.pid();
+        Tracker tracker = make(pid, memory.range());
         Dirty dirty({64});
         haul_error error = {};
         ASSERT_EQ(start(tracker, &error), 0) << error.message;
-        flags->stop = 1;
-        ASSERT_TRUE(Eventually([&] { return !watched(child.pid()); }));
+        tracked.go();
+        ASSERT_TRUE(Eventually([&] { return !watched(pid); }));
         usleep(20000);
         EXPECT_EQ(dirty.sync(tracker, &error), -ESRCH);
-        EXPECT_EQ(std::string(error.message), "process " + std::to_string(child.pid()) + kGone);
+        EXPECT_EQ(std::string(error.message), "process " + std::to_string(pid) + kGone);
         stop(tracker);
     }
 }
@@ -188,19 +200,14 @@ TEST_F(Uffd, TheEndOfTheProcessBeforeTheTrackingBeginsIsAnError)
 {
     for (bool armed : {false, true}) {
         SharedMemory memory(64 * kPage);
-        auto flags = Flags::create();
-        Child child([&] {
-            flags->ready = 1;
-            wait_for(flags->stop);
-        });
-        wait_for(flags->ready);
-        Tracker tracker = make(child.pid(), memory.range());
+        Waiting tracked;
+        Tracker tracker = make(tracked.child.pid(), memory.range());
         haul_error error = {};
         if (armed) {
             ASSERT_EQ(haul_tracker_arm(tracker.get(), &error), 0) << error.message;
         }
-        const std::string gone = "process " + std::to_string(child.pid()) + kGone;
-        child.end(SIGKILL);
+        const std::string gone = "process " + std::to_string(tracked.child.pid()) + kGone;
+        tracked.child.end(SIGKILL);
         EXPECT_EQ(start(tracker, &error), -ESRCH);
         EXPECT_EQ(error.message, gone);
         stop(tracker);
