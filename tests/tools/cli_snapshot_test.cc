@@ -61,7 +61,7 @@ TEST_F(CliSnapshot, OfTheReferenceGuestWhichGoesOn)
                          "--channels", "3", "--run-for", "1"});
     EXPECT_EQ(snapshot->Wait(), 0) << snapshot->Err();
     for (const char *part : {"Saved: the guest as it was is in file:/", "and goes on here.", "Stood still",
-                             "Writes held", "to the file", "self-check passed"}) {
+                             "Writes held", "to the file", "self-check passed", " writes during the check"}) {
         EXPECT_TRUE(Has(snapshot->Out(), part)) << part << snapshot->Out();
     }
     EXPECT_EQ(Entries(options_.state_directory), 0u) << "nothing is uncertain about a snapshot";

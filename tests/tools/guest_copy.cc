@@ -28,10 +28,12 @@ void expect_whole_copy_passes(const haul_guest_options &options)
     move.copy(move.memory());
     EXPECT_EQ(move.arrive(move.save(), 20), "");
     unsigned long pages = 0, mib = 0, writes = 0;
-    EXPECT_EQ(sscanf(move.report, "self-check passed: %lu pages (%lu MiB), %lu writes after the move", &pages,
-                     &mib, &writes),
+    int end = 0;
+    EXPECT_EQ(sscanf(move.report, "self-check passed: %lu pages (%lu MiB), %lu writes during the check%n",
+                     &pages, &mib, &writes, &end),
               3)
         << move.report;
+    EXPECT_EQ(strlen(move.report), static_cast<size_t>(end)) << move.report;
     EXPECT_EQ(pages, options.memory_bytes / HAUL_GUEST_PAGE_SIZE);
     EXPECT_GT(writes, 0u);
     // It goes on running after the check, and passes again.

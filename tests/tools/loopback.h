@@ -79,6 +79,7 @@ class Move : public ::testing::Test
         EXPECT_TRUE(Has(send.Out(), "Not moved (")) << send.Out();
         EXPECT_TRUE(Has(send.Out(), "the guest goes on here")) << send.Out();
         EXPECT_TRUE(Has(send.Out(), "self-check passed")) << send.Out() << send.Err();
+        EXPECT_TRUE(Has(send.Out(), " writes during the check")) << "it was not moved" << send.Out();
     }
     Program::Options source_, destination_;
     std::string address_, recovery_;

@@ -25,9 +25,9 @@ struct haul_machine_ops {
      */
     int (*attach)(struct haul_machine *machine, struct haul_migration *migration, struct haul_error *error);
     /*
-     * After the move, where the machine runs here: waits for up to `seconds` while the machine proves itself,
-     * and writes a one-line result ("self-check passed: 512 MiB, 1234 pages checked"). NULL: has no
-     * self-check. -EIO: it found lost, stale or torn pages.
+     * When the move has ended, however, and the machine runs here: waits for up to `seconds` while the
+     * machine proves itself, and writes a one-line result ("self-check passed: 512 MiB, 1234 pages checked").
+     * NULL: has no self-check. -EIO: it found lost, stale or torn pages.
      */
     int (*self_check)(struct haul_machine *machine, unsigned seconds, char *report, size_t size,
                       struct haul_error *error);

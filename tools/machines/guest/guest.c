@@ -518,7 +518,7 @@ int haul_guest_check(struct haul_guest *guest, unsigned seconds, char *report, s
     }
     haul_guest_runner_resume(guest->runner);
     snprintf(report, size,
-             "self-check passed: %" PRIu64 " pages (%" PRIu64 " MiB), %" PRIu64 " writes after the move",
+             "self-check passed: %" PRIu64 " pages (%" PRIu64 " MiB), %" PRIu64 " writes during the check",
              guest->layout.pages, guest->length >> 20, writes);
     return 0;
 }
