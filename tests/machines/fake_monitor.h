@@ -94,7 +94,7 @@ inline void wait_end(int fd)
 class Client
 {
   public:
-    int open(const char *path, int timeout_ms = 2000)
+    int open(const char *path, int timeout_ms = 30000)
     {
         return haul_qmp_open(path, timeout_ms, &qmp, &error);
     }

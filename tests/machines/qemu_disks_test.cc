@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which drives move, which do not, and what is refused before anything is copied. No machine boots here.
 #include "tests/machines/disks.h"
+#include "tests/waiting.h"
 
 #include <cstring>
 #include <fcntl.h>
@@ -152,7 +153,7 @@ TEST_P(QemuDisksRefused, ToContinueGivesTheMachineBack)
     close(fd);
     EXPECT_SAYS(move.destination->output(), "never ran here");
     EXPECT_EQ("running", a->status()) << move.log();
-    EXPECT_FALSE(b->alive());
+    EXPECT_TRUE(Eventually([&] { return !b->alive(); })) << move.log();
     expect_clean(*a);
     // The machine writes its own drive again, and that alone.
     for (const char *line : {"write -P 9 0 64k", "flush"}) {

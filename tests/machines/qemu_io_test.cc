@@ -4,6 +4,7 @@
 #include "tests/machines/move.h"
 #include "tests/machines/unseen.h"
 #include "tests/tools/memory_writer.h"
+#include "tests/waiting.h"
 #include "tools/machines/qemu/inspect.h"
 
 #include <fcntl.h>
@@ -127,6 +128,7 @@ TEST_F(QemuIo, AnotherProcessWritesTheMemory)
             memory[(n * 1031u) % (1u << 20)] = n;
             usleep(100);
         }
+        close(open((folder / "silent").c_str(), O_WRONLY | O_CREAT, 0600));
         pause();
     }
     usleep(100000);
@@ -135,6 +137,7 @@ TEST_F(QemuIo, AnotherProcessWritesTheMemory)
     usleep(500000);
     // As a vhost-user process falls silent when QEMU stops the machine.
     close(open((folder / "quiet").c_str(), O_WRONLY | O_CREAT, 0600));
+    EXPECT_TRUE(Eventually([&] { return access((folder / "silent").c_str(), F_OK) == 0; }));
     move.source->tell("go");
     ASSERT_EQ(0, move.source->wait()) << move.log() << to.errors();
     std::cerr << move.source->output();

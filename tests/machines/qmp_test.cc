@@ -120,7 +120,7 @@ TEST(Qmp, SilentMonitorTimesOut)
         wait_end(fd);
     });
     Client client;
-    ASSERT_EQ(0, client.open(monitor.path(), 1000));
+    ASSERT_EQ(0, client.open(monitor.path()));
     haul_qmp_set_timeout(client.qmp, 100);
     EXPECT_EQ(-ETIMEDOUT, haul_qmp_execute(client.qmp, "stop", nullptr, nullptr, &client.error));
     EXPECT_NE(nullptr, strstr(client.error.message, "did not answer `stop`")) << client.error.message;
