@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Background snapshots of real machines, which go on while and after they are saved.
 #include "tests/machines/disks.h"
+#include "tests/waiting.h"
 
 #include <gtest/gtest.h>
 
@@ -331,13 +332,10 @@ TEST_F(QemuSnapshot, ABalloonThatChangesMeanwhileFailsTheSnapshot)
         EXPECT_FALSE(std::filesystem::exists(path_));
     }
     EXPECT_TRUE(from.counts());
-    bool saved = false; // QEMU reports changes up to a second late
-    for (int i = 0; i < 10 && !saved; i++) {
-        Mover again(Snapshot(from));
-        saved = again.wait() == 0;
+    EXPECT_TRUE(Eventually([&] { // QEMU reports changes up to a second late
         usleep(300000);
-    }
-    EXPECT_TRUE(saved);
+        return Mover(Snapshot(from)).wait() == 0;
+    }));
     EXPECT_FALSE(from.says_bad()) << from.last_words();
 }
 
