@@ -110,7 +110,7 @@ TEST_P(HandedOver, IsResumedWithWholeDrives)
     auto to = drives->destination(name);
     bool dies = GetParam() == DESTINATIONS_HAUL;
     Move move(*from, *to,
-              {with_disks({dies ? "timeout=10" : "timeout=2", "downtime=1000",
+              {with_disks({dies ? "timeout=10" : "timeout=5", "downtime=1000",
                            dies ? "channels=2" : "hold=handover"}),
                with_disks({dies ? "die=handover-received" : "channels=2"})});
     if (!dies) {
@@ -310,10 +310,8 @@ TEST_P(InState, EndsEarly)
     MoveOptions options = {source_settings(cause, state), with_disks({"timeout=10"})};
     options.proxy = cause == CONNECTION;
     Move move(*from, *to, options);
-    if (cause >= DESTINATIONS_HAUL) {
-        move.source->expect(std::string("STATE ") + state);
-        strike(cause, move, *to);
-    }
+    move.source->expect(std::string("STATE ") + state);
+    strike(cause, move, *to);
     auto begun = std::chrono::steady_clock::now();
     EXPECT_EQ(cause == SOURCES_HAUL ? -SIGKILL : 1, move.source->wait()) << move.log();
     EXPECT_LT(std::chrono::steady_clock::now() - begun, std::chrono::seconds(25)) << move.log();

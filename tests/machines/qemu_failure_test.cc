@@ -3,6 +3,7 @@
 // found, and can be moved again. One machine is booted, and serves as the source of every case.
 #include "tests/machines/last_word.h"
 #include "tests/machines/move.h"
+#include "tests/waiting.h"
 
 #include <cerrno>
 #include <cstring>
@@ -62,9 +63,7 @@ class QemuFailure : public ::testing::Test
     void expect_back(Move &move, Machine &to)
     {
         EXPECT_TRUE(source->counts()) << source->status() << "\n" << move.log() << source->errors();
-        for (int i = 0; i < 100 && source->settings() != settings; i++) {
-            usleep(50000); // the guardian may still be at it
-        }
+        Eventually([&] { return source->settings() == settings; }); // the guardian may still be at it
         EXPECT_EQ("running", source->status());
         EXPECT_EQ(settings, source->settings());
         EXPECT_FALSE(source->says_bad()) << source->last_words();
@@ -207,10 +206,7 @@ TEST_F(QemuFailure, DestinationsHaulDiesWithTheHandover)
     Move move(*source, *to, {{}, {"die=handover-received"}});
     EXPECT_EQ(-SIGKILL, move.destination->wait()) << move.log();
     EXPECT_EQ(3, move.source->wait()) << move.log();
-    for (int i = 0; i < 1000 && to->alive(); i++) {
-        usleep(20000);
-    }
-    EXPECT_FALSE(to->alive()) << "it never got the whole machine";
+    EXPECT_TRUE(Eventually([&] { return !to->alive(); })) << "it never got the whole machine";
     expect_paused_until_resumed(move);
     expect_back(move, *to);
 }
@@ -281,7 +277,7 @@ TEST_F(QemuFailure, AnotherMigrationIsUnderWay)
     EXPECT_NE(std::string::npos, mover.output().find("somebody else migrates")) << mover.output();
     source->command("migrate_cancel");
     source->command("migrate-set-parameters", "{\"max-bandwidth\":134217728}");
-    for (int i = 0; i < 100 && source->command("query-migrate").find("\"cancelled\"") == std::string::npos;
+    for (int i = 0; i < 600 && source->command("query-migrate").find("\"cancelled\"") == std::string::npos;
          i++) {
         usleep(50000);
     }
@@ -396,9 +392,7 @@ TEST_F(QemuFailure, APausedGuestStaysPaused)
     auto to = destination();
     Move move(*source, *to, {{"die=device"}, {"timeout=5"}});
     EXPECT_EQ(-SIGKILL, move.source->wait()) << move.log();
-    for (int i = 0; i < 100 && source->settings() != settings; i++) {
-        usleep(50000);
-    }
+    Eventually([&] { return source->settings() == settings; });
     EXPECT_EQ(settings, source->settings());
     EXPECT_NE("running", source->status());
     EXPECT_FALSE(source->counts(1));
@@ -431,9 +425,7 @@ TEST_F(QemuFailure, DestinationsQemuDiesWithTheWholeMachine)
     EXPECT_NE("running", source->status()) << move.log();
     source->command("cont");
     EXPECT_TRUE(source->counts());
-    for (int i = 0; i < 100 && source->settings() != settings; i++) {
-        usleep(50000);
-    }
+    Eventually([&] { return source->settings() == settings; });
 }
 
 // Somebody else writes the destination's disk: QEMU refuses `cont`, with and without -S, and must not get the
@@ -469,7 +461,7 @@ TEST_P(RefusedToContinue, GivesTheMachineBack)
     EXPECT_NE(std::string::npos, move.destination->output().find("lock")) << move.log();
     EXPECT_NE(std::string::npos, move.destination->output().find("never ran here")) << move.log();
     EXPECT_EQ("running", from.status()) << move.log();
-    EXPECT_FALSE(to.alive());
+    EXPECT_TRUE(Eventually([&] { return !to.alive(); })) << move.log();
     close(fd);
 }
 
@@ -482,10 +474,7 @@ INSTANTIATE_TEST_SUITE_P(Disk, RefusedToContinue, ::testing::Bool(),
 void take_back(Machine &from, Machine &to)
 {
     EXPECT_EQ("", say_last_word(to.qmp(), LastWord::kAbandon));
-    for (int i = 0; i < 1000 && to.alive(); i++) {
-        usleep(20000);
-    }
-    EXPECT_FALSE(to.alive());
+    EXPECT_TRUE(Eventually([&] { return !to.alive(); }));
     EXPECT_EQ("", say_last_word(from.qmp(), LastWord::kResume));
     EXPECT_TRUE(from.counts());
     EXPECT_FALSE(from.says_bad()) << from.last_words();

@@ -7,13 +7,13 @@
 #include "tests/machines/last_word.h"
 #include "tests/machines/qemu.h"
 #include "tests/machines/ways.h"
+#include "tests/waiting.h"
 
 #include <gtest/gtest.h>
 
 #include <csignal>
 #include <cstring>
 #include <optional>
-#include <unistd.h>
 
 namespace
 {
@@ -109,9 +109,7 @@ class QemuTransportState : public ::testing::TestWithParam<Case>
     void expect_back()
     {
         EXPECT_TRUE(here->counts()) << here->status() << "\n" << transport_->log() << here->errors();
-        for (int i = 0; i < 100 && here->settings() != *settings; i++) {
-            usleep(50000); // the guardian may still be at it
-        }
+        Eventually([&] { return here->settings() == *settings; }); // the guardian may still be at it
         EXPECT_EQ("running", here->status());
         EXPECT_EQ(*settings, here->settings());
         EXPECT_FALSE(here->says_bad()) << here->last_words();
@@ -120,10 +118,7 @@ class QemuTransportState : public ::testing::TestWithParam<Case>
     // It never got the whole machine, or its memory is the source's: it must not stay, whoever died.
     void expect_gone()
     {
-        for (int i = 0; i < 1000 && to_->alive(); i++) {
-            usleep(20000);
-        }
-        EXPECT_FALSE(to_->alive()) << transport_->log();
+        EXPECT_TRUE(Eventually([&] { return !to_->alive(); })) << transport_->log();
     }
     void expect_moves()
     {
