@@ -167,7 +167,10 @@ struct haul_guest_ops {
      * certain. NULL: false.
      */
     bool (*never_ran)(void *opaque);
-    /* Source, migration_thread, guest running: slow the guest down by `percent` (0 to 99; 0 ends it). */
+    /*
+     * Source, migration_thread, guest running: slow the guest down by `percent` (0 to 99; 0 ends it). An
+     * error is told as a message, and the move goes on.
+     */
     int (*throttle)(void *opaque, unsigned percent, struct haul_error *error);
     /*
      * Source, migration_thread, in setup and after each round, for the prediction: *costs holds what the

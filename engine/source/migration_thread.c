@@ -323,8 +323,10 @@ static int not_converged(struct haul_migration *migration, uint64_t predicted_ns
     if (!source->advised) {
         advise(migration, predicted_ns);
     }
-    bool may_throttle = migration->options.auto_converge && migration->guest.throttle;
-    return may_throttle ? haul_source_throttle_more(migration, error) : 0;
+    if (migration->options.auto_converge && migration->guest.throttle) {
+        haul_source_throttle_more(migration);
+    }
+    return 0;
 }
 
 void haul_source_ask_costs(struct haul_migration *migration)

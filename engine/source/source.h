@@ -144,7 +144,7 @@ bool haul_source_cut_short(struct haul_migration *migration);
 /* haul_source_take_throttle brings what the caller set about the throttle into effect;
  * haul_source_throttle_more slows the guest down by one more step. */
 void haul_source_take_throttle(struct haul_migration *migration);
-int haul_source_throttle_more(struct haul_migration *migration, struct haul_error *error);
+void haul_source_throttle_more(struct haul_migration *migration);
 
 /* ---- knobs.c ---- */
 

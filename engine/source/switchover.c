@@ -36,6 +36,9 @@ int haul_source_stop(struct haul_migration *migration, uint64_t *stopped_ns, uin
     source->stopped = true;
     int rc = migration->guest.stop ? migration->guest.stop(migration->guest_opaque, stopped_ns, error) : 0;
     *done_ns = haul_now_ns();
+    if (*stopped_ns > *done_ns) {
+        *stopped_ns = *done_ns; /* the hook's clock is another one */
+    }
     source->estimate.costs.stop_ns = *done_ns - *stopped_ns;
     if (rc < 0) {
         return haul_error_prefix(error, "stopping the guest: ");

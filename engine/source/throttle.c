@@ -67,13 +67,12 @@ void haul_source_take_throttle(struct haul_migration *migration)
     }
 }
 
-int haul_source_throttle_more(struct haul_migration *migration, struct haul_error *error)
+void haul_source_throttle_more(struct haul_migration *migration)
 {
     struct haul_source *source = migration->source;
     struct haul_throttle_steps steps = current_steps(migration);
     double dirty_bytes_per_s = source->dirty_pages_per_s * source->estimate.wire_bytes_per_page;
-    source->throttle_percent = haul_throttle_steps_next(&steps, source->throttle_percent, dirty_bytes_per_s,
-                                                        source->estimate.bandwidth_bytes_per_s);
     source->slow_rounds = 0;
-    return migration->guest.throttle(migration->guest_opaque, source->throttle_percent, error);
+    set_throttle(migration, haul_throttle_steps_next(&steps, source->throttle_percent, dirty_bytes_per_s,
+                                                     source->estimate.bandwidth_bytes_per_s));
 }

@@ -225,6 +225,26 @@ TEST(Throttle, GrowsInStepsToItsEnd)
     EXPECT_EQ(from.throttle_, 0u) << "the guest goes on at full speed";
 }
 
+TEST(Throttle, ThatFailsIsToldAndTheMoveGoesOn)
+{
+    Guest from({kMiB}, true), to({kMiB}, false);
+    from.fail_throttle = true;
+    Move move(from, to, NeverConverges(from));
+    ASSERT_TRUE(Eventually([&] { return from.Throttles().size() >= 2; })) << "tried again";
+    EXPECT_EQ(Stats(move.source).throttle_percent, 0u);
+    from.fail_throttle = false;
+    ASSERT_TRUE(Eventually([&] { return Stats(move.source).throttle_percent > 0; }));
+    haul_cancel(move.source);
+    EXPECT_EQ(move.Wait(), -ECANCELED) << move.source_error.message;
+    std::string said;
+    for (const auto &message : from.messages) {
+        said += message;
+    }
+    EXPECT_NE(said.find("the guest could not be slowed down by 20 %: it will not slow down"),
+              std::string::npos)
+        << said;
+}
+
 TEST(Throttle, GrowsNoMoreThanNeededAtItsTail)
 {
     Guest from({kMiB}, true), to({kMiB}, false);

@@ -367,6 +367,16 @@ TEST(Migration, AutoConvergeThrottles)
     ExpectMoved(move);
 }
 
+TEST(Migration, AGuestWithAClockOfItsOwnHasNoEndlessDowntime)
+{
+    Guest from({kMiB}, true), to({kMiB}, false);
+    from.clock_ahead_ns = 3600u * UINT64_C(1000000000);
+    Move move(from, to, Options());
+    ExpectMoved(move);
+    EXPECT_EQ(move.stats.actual.stop_ns, 0u);
+    EXPECT_LT(move.stats.actual.total_ns, from.clock_ahead_ns);
+}
+
 // ---- RAM blocks ----
 
 TEST(Ram, APrivateMappingOfItsFileIsRefused)

@@ -45,9 +45,10 @@ std::string UnixUri()
 
 // ---- hooks ----
 
-static int Stop(void *opaque, uint64_t *, haul_error *error)
+static int Stop(void *opaque, uint64_t *stopped_ns, haul_error *error)
 {
     auto *guest = static_cast<Guest *>(opaque);
+    *stopped_ns += guest->clock_ahead_ns;
     guest->stops++;
     guest->stopped = true;
     if (guest->fail_stop) {
@@ -104,10 +105,11 @@ static bool NeverRan(void *opaque)
     return guest->never_ran;
 }
 
-static int ThrottleHook(void *opaque, unsigned percent, haul_error *)
+static int ThrottleHook(void *opaque, unsigned percent, haul_error *error)
 {
-    static_cast<Guest *>(opaque)->Throttle(percent);
-    return 0;
+    auto *guest = static_cast<Guest *>(opaque);
+    guest->Throttle(percent);
+    return guest->fail_throttle ? haul_error_set(error, EIO, "it will not slow down") : 0;
 }
 
 static int Adopt(void *opaque, const char *block, int fd, uint64_t offset, haul_error *error)

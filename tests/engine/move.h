@@ -91,6 +91,8 @@ class Guest
     // What the adopt hook saw; adopted memory is mapped read-only until the guest starts.
     std::atomic<unsigned> adopts{0}, disowns{0};
     std::atomic<bool> fail_adopt{false};
+    std::atomic<bool> fail_throttle{false};
+    uint64_t clock_ahead_ns = 0; // of the guest's own, by which it tells when it stopped
     bool can_adopt = true;
     // Side streams of a source: name, and socket to hand over. The hooks are registered where they are set.
     std::vector<std::pair<std::string, int>> side_streams;
