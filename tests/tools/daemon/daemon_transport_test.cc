@@ -233,6 +233,7 @@ TEST_F(DaemonExec, ACancelEndsThemThoughTheGuestStays)
     ExpectNoneLeft("from");
     EXPECT_EQ(from_->Guest("a"), "running");
     EXPECT_GT(from_->Number("a", "ram", "transferred"), 100000) << "what there is to say is kept";
+    unlink((to_.path + ".move").c_str());
 }
 
 // One on either side, joined by named pipes, which open when both ends are there: in the same order.
