@@ -55,9 +55,9 @@ uint64_t AllocatedBytes(const std::string &path)
 
 static int Note(Disk *disk, Disk::Call call, haul_error *error)
 {
-    disk->calls[call]++;
+    unsigned nth = ++disk->calls[call];
     if (disk->on_call) {
-        disk->on_call(call);
+        disk->on_call(call, nth);
     }
     return disk->fail[call]
                ? haul_error_set(error, disk->fail[call], "told to fail with %d", disk->fail[call].load())

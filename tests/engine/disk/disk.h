@@ -52,7 +52,8 @@ class Disk
     std::atomic<bool> drop_a_write{false};
     std::atomic<uint64_t> complete_ns{0};  // what it says of `complete`; 0: what the image says
     std::atomic<unsigned> flush_pieces{0}; // a flush says so many times that it got further
-    std::function<void(Call)> on_call;
+    // Which call of its kind it is, from 1: several threads call at once, and `calls` may be further on.
+    std::function<void(Call, unsigned nth)> on_call;
     uint32_t granularity = kPage;
     std::string name; // as it is registered, and its size; by default the image's
     uint64_t size = 0;

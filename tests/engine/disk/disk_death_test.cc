@@ -56,7 +56,7 @@ void Arm(const Moment &moment, Guest &guest, Disk &disk, const std::function<voi
             act();
         }
     };
-    disk.on_call = [moment, act](Disk::Call call) {
+    disk.on_call = [moment, act](Disk::Call call, unsigned) {
         if (static_cast<int>(call) == moment.call) {
             act();
         }

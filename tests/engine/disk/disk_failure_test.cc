@@ -115,7 +115,7 @@ TEST(DiskFailure, CompletingFails)
     DiskMachines machines(4 * kMiB);
     machines.Run();
     machines.copy->fail[Disk::kComplete] = EIO;
-    machines.copy->on_call = [&](Disk::Call call) {
+    machines.copy->on_call = [&](Disk::Call call, unsigned) {
         if (call == Disk::kDiscard) {
             EXPECT_EQ(machines.from.resumes, 0u) << "discarded before the source goes on";
         }
@@ -153,7 +153,7 @@ TEST(DiskFailure, CompletingTheSecondFails)
     more.Plug(machines.from);
     more_copy.Plug(machines.to);
     std::vector<std::string> then;
-    more_copy.on_call = [&](Disk::Call call) {
+    more_copy.on_call = [&](Disk::Call call, unsigned) {
         if (call == Disk::kComplete) {
             then = machines.directory.Names();
         }
@@ -222,7 +222,7 @@ TEST(DiskFailure, StuckFlushIsGivenUp)
 {
     DiskMachines machines(2 * kMiB);
     machines.Run();
-    machines.copy->on_call = [](Disk::Call call) { usleep(call == Disk::kFlush ? 5000000 : 0); };
+    machines.copy->on_call = [](Disk::Call call, unsigned) { usleep(call == Disk::kFlush ? 5000000 : 0); };
     haul_options options = DiskOptions();
     options.timeout_s = 2;
     Move move(machines.from, machines.to, options);
@@ -234,8 +234,8 @@ TEST(DiskFailure, CancelEndsALongFlush)
     DiskMachines machines(2 * kMiB);
     machines.Run();
     machines.copy->flush_pieces = 1000000;
-    machines.copy->on_call = [&](Disk::Call call) {
-        if (call == Disk::kFlush && machines.copy->calls[Disk::kFlush] == 3) {
+    machines.copy->on_call = [&](Disk::Call call, unsigned nth) {
+        if (call == Disk::kFlush && nth == 3) {
             haul_cancel(machines.destination);
         }
     };
@@ -257,8 +257,8 @@ TEST(DiskFailure, CancelAtTheSourceEndsALongFlush)
         source = migration;
     };
     machines.copy->flush_pieces = kPieces;
-    machines.copy->on_call = [&](Disk::Call call) {
-        if (call == Disk::kFlush && machines.copy->calls[Disk::kFlush] == 3) {
+    machines.copy->on_call = [&](Disk::Call call, unsigned nth) {
+        if (call == Disk::kFlush && nth == 3) {
             haul_cancel(source);
         }
         usleep(call == Disk::kFlush ? 1000 : 0);
@@ -276,12 +276,12 @@ TEST(DiskFailure, NothingIsReadAfterStop)
     DiskMachines machines(16 * kMiB);
     machines.Run();
     std::atomic<bool> stopped{false};
-    machines.disk->on_call = [&](Disk::Call call) {
+    machines.disk->on_call = [&](Disk::Call call, unsigned nth) {
         if (call == Disk::kStop) {
             stopped = true;
         }
         if (call == Disk::kRead) {
-            if (machines.disk->calls[Disk::kRead] == 3) {
+            if (nth == 3) {
                 haul_cancel(machines.source);
             }
             usleep(50000);
@@ -456,8 +456,8 @@ TEST_P(DiskSilence, WhileTheDiskIsSentLeavesTheGuestAtTheSource)
     constexpr unsigned kReads = 3;
     DiskMachines machines(32 * kMiB); // more than sockets hold
     Proxy proxy;
-    machines.disk->on_call = [&](Disk::Call call) {
-        if (call == Disk::kRead && machines.disk->calls[Disk::kRead] == kReads) {
+    machines.disk->on_call = [&](Disk::Call call, unsigned nth) {
+        if (call == Disk::kRead && nth == kReads) {
             for (unsigned i = GetParam() ? Proxy::kControl : Proxy::Channel(0); i < proxy.connections();
                  i++) {
                 proxy.Stall(i);

@@ -197,7 +197,7 @@ TEST(Disk, SeveralInAnyOrder)
 TEST(Disk, FlushIsPredicted)
 {
     DiskMachines machines(2 * kMiB);
-    machines.copy->on_call = [](Disk::Call call) { usleep(call == Disk::kFlush ? 30000 : 0); };
+    machines.copy->on_call = [](Disk::Call call, unsigned) { usleep(call == Disk::kFlush ? 30000 : 0); };
     machines.from.on_round = [&](uint32_t) { machines.disk->Write(9, 0x77); }; // something is left to flush
     haul_options options = DiskOptions();
     options.downtime_limit_ms = 5000;
@@ -226,7 +226,7 @@ TEST(Disk, LongFlushIsWaitedFor)
 {
     DiskMachines machines(2 * kMiB);
     machines.copy->flush_pieces = 9;
-    machines.copy->on_call = [&](Disk::Call call) {
+    machines.copy->on_call = [&](Disk::Call call, unsigned) {
         usleep(call == Disk::kFlush && machines.copy->flush_pieces > 0 ? 300000 : 0);
     };
     haul_options options = DiskOptions();
@@ -251,7 +251,7 @@ void MoveManyDisks(Disk::Call slow)
         disks.back()->Plug(machines.from);
         copies.back()->Plug(machines.to);
     }
-    auto delay = [&](Disk::Call call) { usleep(call == slow ? 500000 : 0); };
+    auto delay = [&](Disk::Call call, unsigned) { usleep(call == slow ? 500000 : 0); };
     machines.copy->on_call = delay;
     for (auto &copy : copies) {
         copy->on_call = delay;
@@ -333,7 +333,7 @@ TEST(Disk, BlocksLeftCountInTheDecision)
 TEST(Disk, FlushThatDoesNotConverge)
 {
     DiskMachines machines(2 * kMiB);
-    machines.copy->on_call = [](Disk::Call call) { usleep(call == Disk::kFlush ? 300000 : 0); };
+    machines.copy->on_call = [](Disk::Call call, unsigned) { usleep(call == Disk::kFlush ? 300000 : 0); };
     machines.from.on_round = [&](uint32_t) { machines.disk->Write(9, 0x77); };
     haul_options options = DiskOptions();
     options.downtime_limit_ms = 100;
