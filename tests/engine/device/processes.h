@@ -6,6 +6,7 @@
 
 #include "machine.h"
 
+#include <atomic>
 #include <cerrno>
 #include <csignal>
 #include <fcntl.h>
@@ -88,7 +89,10 @@ class Process
             return;
         }
         if (stays) {
-            machine.Hook(*stays) = [this] {
+            machine.Hook(*stays) = [this, source] {
+                while (!source && !listens_) { // a file may be loaded before haul_start has returned
+                    usleep(1000);
+                }
                 (void)!write(said_[1], "!", 1);
                 for (;;) {
                     pause();
@@ -103,6 +107,7 @@ class Process
         report->code = report->code == 0 ? haul_start(migration, uri.c_str(), &error) : report->code;
         if (report->code == 0) {
             (void)!write(said_[1], "l", source ? 0 : 1);
+            listens_ = true;
             report->code = haul_wait(migration, &error);
         }
         report->early = machine.early;
@@ -113,6 +118,7 @@ class Process
 
     int said_[2], go_[2];
     pid_t pid_;
+    std::atomic<bool> listens_{false}; // and has said so
 };
 
 // One end in this process.
