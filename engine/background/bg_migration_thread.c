@@ -360,7 +360,8 @@ static void give_up(struct haul_migration *migration)
         haul_bg_pages_give_up(&background->pages);
         haul_bg_pool_close(&background->pool);
     }
-    bool runs = haul_source_give_back(migration);
+    struct haul_error failure = {0};
+    bool runs = haul_source_give_back(migration, &failure);
     if (background) {
         atomic_store_explicit(&background->aborted, true, memory_order_relaxed);
         end_writers(background);
@@ -369,6 +370,8 @@ static void give_up(struct haul_migration *migration)
     stop_guard(migration);
     if (runs) {
         haul_migration_step(migration, HAUL_STEP_RESUMED, NULL);
+    } else {
+        haul_source_blame_resume(migration, &failure);
     }
     if (source->file) {
         haul_file_source_discard(source->file);

@@ -51,9 +51,8 @@ int haul_source_check(struct haul_migration *migration, struct haul_error *error
     }
     for (unsigned i = 0; i < source->sender_count; i++) {
         if (haul_sender_error(source->senders[i], error) < 0) {
-            /* "Broken pipe" says less than the destination's own reason, if there is one. */
-            int reason = source->file ? 0 : haul_migration_reason(migration, error);
-            return reason < 0 ? reason : -error->code;
+            source->channel_broke = true;
+            return -error->code;
         }
     }
     if (source->file) {

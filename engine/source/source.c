@@ -219,18 +219,40 @@ static int migrate(struct haul_migration *migration, bool *uncertain, struct hau
     return rc;
 }
 
-/* The guest is the source's: it runs again before anything else is tidied up. */
-static void give_back(struct haul_migration *migration)
+/* What really ended a migration that failed with `rc`; may wait for the destination. */
+static int explain(struct haul_migration *migration, int rc)
 {
     struct haul_source *source = migration->source;
+    /* "Broken pipe" says less than the destination's own reason, if there is one. */
+    if (rc == -EPIPE || rc == -ECONNRESET || (source->channel_broke && !source->file)) {
+        int reason = haul_migration_reason(migration, &migration->error);
+        rc = reason < 0 ? reason : rc;
+    }
+    /* A cancel looks like many a failure: a handshake whose socket was shut down, a channel that broke. */
+    if (rc != -ECANCELED && haul_migration_cancelled(migration)) {
+        rc = haul_error_set(&migration->error, ECANCELED, "cancelled");
+    }
+    return rc;
+}
+
+/* The guest is the source's: it runs again before anything is asked or tidied up. Returns what ended the
+ * migration. */
+static int give_back(struct haul_migration *migration, int rc)
+{
+    struct haul_source *source = migration->source;
+    struct haul_error failure = {0};
     struct haul_error error = {0};
     haul_streams_abort(migration->streams); /* the guest's machine may wait for what they carry */
-    bool runs = haul_source_give_back(migration);
+    bool runs = haul_source_give_back(migration, &failure);
     if (source->throttle_percent > 0) {
         migration->guest.throttle(migration->guest_opaque, 0, &error);
     }
     if (runs) {
         haul_migration_step(migration, HAUL_STEP_RESUMED, NULL);
+    }
+    rc = explain(migration, rc);
+    if (!runs) {
+        haul_source_blame_resume(migration, &failure);
     }
     if (migration->control) {
         haul_control_fail(migration->control, &migration->error);
@@ -238,6 +260,7 @@ static void give_back(struct haul_migration *migration)
     if (source->file) {
         haul_file_source_discard(source->file);
     }
+    return rc;
 }
 
 /* Until no sender reads a disk any more: what failed or was aborted still hands its batches back. */
@@ -257,7 +280,6 @@ static void await_senders(struct haul_source *source)
 static void finish(struct haul_migration *migration, int rc, bool uncertain)
 {
     struct haul_source *source = migration->source;
-    migration->result = rc;
     enum haul_ownership owner = rc == 0     ? HAUL_OWNER_DESTINATION
                                 : uncertain ? HAUL_OWNER_UNCERTAIN
                                             : HAUL_OWNER_SOURCE;
@@ -272,13 +294,14 @@ static void finish(struct haul_migration *migration, int rc, bool uncertain)
             "HANDOVER was sent and the destination did not confirm that the guest runs there; the guest "
             "stays paused here: look at the destination, then resume or abandon it: ");
     } else if (rc < 0) {
-        give_back(migration);
+        rc = give_back(migration, rc);
     } else {
         haul_migration_step(migration, HAUL_STEP_RUNNING, NULL);
         if (migration->guest.handed_over) {
             migration->guest.handed_over(migration->guest_opaque);
         }
     }
+    migration->result = rc;
     if ((rc == -EPIPE || rc == -ECONNRESET) && migration->connector) {
         haul_connector_explain(migration->connector, &migration->error); /* may wait: the guest runs by now */
     }
@@ -316,15 +339,6 @@ static void *migration_thread(void *argument)
     haul_thread_enter(&migration->threads, &entry, "migration", HAUL_THREAD_ALONE);
     bool uncertain = false;
     int rc = migrate(migration, &uncertain, &migration->error);
-    if (rc == -EPIPE || rc == -ECONNRESET) {
-        int reason = haul_migration_reason(migration, &migration->error);
-        rc = reason < 0 ? reason : rc;
-    }
-    if (rc < 0 && rc != -ECANCELED && !uncertain && haul_migration_cancelled(migration)) {
-        /* A cancel looks like many a failure: a handshake whose socket was shut down, a channel that broke.
-         */
-        rc = haul_error_set(&migration->error, ECANCELED, "cancelled");
-    }
     if (rc == -ECANCELED && uncertain) {
         rc = -EIO; /* the destination's cancel came too late to be one */
         migration->error.code = EIO;

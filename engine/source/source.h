@@ -57,6 +57,7 @@ struct haul_source {
     bool reconsider;           /* a knob changed: haul_source_cut_short may end the round early */
     uint64_t round_pages;      /* dirty pages when the round began */
     bool said_stopped;         /* the guest event told that it stands still */
+    bool channel_broke;        /* the destination may know why */
     uint64_t decided_pages;    /* dirty when the guest was to be stopped */
     uint64_t late_pages;       /* more than these were dirty when it stood still: too many, so it went on */
 };
@@ -174,7 +175,10 @@ int haul_source_stop(struct haul_migration *migration, uint64_t *stopped_ns, uin
 int haul_source_resume(struct haul_migration *migration, struct haul_error *error);
 
 /* haul_source_give_back is the last such try, in the end of a migration that failed. False: the guest does
- * not run, as stats.resume_error and the migration's error then say. */
-bool haul_source_give_back(struct haul_migration *migration);
+ * not run, as stats.resume_error says from now on and `failure` explains. */
+bool haul_source_give_back(struct haul_migration *migration, struct haul_error *failure);
+
+/* haul_source_blame_resume has the migration's error begin with that failure. */
+void haul_source_blame_resume(struct haul_migration *migration, const struct haul_error *failure);
 
 #endif

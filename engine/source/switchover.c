@@ -63,21 +63,23 @@ int haul_source_resume(struct haul_migration *migration, struct haul_error *erro
     return 0;
 }
 
-bool haul_source_give_back(struct haul_migration *migration)
+bool haul_source_give_back(struct haul_migration *migration, struct haul_error *failure)
 {
-    struct haul_error failure = {0};
-    int rc = haul_source_resume(migration, &failure);
-    if (rc == 0) {
-        return true;
+    int rc = haul_source_resume(migration, failure);
+    if (rc < 0) {
+        pthread_mutex_lock(&migration->lock);
+        migration->stats.resume_error = rc;
+        pthread_mutex_unlock(&migration->lock);
     }
-    /* The first try to resume it may be what failed. */
-    if (!strstr(migration->error.message, failure.message)) {
-        haul_error_prefix(&migration->error, "%s; before that: ", failure.message);
+    return rc == 0;
+}
+
+void haul_source_blame_resume(struct haul_migration *migration, const struct haul_error *failure)
+{
+    /* The first try to resume it may be what ended the migration. */
+    if (!strstr(migration->error.message, failure->message)) {
+        haul_error_prefix(&migration->error, "%s; before that: ", failure->message);
     }
-    pthread_mutex_lock(&migration->lock);
-    migration->stats.resume_error = rc;
-    pthread_mutex_unlock(&migration->lock);
-    return false;
 }
 
 /* True when the pages that the last scan found take longer than the limit, and giving up the stop can help.
@@ -248,10 +250,6 @@ static int hand_over(struct haul_migration *migration, struct times *times, bool
     if (rc == 0 && migration->control) {
         /* A destination that is known to have failed gets no HANDOVER: the guest is still the source's. */
         rc = haul_control_check_peer(migration->control, error);
-        if (rc == -ECONNRESET) {
-            int reason = haul_migration_reason(migration, error);
-            rc = reason < 0 ? reason : rc;
-        }
     }
     if (rc < 0) {
         return rc;

@@ -62,6 +62,17 @@ class RawDestination
         }
     }
 
+    // The source's senders meet a broken connection. Only once the channel is open.
+    void CutChannel()
+    {
+        EXPECT_EQ(shutdown(data_fd_, SHUT_RDWR), 0);
+    }
+    void Say(haul_frame_type type, const Payload &payload)
+    {
+        std::lock_guard<std::mutex> hold(send_);
+        control_.Send(type, payload);
+    }
+
     std::string uri;
     std::atomic<bool> handover{false}; // the source sent it
 
@@ -128,7 +139,7 @@ class RawDestination
             view.pages = kBytes / 4096;
         }
         haul_receiver_options options{};
-        options.fd = dup(data.fd());
+        options.fd = data_fd_ = dup(data.fd());
         options.blocks = views_.data();
         options.block_count = static_cast<uint32_t>(views_.size());
         options.opaque = this;
@@ -191,6 +202,7 @@ class RawDestination
     std::vector<haul_block_view> views_;
     haul_receiver *receiver_ = nullptr;
     FramePeer control_;
+    std::atomic<int> data_fd_{-1};
     std::mutex send_; // one frame at a time, and one lie
     std::atomic<bool> stop_{false};
     std::thread thread_;

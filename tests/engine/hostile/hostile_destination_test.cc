@@ -335,6 +335,21 @@ TEST(HostileDestination, NotStartedAfterRunningIsNotBelieved)
     EXPECT_FALSE(source.guest.running());
 }
 
+// Why a channel broke can wait, the guest cannot: this destination answers only once the guest runs again.
+TEST(HostileDestination, TheGuestRunsBeforeTheReasonIsAskedFor)
+{
+    RawDestination destination(nullptr);
+    Source source(destination, false, 20000, [&](Guest &guest) {
+        guest.on_stop = [&] { destination.CutChannel(); };
+        guest.on_resume = [&] { destination.Say(HAUL_FRAME_FAILED, FailedPayload(ENOSPC, "no room")); };
+    });
+    EXPECT_EQ(source.Wait(), -ENOSPC) << source.error.message;
+    EXPECT_NE(std::string(source.error.message).find("reports: no room"), std::string::npos)
+        << source.error.message;
+    EXPECT_EQ(source.guest.stops, 1u);
+    ExpectOwnership(source, destination);
+}
+
 Payload Steps(uint64_t count)
 {
     Payload payload;
