@@ -256,6 +256,17 @@ TEST_F(Move, InterruptWhileWaitingForASourceEndsAtOnce)
     EXPECT_TRUE(Has(receive->Out(), "Not received (cancelled)")) << receive->Out();
 }
 
+TEST_F(Move, InterruptWhileTheGuestIsFilledEndsAtOnce)
+{
+    address_ = "tcp:127.0.0.1:1"; // nobody is there, once it is filled
+    auto send = SendGuest({"--guest-memory", "8G"});
+    ASSERT_TRUE(send->WaitFor("filling the guest's memory")) << send->Err();
+    send->Signal(SIGINT);
+    EXPECT_EQ(send->Wait(), 1) << send->Err();
+    EXPECT_TRUE(Has(send->Err(), "haul: cancelled before the guest ran")) << send->Err();
+    EXPECT_TRUE(Has(send->Out(), "Not moved (cancelled): nothing was begun.")) << send->Out();
+}
+
 /* ---- breaking ---- */
 
 TEST_F(Move, KilledDestinationLeavesTheSourcesGuestRunning)

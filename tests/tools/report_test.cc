@@ -309,6 +309,8 @@ TEST_F(Report, AMoveThatNeverBeganHasOnlyItsHeadline)
     outcome_.channel_count = 0;
     outcome_.id[0] = '\0';
     EXPECT_EQ(Text(), "Not moved (failed): the guest goes on here.\n");
+    outcome_.unbegun = true; // not even a machine
+    EXPECT_EQ(Text(), "Not moved (failed): nothing was begun.\n");
 }
 
 /* ---- progress ---- */

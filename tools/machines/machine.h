@@ -113,6 +113,12 @@ struct haul_guest_options {
     const char *disk;
     uint64_t disk_bytes;       /* a multiple of 4096, 64 KiB or more */
     uint64_t disk_bytes_per_s; /* that it writes, default 10 MB/s; source only */
+    /*
+     * Source: asked again and again, by several threads, while memory and disk are filled; true ends that
+     * with -ECANCELED. NULL (default): nothing ends it.
+     */
+    bool (*cancelled)(void *opaque);
+    void *opaque;
 };
 void haul_guest_options_default(struct haul_guest_options *options);
 /* Source: starts running at once. Destination: memory allocated, waits for state. `options` of the

@@ -52,7 +52,9 @@ bool haul_outcome_undecided(const struct haul_outcome *outcome)
 static const char *fate(const struct haul_outcome *outcome, char text[FATE_SIZE])
 {
     const char *noun = subject(outcome);
-    if (outcome->machine_ended) {
+    if (outcome->unbegun) {
+        snprintf(text, FATE_SIZE, "nothing was begun");
+    } else if (outcome->machine_ended) {
         snprintf(text, FATE_SIZE, "the process of the %s has ended here", noun);
     } else {
         snprintf(text, FATE_SIZE, "the %s %s", noun,

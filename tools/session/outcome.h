@@ -35,6 +35,7 @@ struct haul_outcome {
     char self_check[256]; /* the self-check's sentence, empty when there was none */
     char summary[256];    /* the machine's own line for the report, or empty */
     bool ended;           /* the migration did; before, the numbers are of a moment */
+    bool unbegun;         /* there was no machine to move yet */
     bool gave_up;         /* after uncertainty, the operator abandoned this copy */
     bool machine_ended;   /* the process that is this copy has ended; looked at where it is uncertain, stands
                              still, or was to go on after a snapshot */

@@ -12,6 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#define LONG_TO_FILL (UINT64_C(1) << 30) /* bytes of a reference guest that take a second or so */
 #define KEEP_RECORDS_S (INT64_C(7) * 24 * 3600)
 
 struct fd_entry {
@@ -50,9 +51,18 @@ int haul_session_give_fds(struct haul_session *session, struct haul_migration *m
     return status;
 }
 
+static bool start_cancelled(void *opaque)
+{
+    struct haul_session *session = opaque;
+    pthread_mutex_lock(&session->lock);
+    bool cancelled = session->cancelled;
+    pthread_mutex_unlock(&session->lock);
+    return cancelled;
+}
+
 static int make_machine(struct haul_session *session, struct haul_error *error)
 {
-    const struct haul_machine_spec *spec = &session->spec;
+    struct haul_machine_spec *spec = &session->spec;
     bool source = session->source;
     if (spec->qmp) {
         return source ? haul_qemu_source_new(spec->qmp, spec->disks, &session->machine, error)
@@ -63,6 +73,11 @@ static int make_machine(struct haul_session *session, struct haul_error *error)
                    ? haul_memory_source_new(spec->memory, spec->pid, &session->machine, error)
                    : haul_memory_destination_new(spec->memory, spec->memory_size, &session->machine, error);
     }
+    if (source && spec->guest_options.memory_bytes >= LONG_TO_FILL) {
+        haul_session_say(session, false, "filling the guest's memory before it runs");
+    }
+    spec->guest_options.cancelled = start_cancelled;
+    spec->guest_options.opaque = session;
     return source ? haul_guest_source_new(&spec->guest_options, &session->machine, error)
                   : haul_guest_destination_new(&spec->guest_options, &session->machine, error);
 }
@@ -133,6 +148,10 @@ int haul_session_start(struct haul_session *session, const char *uri, const stru
         session->outcome.code = status;
         session->outcome.error = failure;
         session->outcome.machine_ended = gone;
+        session->outcome.unbegun = !session->machine;
+        if (status == -ECANCELED) {
+            session->outcome.status = haul_state_name(HAUL_STATE_CANCELLED);
+        }
         session->outcome.stats.resume_error = gone ? -ESRCH : 0;
         pthread_mutex_unlock(&session->lock);
         *error = failure;

@@ -204,11 +204,13 @@ int haul_guest_disk_add_device(struct haul_guest_disk *disk, struct haul_devices
 /* ---- making one --------------------------------------------------------------------------------------- */
 
 /* A new image, with everything but the holes. */
-static int fill(struct haul_guest_disk *disk, struct haul_error *error)
+static int fill(const struct haul_guest_options *options, struct haul_guest_disk *disk,
+                struct haul_error *error)
 {
     int result = 0;
     for (uint64_t block = 0; result == 0 && block < disk->layout.blocks; block++) {
-        if (haul_guest_disk_kind(&disk->layout, block) != HAUL_GUEST_DISK_HOLE) {
+        result = haul_guest_cancelled(options, error);
+        if (result == 0 && haul_guest_disk_kind(&disk->layout, block) != HAUL_GUEST_DISK_HOLE) {
             result = write_block(disk, block, 0, error);
         }
     }
@@ -293,7 +295,7 @@ static int begin(const struct haul_guest_options *options, struct haul_guest_dis
     if (disk->side == HAUL_GUEST_DESTINATION) {
         return 0;
     }
-    int result = options->disk_bytes ? fill(disk, error) : find_position(disk, error);
+    int result = options->disk_bytes ? fill(options, disk, error) : find_position(disk, error);
     if (result == 0) {
         result = start_writer(disk, error);
     }

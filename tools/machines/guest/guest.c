@@ -67,6 +67,12 @@ void haul_guest_options_default(struct haul_guest_options *options)
 
 /* ---- making one --------------------------------------------------------------------------------------- */
 
+int haul_guest_cancelled(const struct haul_guest_options *options, struct haul_error *error)
+{
+    bool cancelled = options->cancelled && options->cancelled(options->opaque);
+    return cancelled ? haul_error_set(error, ECANCELED, "cancelled before the guest ran") : 0;
+}
+
 static int read_choices(struct haul_guest *guest, const struct haul_guest_options *options,
                         struct haul_error *error)
 {
@@ -371,7 +377,7 @@ int haul_guest_new(const struct haul_guest_options *options, enum haul_guest_sid
         result = map_memory(self, error);
     }
     if (!result && side == HAUL_GUEST_SOURCE) {
-        result = haul_guest_fill(&self->layout, self->memory, error);
+        result = haul_guest_fill(&self->layout, options, self->memory, error);
     }
     if (!result) {
         result = choose_cpu(self, error);

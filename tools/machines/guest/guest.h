@@ -22,12 +22,14 @@ struct haul_guest; /* opaque */
 /*
  * haul_guest_new makes a guest: at the source its memory is filled and it runs at once; at the destination
  * memory is fresh and it waits for its state (haul_guest_devices). -EINVAL: an option (the message names it);
- * -ENOMEM; with vcpu "kvm", whatever kept /dev/kvm from being used.
+ * -ENOMEM; -ECANCELED (options->cancelled); with vcpu "kvm", whatever kept /dev/kvm from being used.
  */
 enum haul_guest_side { HAUL_GUEST_SOURCE, HAUL_GUEST_DESTINATION };
 int haul_guest_new(const struct haul_guest_options *options, enum haul_guest_side side,
                    struct haul_guest **guest, struct haul_error *error);
 void haul_guest_free(struct haul_guest *guest);
+/* haul_guest_cancelled returns -ECANCELED once options->cancelled says so; any thread, while one is made. */
+int haul_guest_cancelled(const struct haul_guest_options *options, struct haul_error *error);
 
 /* Mapped shared from a memfd, for as long as the guest lives. */
 unsigned char *haul_guest_memory(struct haul_guest *guest, uint64_t *length);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tools/machines/guest/sweep.h"
 
+#include "tools/machines/guest/guest.h"
 #include "tools/machines/guest/workload.h"
 
 #include <errno.h>
@@ -13,13 +14,15 @@
 
 #define MAX_WORKERS 16u
 #define CHUNK_PAGES 16u
+#define CANCEL_PAGES 1024u /* filled between two looks at a cancel: a millisecond or two */
 
 struct worker {
     const struct haul_guest_layout *layout;
     uint64_t first; /* pages [first, end) are this worker's */
     uint64_t end;
-    unsigned char *memory; /* fill */
-    int memory_fd;         /* verify */
+    const struct haul_guest_options *options; /* fill */
+    unsigned char *memory;
+    int memory_fd; /* verify */
     struct haul_guest_position position;
     uint64_t wrong; /* verify: pages that differ, and what is the matter with the first */
     struct haul_error failure;
@@ -65,6 +68,9 @@ static void *fill_pages(void *opaque)
 {
     struct worker *worker = opaque;
     for (uint64_t page = worker->first; page < worker->end; page++) {
+        if (page % CANCEL_PAGES == 0 && haul_guest_cancelled(worker->options, &worker->failure) < 0) {
+            break;
+        }
         if (haul_guest_page_kind(worker->layout, page) != HAUL_GUEST_KIND_UNTOUCHED) {
             haul_guest_page_build(worker->layout, page, 0, worker->memory + page * HAUL_GUEST_PAGE_SIZE);
         }
@@ -72,11 +78,13 @@ static void *fill_pages(void *opaque)
     return NULL;
 }
 
-int haul_guest_fill(const struct haul_guest_layout *layout, unsigned char *memory, struct haul_error *error)
+int haul_guest_fill(const struct haul_guest_layout *layout, const struct haul_guest_options *options,
+                    unsigned char *memory, struct haul_error *error)
 {
     struct worker workers[MAX_WORKERS];
-    struct worker template = {.layout = layout, .memory = memory, .memory_fd = -1};
-    return sweep(&template, fill_pages, workers, usable_cpus(), error);
+    struct worker template = {.layout = layout, .options = options, .memory = memory, .memory_fd = -1};
+    int result = sweep(&template, fill_pages, workers, usable_cpus(), error);
+    return result ? result : haul_guest_cancelled(options, error);
 }
 
 /* Says what is the matter with a hot page whose stamps are not those of `version`; false: its stamps are

@@ -11,9 +11,10 @@ extern "C" {
 #endif
 
 /* haul_guest_fill writes what every page holds before the first write of the workload (version 0) into
- * `memory`, fresh and zero; zero pages are touched, untouched ones are not. -EAGAIN, -ENOMEM: no thread could
- * be started. */
-int haul_guest_fill(const struct haul_guest_layout *layout, unsigned char *memory, struct haul_error *error);
+ * `memory`, fresh and zero; zero pages are touched, untouched ones are not. Of `options` it uses `cancelled`
+ * only. -EAGAIN, -ENOMEM: no thread could be started; -ECANCELED. */
+int haul_guest_fill(const struct haul_guest_layout *layout, const struct haul_guest_options *options,
+                    unsigned char *memory, struct haul_error *error);
 
 /*
  * haul_guest_verify compares every byte of every page, read from `memory_fd`, with what it must be at
