@@ -88,6 +88,7 @@ TEST_F(DaemonRefuses, AMachineThatIsNotThereFailsTheMove)
     daemon_->Get("migrate", R"({"uri": "tcp:127.0.0.1:1", "qemu": "/nonexistent/qmp"})");
     ASSERT_TRUE(daemon_->Until([&] { return daemon_->Of("default", "status") == "failed"; }));
     EXPECT_TRUE(Has(daemon_->Of("default", "error-desc"), "/nonexistent/qmp"));
+    ASSERT_TRUE(daemon_->Saw("default", "MIGRATION failed")); // the state shows before the event is raised
     EXPECT_EQ(daemon_->Events("default"), (Words{"MIGRATION setup", "MIGRATION failed"}));
 }
 
