@@ -119,9 +119,10 @@ TEST_F(Move, JsonRatesAreBytesAndPagesOverTheWholeTime)
 /* Of memory that a process writes, whose process dies in the middle: nothing goes on here. */
 TEST_F(Move, AProcessThatDiesInTheMiddleIsNotSaidToGoOn)
 {
-    haul_test::SharedObject object(16 << 20);
+    haul_test::SharedObject object(4 << 20);
+    haul_test::leave_no_page_zero(object);
     haul_test::Child writer(haul_test::writer_of(object));
-    auto receive = Receive({"--memory", std::string(object.path()) + ".copy", "--memory-size", "16M"});
+    auto receive = Receive({"--memory", std::string(object.path()) + ".copy", "--memory-size", "4M"});
     auto send =
         Send({"--memory", object.path(), "--pid", std::to_string(writer.pid()), "--max-bandwidth", "1M"});
     ASSERT_TRUE(send->WaitFor("left ")) << send->Err();

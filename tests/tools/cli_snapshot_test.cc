@@ -142,10 +142,7 @@ TEST_P(CliSnapshotEnd, LetsTheWriterGoOnAndLeavesNoFile)
 {
     SharedObject object(64 << 20);
     ASSERT_TRUE(object.ok());
-    for (size_t at = 0; at < object.size(); at += kMemoryPage) {
-        object.map()[at + sizeof(uint64_t)] = 1; /* beside the writer's numbers: no page is zero */
-    }
-    object.unmap();
+    haul_test::leave_no_page_zero(object);
     Child writer(writer_of(object, 1)); /* so slow that most pages are protected for many seconds */
     auto snapshot = Run(OfWriter(object, writer, {"--max-bandwidth", "1K"}));
     ASSERT_TRUE(snapshot->WaitFor("writes held")) << snapshot->Err(); /* the line comes once it is active */

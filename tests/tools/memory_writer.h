@@ -174,6 +174,17 @@ inline void write_for_ever(unsigned char *data, size_t size, unsigned pages_per_
     }
 }
 
+// Gives every page content beside a writer's numbers: all of them have to be sent, however few the writer has
+// come to by then. No mapping of ours is left, which would be refused.
+inline void leave_no_page_zero(SharedObject &object)
+{
+    unsigned char *data = object.map();
+    for (size_t at = 0; at < object.size(); at += kMemoryPage) {
+        data[at + sizeof(uint64_t)] = 1;
+    }
+    object.unmap();
+}
+
 // The last number that such a child wrote. Through the descriptor: a mapping of ours would be refused.
 inline uint64_t latest_of(const SharedObject &object)
 {

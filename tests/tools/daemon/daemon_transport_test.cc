@@ -452,6 +452,7 @@ TEST_F(DaemonMemory, AProcessGoesOnAfterACancel)
     }
     haul_test::SharedObject object(kMemory);
     ASSERT_TRUE(object.ok());
+    haul_test::leave_no_page_zero(object);
     haul_test::Child writer(haul_test::writer_of(object));
     Receive("tcp:127.0.0.1:0", Object(there_, ", \"size\": " + std::to_string(kMemory)));
     from_->Get("migrate-set-parameters", Named("a", R"("max-bandwidth": 65536)"));
