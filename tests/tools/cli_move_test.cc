@@ -177,7 +177,8 @@ TEST_F(Move, TwoMovesAtOnceDoNotMeet)
 TEST_F(Move, ProgressIsLinesOutsideATerminalAndNothingWhenQuiet)
 {
     auto receive = Receive(Guest({"--quiet"}));
-    auto send = SendGuest({"--max-bandwidth", "8M", "--downtime-limit", "3000"});
+    // A line a second: round 1 lasts for some seconds.
+    auto send = SendGuest({"--max-bandwidth", "4M", "--downtime-limit", "3000"});
     EXPECT_EQ(send->Wait(), 0) << send->Err();
     EXPECT_EQ(receive->Wait(), 0) << receive->Err();
     EXPECT_TRUE(Has(send->Err(), "round 1")) << send->Err();
