@@ -110,20 +110,24 @@ TEST(HostileQmpClient, NeverReadsItsAnswers)
     client.negotiate();
     ASSERT_EQ(0, fcntl(client.fd(), F_SETFL, O_NONBLOCK));
     // It is not read from any longer, and so cannot make the server keep answers without end.
-    // Full for a moment is not full for good: the server may only be slower.
     int accepted = 0;
-    auto progress = Clock::now();
-    while (accepted < 100000 && Clock::now() < progress + std::chrono::milliseconds(300)) {
-        if (send(client.fd(), NOTHING, sizeof NOTHING - 1, MSG_NOSIGNAL) > 0) {
-            accepted++;
-            progress = Clock::now();
-        } else if (errno == EAGAIN) {
-            usleep(1000);
-        } else {
-            break;
+    {
+        RawClient other(server.path());
+        other.negotiate();
+        // Full for a moment is not full for good: the server may only be slower. Before it answers another
+        // client, it reads from all that it still wants to read from.
+        for (int full = 0; accepted < 100000 && full < 10;) {
+            if (send(client.fd(), NOTHING, sizeof NOTHING - 1, MSG_NOSIGNAL) > 0) {
+                accepted++;
+                full = 0;
+                continue;
+            }
+            ASSERT_EQ(EAGAIN, errno);
+            full++;
+            ASSERT_NE("", other.ask("{\"execute\": \"query-version\"}"));
         }
     }
-    EXPECT_EQ(EAGAIN, errno);
+    EXPECT_LT(accepted, 100000);
     EXPECT_GT(accepted, 100);
     EXPECT_LT(server.calls, accepted);
     expect_alive(server);
