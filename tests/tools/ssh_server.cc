@@ -38,18 +38,6 @@ int FreePort()
     return ntohs(address.sin_port);
 }
 
-bool Listens(int port)
-{
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    address.sin_port = htons(static_cast<uint16_t>(port));
-    bool listens = connect(fd, reinterpret_cast<sockaddr *>(&address), sizeof address) == 0;
-    close(fd);
-    return listens;
-}
-
 } // namespace
 
 std::vector<pid_t> Children(pid_t parent)
@@ -118,8 +106,10 @@ void SshServer::Start()
     if (posix_spawn(&pid, kServer, nullptr, nullptr, const_cast<char **>(arguments), environ) != 0) {
         return;
     }
+    /* To connect would not tell who listens there: the port may be somebody else's by now. */
+    const std::string listens = "listening on 127.0.0.1 port " + std::to_string(port_) + ".";
     for (int i = 0; i < 500; i++) {
-        if (Listens(port_)) {
+        if (Log().find(listens) != std::string::npos) {
             pid_ = pid;
             return;
         }
