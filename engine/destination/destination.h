@@ -2,7 +2,8 @@
 #ifndef HAUL_ENGINE_DESTINATION_DESTINATION_H
 #define HAUL_ENGINE_DESTINATION_DESTINATION_H
 
-/* The destination's end. accept.c lets the source in, destination.c is the loader thread. */
+/* The destination's end: its start and its end in destination.c. accept.c lets the source in, loader.c takes
+ * what it says, up to the guest's start. */
 
 #include "channels/receiver.h"
 #include "engine/destination/barrier.h"
@@ -37,6 +38,10 @@ struct haul_destination {
     bool took;                      /* HANDOVER came: the step event was told */
     bool handed_over;               /* the guest is ours, and was or may have been started */
 };
+
+/* haul_destination_loader is the loader thread: from the wait for a source to the guest's start, or to the
+ * end of a move that failed. `argument` is the migration; returns NULL. */
+void *haul_destination_loader(void *argument);
 
 /*
  * haul_destination_accept waits for a source: the control connection, the block table, and every data
