@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // The parts of the QEMU adapter against real machines.
 #include "tests/machines/qemu.h"
+#include "tests/tools/huge_pages.h"
 #include "tools/machines/qemu/guardian.h"
 #include "tools/machines/qemu/inspect.h"
 #include "tools/machines/qemu/settings.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <fstream>
 #include <gtest/gtest.h>
 #include <set>
 #include <signal.h>
@@ -109,16 +109,17 @@ TEST_F(QemuTest, FindsFilesAndDimmsAndUnmappedIvshmem)
 
 TEST_F(QemuTest, HugePages)
 {
-    std::ofstream("/proc/sys/vm/nr_hugepages") << 64;
     MachineOptions options = small();
     options.backing = "hugetlb";
-    try {
-        Machine machine(folder, "m", options);
-        EXPECT_EQ(0, inspect(machine)) << error.message;
-        EXPECT_EQ(2u << 20, inspection.count ? inspection.blocks[0].page_size : 0);
-    } catch (const std::exception &failure) {
-        GTEST_SKIP() << "no huge pages here: " << failure.what();
+    haul_test::HugePages pages(options.mib / 2);
+    if (!pages.missing().empty()) {
+        GTEST_SKIP() << pages.missing();
     }
+    Machine machine(folder, "m", options);
+    ASSERT_EQ(0, inspect(machine)) << error.message;
+    ASSERT_EQ(1u, inspection.count);
+    EXPECT_EQ(2u << 20, inspection.blocks[0].page_size);
+    haul_qemu_inspection_cleanup(&inspection); // before the pages are given back
 }
 
 TEST_F(QemuTest, RefusesPrivateMemory)

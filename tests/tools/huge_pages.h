@@ -4,22 +4,23 @@
 
 // Huge pages of 2 MiB for a test, which the kernel has to set aside first.
 
+#include <algorithm>
+#include <fcntl.h>
 #include <fstream>
 #include <string>
+#include <sys/file.h>
+#include <unistd.h>
 
 namespace haul_test
 {
 
-// As many more than there are, until it goes out of scope. Other tests may do the same meanwhile, so what is
-// given back is what was added, not what was found.
+// As many more than there are, until it goes out of scope. Other tests may do the same meanwhile: each adds
+// what it takes, so that none takes another's, and gives back what it added, not what it found.
 class HugePages
 {
   public:
-    explicit HugePages(long wanted)
+    explicit HugePages(long wanted) : wanted_(wanted), added_(Change(wanted))
     {
-        Change(wanted);
-        added_ = wanted;
-        enough_ = Read("free_hugepages") - Read("resv_hugepages") >= wanted;
     }
     ~HugePages()
     {
@@ -29,27 +30,31 @@ class HugePages
     // "" or why there are none, for GTEST_SKIP.
     std::string missing() const
     {
-        return enough_ ? "" : "no huge pages of 2 MiB can be reserved here (root, and unfragmented memory)";
+        return added_ == wanted_
+                   ? ""
+                   : "no huge pages of 2 MiB can be reserved here (root, and unfragmented memory)";
     }
 
   private:
-    static std::string File(const char *name)
-    {
-        return std::string("/sys/kernel/mm/hugepages/hugepages-2048kB/") + name;
-    }
-    static long Read(const char *name)
+    static long Now()
     {
         long value = 0;
-        std::ifstream(File(name)) >> value;
+        std::ifstream(kFile) >> value;
         return value;
     }
-    static void Change(long by)
+    // By how many there are more then; one such change at a time.
+    static long Change(long by)
     {
-        long now = Read("nr_hugepages") + by;
-        std::ofstream(File("nr_hugepages")) << (now > 0 ? now : 0);
+        int lock = open(kFile, O_RDONLY | O_CLOEXEC);
+        flock(lock, LOCK_EX);
+        long before = Now();
+        std::ofstream(kFile) << std::max(before + by, 0L);
+        long added = Now() - before;
+        close(lock);
+        return added;
     }
-    long added_ = 0;
-    bool enough_ = false;
+    static constexpr char kFile[] = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
+    const long wanted_, added_;
 };
 
 } // namespace haul_test

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Memory objects moved through the engine, at rest and while a real process writes them.
+#include "tests/tools/huge_pages.h"
 #include "tests/tools/machine_move.h"
 #include "tests/tools/memory_writer.h"
 
@@ -161,6 +162,7 @@ TEST_F(MemoryMachine, AtRestReplacesAllOfAnExistingFile)
 
 TEST_F(MemoryMachine, HugePagesArrive)
 {
+    HugePages pages(4);
     SharedObject object(4 << 20, false, MFD_HUGETLB), target(4 << 20, false, MFD_HUGETLB);
     if (!object.ok() || !target.ok() || !object.map() || !target.map()) {
         GTEST_SKIP() << "no huge pages here: " << strerror(errno);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which pages the userfaultfd tracker reports as written, of this process.
 #include "tests/engine/trackers/uffd_support.h"
+#include "tests/tools/huge_pages.h"
 
 #include <fstream>
 #include <thread>
@@ -150,9 +151,10 @@ TEST_F(Uffd, LosesNoWriteToHugePages)
     });
 }
 
-// Needs reserved huge pages (vm.nr_hugepages).
+// Needs huge pages, which root can have reserved.
 TEST_F(Uffd, ReportsHugetlbPagesWhole)
 {
+    haul_test::HugePages pages(4);
     SharedMemory memory(8 << 20, MFD_HUGETLB);
     if (!memory.mapped()) {
         GTEST_SKIP() << "no huge pages are reserved here (vm.nr_hugepages, at least 4)";
