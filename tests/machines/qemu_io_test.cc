@@ -11,8 +11,6 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 namespace
@@ -117,21 +115,19 @@ TEST_F(QemuIo, AnotherProcessWritesTheMemory)
 
     haul_qemu_inspection before = {};
     inspect(from, &before);
-    pid_t writer = fork();
-    if (writer == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
+    Child writer([&](const std::function<void()> &ready) {
         std::string path =
             "/proc/" + std::to_string(getppid()) + "/fd/" + std::to_string(before.blocks[1].fd);
         int fd = open(path.c_str(), O_RDWR);
         uint32_t *memory = (uint32_t *)mmap(nullptr, 4 << 20, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        ready();
         for (uint32_t n = 1; access((folder / "quiet").c_str(), F_OK) < 0; n++) {
             memory[(n * 1031u) % (1u << 20)] = n;
             usleep(100);
         }
         close(open((folder / "silent").c_str(), O_WRONLY | O_CREAT, 0600));
         pause();
-    }
-    usleep(100000);
+    });
     Move move(from, to, {{"hold=round1", "channels=2"}});
     move.source->expect("STATE round1");
     usleep(500000);
@@ -147,8 +143,7 @@ TEST_F(QemuIo, AnotherProcessWritesTheMemory)
     inspect(to, &after);
     EXPECT_EQ(0, memcmp(before.blocks[1].host, after.blocks[1].host, 128 << 20));
     EXPECT_TRUE(to.counts());
-    kill(writer, SIGKILL);
-    waitpid(writer, nullptr, 0);
+    writer.end();
     haul_qemu_inspection_cleanup(&before);
     haul_qemu_inspection_cleanup(&after);
 }
