@@ -324,13 +324,15 @@ TEST_P(BesideHauls, AnotherMigrationOutlivesHaul)
     move.source->expect("STATE " + GetParam().front().substr(strlen("hold=")));
     source->command("migrate-set-parameters", slow);
     source->command("migrate", "{\"uri\":\"exec:cat>/dev/null\"}");
+    auto runs = [](const std::string &theirs) { return theirs.find("\"active\"") != std::string::npos; };
+    EXPECT_TRUE(Eventually([&] { return runs(source->command("query-migrate")); })); // after its setup
     move.source->kill(SIGKILL);
     EXPECT_EQ(-SIGKILL, move.source->wait()) << move.log();
     EXPECT_EQ(1, move.destination->wait()) << move.log();
     for (int i = 0; i < 20; i++) { // it would be at once
         usleep(50000);
         std::string theirs = source->command("query-migrate");
-        ASSERT_NE(std::string::npos, theirs.find("\"active\"")) << theirs;
+        ASSERT_TRUE(runs(theirs)) << theirs;
     }
     EXPECT_TRUE(source->counts()) << move.log();
     source->command("migrate_cancel");
