@@ -113,7 +113,7 @@ taskset c /haul topology --placement 0 2>&1
 echo "REFUSED: ended with $?"
 ON=
 
-taskset c dd if=/dev/zero of=/dev/shm/from bs=1M count=16
+taskset c dd if=/dev/urandom of=/dev/shm/from bs=1M count=16
 /writer /dev/shm/from &
 writer=$!
 GUEST="--memory /dev/shm/to --memory-size 16M"
