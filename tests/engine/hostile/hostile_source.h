@@ -14,6 +14,7 @@
 
 #include <atomic>
 #include <string>
+#include <thread>
 
 namespace haul_test
 {
@@ -179,6 +180,28 @@ class RawSource
   private:
     std::string uri_;
     FramePeer control_, data_;
+};
+
+// Answers for its source, until the destination says that it failed: one that is late is not silent.
+class StaysAlive
+{
+  public:
+    explicit StaysAlive(RawSource &source)
+        : thread_([&source] {
+              Frame frame;
+              while (source.control().ReceiveReal(&frame) == 0 && frame.type != HAUL_FRAME_FAILED) {
+              }
+          })
+    {
+    }
+    ~StaysAlive()
+    {
+        thread_.join();
+    }
+    StaysAlive(const StaysAlive &) = delete;
+
+  private:
+    std::thread thread_;
 };
 
 inline void ExpectFailure(Destination &destination, int code, const char *text)

@@ -4,7 +4,6 @@
 #include "tests/engine/hostile/hostile_source.h"
 
 #include <cerrno>
-#include <thread>
 
 using namespace haul_test;
 
@@ -57,6 +56,7 @@ TEST(HostileSource, HandoverBeforeTheChannels)
     source.Blocks();
     source.control().Send(HAUL_FRAME_PREPARE);
     source.control().Send(HAUL_FRAME_HANDOVER);
+    StaysAlive alive(source);
     ExpectFailure(destination, ETIMEDOUT, "0 of 1 channels connected in time");
 }
 
@@ -116,14 +116,9 @@ TEST(HostileSource, StateForARoundThatNeverComes)
     source.Rounds();
     auto begun = Clock::now();
     source.control().Send(HAUL_FRAME_STATE_BEGIN, BeginPayload(0xffffffff));
-    std::thread alive([&] {
-        Frame frame;
-        while (source.control().ReceiveReal(&frame) == 0 && frame.type != HAUL_FRAME_FAILED) {
-        }
-    });
+    StaysAlive alive(source);
     ExpectFailure(destination, ETIMEDOUT, "round 4294967295 did not arrive before the state of device");
     EXPECT_LT(MsSince(begun), 15000);
-    alive.join();
 }
 
 TEST(HostileSource, CancelEndsTheWaitForARoundThatNeverComes)

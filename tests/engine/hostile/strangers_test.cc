@@ -222,6 +222,7 @@ TEST(StrangersToo, ThatKeepComingDoNotKeepItWaiting)
         }
         flood = false;
     });
+    StaysAlive alive(source);
     EXPECT_EQ(destination.Wait(), -ETIMEDOUT);
     EXPECT_TRUE(flood) << "it waited until no stranger came any more";
     EXPECT_STREQ(destination.error.message, "0 of 1 channels connected in time");
