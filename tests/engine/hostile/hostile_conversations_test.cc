@@ -105,8 +105,9 @@ void Hurry(const FramePeer &peer)
     setsockopt(peer.fd(), SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
 }
 
-// Says the script without waiting for answers; returns true when PREPARED was among them.
-bool Play(const std::vector<Action> &script, Destination &destination, bool *served)
+// Says the script without waiting for answers; returns true when PREPARED was among them. A `broken` one may
+// leave the destination waiting.
+bool Play(const std::vector<Action> &script, bool broken, Destination &destination, bool *served)
 {
     FramePeer control(ConnectTo(destination.uri)), data;
     Hurry(control);
@@ -136,7 +137,7 @@ bool Play(const std::vector<Action> &script, Destination &destination, bool *ser
     // Until the destination ends: a stranger's connection is closed, the source's stays open until the object
     // is freed.
     for (auto begun = Clock::now();;) {
-        if (MsSince(begun) > 30) {
+        if (broken && MsSince(begun) > 30) {
             data.Close(); // whatever the destination still waits for does not come
         }
         bool ended = haul_get_state(destination.migration) >= HAUL_STATE_COMPLETED; // all was said before
@@ -160,18 +161,19 @@ struct Tally {
 void Converse(std::mt19937 &random, const Payload &record, Tally *tally)
 {
     std::vector<Action> script = ValidScript(record);
-    for (unsigned n = random() % 4; n > 0; n--) {
+    unsigned breaks = random() % 4;
+    for (unsigned n = breaks; n > 0; n--) {
         Mutate(&script, random);
     }
     std::unique_ptr<Destination> destination;
     {
         std::lock_guard<std::mutex> hold(tally->topology);
-        destination =
-            std::make_unique<Destination>(200); // how long a silent end of a conversation is waited for
+        destination = std::make_unique<Destination>(
+            breaks > 0 ? 200 : 20000); // how long a silent end of a conversation is waited for
     }
     bool served;
     auto begun = Clock::now();
-    bool prepared = Play(script, *destination, &served);
+    bool prepared = Play(script, breaks > 0, *destination, &served);
     if (!served) {
         haul_cancel(destination->migration); // it still waits for somebody who speaks the protocol
         tally->refused++;
