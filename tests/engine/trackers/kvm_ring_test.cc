@@ -67,9 +67,7 @@ TEST(KvmRing, LosesNoWriteOfRunningVcpusThoughTheRingsFillUp)
     ASSERT_EQ(make(vm, kRing, &tracker, &error), 0) << error.message;
     vm.run([&] { return haul_tracker_kvm_ring_collect(tracker.get(), nullptr); });
     copy_while_written(tracker, vm.memory.data(), kPages, 100, [&] {
-        for (int i = 0; i < 1000 && vm.ring_fulls == 0; i++) {
-            usleep(1000);
-        }
+        haul_test::Eventually([&] { return vm.ring_fulls > 0; });
         vm.end();
     });
     EXPECT_EQ(vm.failures, 0);
