@@ -393,9 +393,11 @@ TEST(Inject, SurvivesTheDeathOfTheTracer)
     wait_for(flags->ready);
     int before = descriptors_of(traced.pid());
     std::minstd_rand random(11);
+    Orphans helpers;
     for (int i = 0; i < 40; i++) {
         auto started = Flags::create();
         Child tracer([&] {
+            Orphans::mark();
             started->ready = 1;
             for (;;) {
                 int fd = -1;
@@ -405,10 +407,10 @@ TEST(Inject, SurvivesTheDeathOfTheTracer)
         });
         wait_for(started->ready);
         usleep(random() % 4000);
-        tracer.end(SIGKILL);
+        helpers.leave(tracer);
     }
-    /* The last helper has a few steps to go. */
-    EXPECT_TRUE(Eventually([&] { return descriptors_of(traced.pid()) == before; }));
+    helpers.await();
+    EXPECT_EQ(descriptors_of(traced.pid()), before);
     EXPECT_TRUE(Eventually([&, count = flags->count.load()] { return flags->count > count; }));
     inject(traced.pid());
     flags->stop = 1;

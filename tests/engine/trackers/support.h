@@ -169,6 +169,43 @@ class Child
     pid_t pid_ = -1;
 };
 
+// What children that are killed leave behind: the helpers that they had started, which go on to their end.
+class Orphans
+{
+  public:
+    Orphans()
+    {
+        prctl(PR_SET_CHILD_SUBREAPER, 1);
+    }
+    ~Orphans()
+    {
+        await();
+        prctl(PR_SET_CHILD_SUBREAPER, 0);
+    }
+    // In the child: what it starts can be told by it.
+    static void mark()
+    {
+        setpgid(0, 0);
+    }
+    // Kills the child.
+    void leave(Child &child)
+    {
+        groups_.push_back(child.pid());
+        child.end(SIGKILL);
+    }
+    void await()
+    {
+        for (int group : groups_) {
+            while (waitpid(-group, nullptr, 0) > 0) {
+            }
+        }
+        groups_.clear();
+    }
+
+  private:
+    std::vector<int> groups_;
+};
+
 // Puts the calling thread into an uninterruptible wait, as vfork does, until it is killed; sets `flag`
 // before.
 inline void wait_uninterruptibly(std::atomic<uint32_t> *flag)
