@@ -79,6 +79,7 @@ TEST(File, HoldsAGuestThatWroteAllTheTime)
     options.channels = 4;
     options.verify = true;
     options.downtime_limit_ms = 5000; // it writes faster than a loaded machine saves
+    guest.on_round = [&](uint32_t round) { guest.Write(0, 5, round); }; // should the writer have no turn
     guest.Run(64, 500);
     FileEnd save(guest, true, options);
     ExpectSaved(save, directory / "a");
