@@ -147,7 +147,9 @@ static int Write(void *opaque, uint64_t offset, const void *bytes, size_t length
     EXPECT_TRUE(offset % kPage == 0 && offset + length <= disk->inner.size);
     disk->unflushed = true;
     int rc = Note(disk, Disk::kWrite, error);
-    if (disk->drop_a_write.exchange(false)) {
+    uint64_t lost = disk->lose_block;
+    if (offset / kPage <= lost && lost < (offset + length) / kPage) {
+        disk->lose_block = UINT64_MAX;
         return 0;
     }
     return rc ? rc : Inner(disk).write(disk->inner.opaque, offset, bytes, length, error);

@@ -47,11 +47,11 @@ class Disk
 
     enum Call { kRead, kFlush, kStart, kFetch, kStop, kOpen, kWrite, kZero, kComplete, kDiscard, kCalls };
     std::atomic<unsigned> calls[kCalls] = {};
-    std::atomic<int> fail[kCalls] = {}; // errno that this call fails with
-    std::atomic<bool> unflushed{false}; // something was written since the last flush
-    std::atomic<bool> drop_a_write{false};
-    std::atomic<uint64_t> complete_ns{0};  // what it says of `complete`; 0: what the image says
-    std::atomic<unsigned> flush_pieces{0}; // a flush says so many times that it got further
+    std::atomic<int> fail[kCalls] = {};           // errno that this call fails with
+    std::atomic<bool> unflushed{false};           // something was written since the last flush
+    std::atomic<uint64_t> lose_block{UINT64_MAX}; // the next write of it
+    std::atomic<uint64_t> complete_ns{0};         // what it says of `complete`; 0: what the image says
+    std::atomic<unsigned> flush_pieces{0};        // a flush says so many times that it got further
     // Which call of its kind it is, from 1: several threads call at once, and `calls` may be further on.
     std::function<void(Call, unsigned nth)> on_call;
     uint32_t granularity = kPage;

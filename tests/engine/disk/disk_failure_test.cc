@@ -304,7 +304,8 @@ TEST(DiskFailure, VerifyFindsALostWrite)
     options.verify = true;
     machines.WhenStopped([&] {
         machines.disk->Write(9, 0x77); // of the last pass: nothing heals it
-        machines.copy->drop_a_write = true;
+        EXPECT_EQ(pwrite(machines.disk->fd(), "lost", 4, 9 * kPage), 4) << "what no writer writes";
+        machines.copy->lose_block = 9;
     });
     Move move(machines.from, machines.to, options);
     machines.ExpectStayed(move, EBADMSG, "verify: disk vda differs at the destination");
