@@ -201,7 +201,7 @@ TEST_F(Rma, TicketsAreDeliveredEachForItself)
 
 TEST_F(Rma, WhatTheTargetDidNotTakeIsNotDelivered)
 {
-    silence_ms = 700;
+    silence_ms = 2000;
     ASSERT_NO_FATAL_FAILURE(open_all());
     ASSERT_EQ(0, haul_rma_write(from, 0, 0, 0, 1, &error)) << error.message;
     ASSERT_EQ(0, haul_rma_await(from, 0, &error)) << error.message;
