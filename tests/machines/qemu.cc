@@ -302,7 +302,9 @@ std::string Machine::settings()
 bool Machine::wait_for(const std::string &text, double seconds, size_t from) const
 {
     for (double deadline = now() + seconds; now() < deadline; nap()) {
-        if (console().find(text, from) != std::string::npos) {
+        std::string said = console();
+        size_t at = said.find(text, from);
+        if (at != std::string::npos && said.find('\n', at + text.size()) != std::string::npos) {
             return true;
         }
     }
@@ -319,6 +321,7 @@ bool Machine::counts(double seconds) const
 long Machine::last_ok() const
 {
     std::string text = console();
+    text.resize(text.rfind('\n') + 1); // the last line may be half there
     size_t at = text.rfind("\nok ");
     return at == std::string::npos ? -1 : atol(text.c_str() + at + 4);
 }

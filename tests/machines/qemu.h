@@ -71,7 +71,7 @@ class Machine
     std::string status();
     // What haul changes in QEMU for a move.
     std::string settings();
-    // Waits for text on the console, after `from` (an earlier console().size()).
+    // Waits for a whole line with that text on the console, after `from` (an earlier console().size()).
     bool wait_for(const std::string &text, double seconds, size_t from = 0) const;
     bool says_bad() const
     {

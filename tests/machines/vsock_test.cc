@@ -116,9 +116,9 @@ machine() # NAME OPTIONS
     step 60 "QEMU is to make $name.qmp"
     until [ -S $name.qmp ]; do sleep 0.1; done
 }
-counted() # NAME
+counted() # NAME; of the lines that are surely whole
 {
-    grep '^ok ' /tmp/$1.said | tail -n 1 | cut -d ' ' -f 2
+    sed '$d' /tmp/$1.said | grep '^ok ' | tail -n 1 | cut -d ' ' -f 2
 }
 counts_on() # CASE NAME
 {
