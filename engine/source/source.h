@@ -56,6 +56,7 @@ struct haul_source {
     uint32_t knobs_generation; /* of the knobs that were taken last */
     bool reconsider;           /* a knob changed: haul_source_cut_short may end the round early */
     uint64_t round_pages;      /* dirty pages when the round began */
+    unsigned verify_samples;   /* taken of what hashing will take */
     bool said_stopped;         /* the guest event told that it stands still */
     bool channel_broke;        /* the destination may know why */
     uint64_t decided_pages;    /* dirty when the guest was to be stopped */

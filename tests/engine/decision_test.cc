@@ -2,9 +2,27 @@
 // When the engine stops the guest: never beyond the limit, and for no reason that ends with the stop.
 #include "tests/engine/move.h"
 
+#include <atomic>
 #include <cerrno>
 #include <gtest/gtest.h>
+#include <sys/syscall.h>
 #include <unistd.h>
+
+namespace
+{
+
+std::atomic<bool> disturbs{false}; // who next looks for the content of a file
+
+} // namespace
+
+// In place of the C library's.
+extern "C" off_t lseek(int fd, off_t offset, int whence) noexcept
+{
+    if (whence == SEEK_DATA && disturbs.exchange(false)) {
+        usleep(1500000);
+    }
+    return syscall(SYS_lseek, fd, offset, whence);
+}
 
 namespace
 {
@@ -148,6 +166,21 @@ TEST(Decision, BurstsInEachLastMomentNeverLeadBeyondTheLimit)
     EXPECT_GE(from.stops, 2u);
     EXPECT_TRUE(from.running());
     EXPECT_EQ(to.starts, 0u);
+}
+
+TEST(Decision, ASampleOfTheHashingThatWasDisturbedIsTakenAgain)
+{
+    Guest from({kMiB}, true), to({kMiB}, false);
+    from.on_state = [](haul_state state) { disturbs = disturbs || state == HAUL_STATE_ACTIVE; };
+    from.on_pass = [&from](uint32_t) { WritePages(from, 50); }; // with nothing to send it is stopped anyway
+    haul_options options = Options();
+    options.verify = true;
+    options.downtime_limit_ms = 1500; // the sample that was disturbed alone takes longer
+    options.max_rounds = 5;
+    Move move(from, to, options);
+    EXPECT_EQ(move.Wait(), 0) << move.source_error.message;
+    EXPECT_FALSE(disturbs) << "none was taken";
+    EXPECT_EQ(to.starts, 1u);
 }
 
 // The record of the handover, which is synced while the guest stands still, takes so long at `where`.
