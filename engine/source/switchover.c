@@ -94,6 +94,13 @@ static bool no_longer_fits(struct haul_migration *migration)
            migration->guest.resume;
 }
 
+/* A single stop that was slow must not keep the guest from being stopped again: it counts for a quarter. */
+static void blend_stop(struct haul_source *source, uint64_t usual_ns)
+{
+    uint64_t *stop_ns = &source->estimate.costs.stop_ns;
+    *stop_ns = *stop_ns > usual_ns ? usual_ns + (*stop_ns - usual_ns) / 4 : *stop_ns;
+}
+
 /* Takes the step to pre-switchover, and stays there until haul_continue where the options ask for that. */
 static int hold(struct haul_migration *migration, struct times *times, struct haul_error *error)
 {
@@ -304,12 +311,14 @@ int haul_source_switchover(struct haul_migration *migration, bool *uncertain, st
     struct times times = {0};
     *uncertain = false;
     bool copies = migration->mode == HAUL_MODE_NORMAL;
+    uint64_t usual_stop_ns = source->estimate.costs.stop_ns;
     int rc = haul_source_stop(migration, &times.stopped_ns, &times.stop_done_ns, error);
     if (rc == 0 && copies) {
         rc = haul_source_sync(migration, error);
     }
     if (rc == 0 && copies && no_longer_fits(migration)) {
         source->late_pages = source->dirty_pages - source->decided_pages;
+        blend_stop(source, usual_stop_ns);
         rc = haul_source_resume(migration, error);
         return rc < 0 ? rc : 1;
     }

@@ -168,6 +168,24 @@ TEST(Decision, BurstsInEachLastMomentNeverLeadBeyondTheLimit)
     EXPECT_EQ(to.starts, 0u);
 }
 
+TEST(Decision, ASingleSlowStopIsTriedAgain)
+{
+    Guest from({kMiB}, true), to({kMiB}, false);
+    from.on_pass = [&from](uint32_t) { WritePages(from, 50); }; // with nothing to send it is stopped anyway
+    from.on_stop = [&from] {
+        WritePages(from, 100);
+        usleep(from.stops == 1 ? 1500000 : 0);
+    };
+    haul_options options = Options();
+    options.downtime_limit_ms = 1000;
+    options.max_rounds = 12;
+    Move move(from, to, options);
+    EXPECT_EQ(move.Wait(), 0) << move.source_error.message;
+    EXPECT_EQ(from.stops, 2u);
+    EXPECT_EQ(from.resumes, 1u);
+    EXPECT_EQ(to.starts, 1u);
+}
+
 TEST(Decision, ASampleOfTheHashingThatWasDisturbedIsTakenAgain)
 {
     Guest from({kMiB}, true), to({kMiB}, false);
