@@ -2,6 +2,7 @@
 // Populating destination memory: what becomes present, what is left alone, what is kept.
 #include "engine/destination/populate.h"
 #include "tests/engine/fake_migration.h"
+#include "tests/engine/held_write.h"
 #include "tests/engine/move.h"
 #include "tests/waiting.h"
 
@@ -140,34 +141,37 @@ TEST_F(Populate, MapsMemoryThatIsPresentAlready)
 
 TEST_F(Populate, StopsInTheMiddle)
 {
-    Mapping big(256 * kMiB);
+    Mapping big(16 * kMiB);
     migration_.Add("big", big);
-    Start(2);
+    StartBarredAt(big);
+    std::thread letter([stopper = gettid()] {
+        EXPECT_TRUE(Eventually([stopper] { return haul_test::Sleeps(stopper); })) << "it does not wait";
+        barred = nullptr;
+    });
     haul_populate_stop(populate_);
     populate_ = nullptr;
-    EXPECT_LT(big.Resident(), big.size / 4096) << "at most the chunks that were being populated";
+    EXPECT_EQ(big.Resident(), kPagesPerChunk) << "the chunk that was being populated";
+    letter.join();
     haul_populate_stop(nullptr);
 }
 
 // Until a hold lets go, nothing new becomes present but what was under way.
 TEST_F(Populate, IsHeldWhileASourceConnects)
 {
-    Mapping big(512 * kMiB);
+    Mapping big(64 * kMiB);
     migration_.Add("big", big);
-    Start(2);
+    StartBarredAt(big);
+    auto held = Clock::now();
     haul_populate_hold(populate_);
-    auto held = std::chrono::steady_clock::now();
-    size_t resident = 0, later = big.Resident();
-    while (later != resident) {
-        resident = later;
-        std::this_thread::sleep_for(std::chrono::milliseconds(50));
-        later = big.Resident();
-    }
-    if (std::chrono::steady_clock::now() - held < std::chrono::milliseconds(500)) { // else it was let go
-        EXPECT_LT(resident, big.size / 4096);
+    barred = nullptr;
+    WaitFor(big, kPagesPerChunk);
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    size_t resident = big.Resident();
+    if (Clock::now() - held < std::chrono::milliseconds(500)) { // else it was let go
+        EXPECT_EQ(resident, kPagesPerChunk);
     }
     order_[0] = 0;
-    EXPECT_EQ(Restrict(Bytes().u32(0).u64(256).raw(32, 0xff)), 0) << error_.message;
+    EXPECT_EQ(Restrict(Bytes().u32(0).u64(32).raw(4, 0xff)), 0) << error_.message;
     WaitFor(big);
 }
 
