@@ -22,7 +22,7 @@
 #define LATENCY_ROUNDS 3
 #define LATENCY_NS 5000000u /* no further one after so long */
 #define MARGIN 10           /* a tenth of the limit is for what no prediction knows */
-#define VERIFY_SAMPLES 3    /* at most, of what hashing will take */
+#define SAMPLES 3           /* at most, of what hashing will take, and of the latency */
 
 /* ---- measuring ---- */
 
@@ -402,7 +402,7 @@ static bool fits_once_sampled(struct haul_migration *migration, struct haul_down
 {
     struct haul_source *source = migration->source;
     bool fits = fits_now(migration, expected);
-    while (!fits && source->verify_samples > 0 && source->verify_samples < VERIFY_SAMPLES &&
+    while (!fits && source->verify_samples > 0 && source->verify_samples < SAMPLES &&
            is_within_limit(migration, expected->total_ns - source->estimate.verify_ns)) {
         sample_verify(migration);
         fits = fits_now(migration, expected);
@@ -429,6 +429,7 @@ static int measure_latency(struct haul_migration *migration, struct haul_error *
     uint64_t begun = haul_now_ns();
     uint64_t ended = begun;
     int rc = 0;
+    source->latency_samples++;
     for (int i = 0; rc == 0 && i < LATENCY_ROUNDS && ended - begun < LATENCY_NS; i++) {
         struct haul_round_sample sample = {0};
         source->round++;
@@ -441,6 +442,14 @@ static int measure_latency(struct haul_migration *migration, struct haul_error *
         }
     }
     return rc;
+}
+
+/* Whether the latency alone is in the way: one that was disturbed must not be for ever. */
+static bool doubts_latency(const struct haul_migration *migration, const struct haul_downtime *expected)
+{
+    const struct haul_source *source = migration->source;
+    return source->latency_samples > 0 && source->latency_samples < SAMPLES &&
+           is_within_limit(migration, expected->total_ns - 2 * source->estimate.round_latency_ns);
 }
 
 /* 1: the guest may be stopped; 0: not yet. */
@@ -521,6 +530,9 @@ static int decide(struct haul_migration *migration, uint64_t *best_ns, struct ha
         migration->stats.expected = expected;
         pthread_mutex_unlock(&migration->lock);
         return 1;
+    }
+    if (ready == 1 && doubts_latency(migration, &expected)) {
+        return measure_latency(migration, error);
     }
     rc = not_converged(migration, expected.total_ns, *best_ns, error);
     *best_ns = expected.total_ns < *best_ns ? expected.total_ns : *best_ns;

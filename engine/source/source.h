@@ -57,6 +57,7 @@ struct haul_source {
     bool reconsider;           /* a knob changed: haul_source_cut_short may end the round early */
     uint64_t round_pages;      /* dirty pages when the round began */
     unsigned verify_samples;   /* taken of what hashing will take */
+    unsigned latency_samples;  /* taken of a round without pages */
     bool said_stopped;         /* the guest event told that it stands still */
     bool channel_broke;        /* the destination may know why */
     uint64_t decided_pages;    /* dirty when the guest was to be stopped */

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // When the engine stops the guest: never beyond the limit, and for no reason that ends with the stop.
 #include "tests/engine/move.h"
+#include "tests/engine/proxy.h"
 
 #include <atomic>
 #include <cerrno>
@@ -185,6 +186,23 @@ TEST(Decision, ASingleSlowStopIsTriedAgain)
     EXPECT_EQ(move.Wait(), 0) << move.source_error.message;
     EXPECT_EQ(from.stops, 2u);
     EXPECT_EQ(from.resumes, 1u);
+    EXPECT_EQ(to.starts, 1u);
+}
+
+TEST(Decision, ALatencyThatWasDisturbedIsMeasuredAgain)
+{
+    Guest from({kMiB}, true), to({kMiB}, false);
+    Proxy proxy;
+    from.on_pass = [&](uint32_t) {
+        WritePages(from, 100); // so that no round has too few to tell more than its latency
+        proxy.Delay(Proxy::Channel(0), 0);
+    };
+    from.on_round = [&](uint32_t round) { proxy.Delay(Proxy::Channel(0), round == 1 ? 1000 : 0); };
+    haul_options options = Options();
+    options.downtime_limit_ms = 1500; // a round twice takes longer
+    options.max_rounds = 12;
+    Move move(from, to, options, "tcp:127.0.0.1:0", [&](const std::string &uri) { return proxy.Open(uri); });
+    EXPECT_EQ(move.Wait(), 0) << move.source_error.message;
     EXPECT_EQ(to.starts, 1u);
 }
 
