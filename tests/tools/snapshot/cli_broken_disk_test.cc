@@ -35,7 +35,8 @@ class UncertainSave : public BrokenDisk
         BrokenDisk::SetUp();
         setenv("HAUL_TEST_NO_FLUSH", std::filesystem::canonical(folder_).c_str(), 1);
         save_ = StartSave({});
-        ASSERT_TRUE(save_->WaitFor("look at the file and at the error")) << save_->Err();
+        ASSERT_TRUE(save_->WaitFor("and waits for 'haul resume")) << save_->Err();
+        EXPECT_TRUE(Has(save_->Err(), "look at the file and at the error")) << save_->Err();
         id_ = WaitForRecord(source_.state_directory, ".source.json");
         ASSERT_EQ(id_.size(), 32u);
     }
