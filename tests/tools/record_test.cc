@@ -8,12 +8,29 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <functional>
 #include <string>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <vector>
+
+namespace
+{
+
+std::function<void()> before_listening;
+
+} // namespace
+
+extern "C" int listen(int fd, int backlog) noexcept
+{
+    if (before_listening) {
+        before_listening();
+    }
+    return (int)syscall(SYS_listen, fd, backlog);
+}
 
 namespace
 {
@@ -164,6 +181,22 @@ TEST_F(Record, ATrialOfTheSocketForOrdersLeavesNothingAndFindsWhatIsInItsWay)
     EXPECT_NE(std::string(error_.message).find("no socket can be made in state directory " + directory_),
               std::string::npos)
         << error_.message;
+}
+
+/* Who asks before takes it for one that a killed process left, and removes it. */
+TEST_F(Record, TheSocketForOrdersGetsItsNameOnceSomebodyListens)
+{
+    Open();
+    const std::string path = directory_ + "/" + kId + ".source.sock";
+    bool named = true;
+    before_listening = [&] { named = access(path.c_str(), F_OK) == 0; };
+    haul_orders *orders = nullptr;
+    ASSERT_EQ(haul_orders_open(store_, kId, true, &orders, &error_), 0) << error_.message;
+    before_listening = nullptr;
+    EXPECT_FALSE(named);
+    EXPECT_EQ(access(path.c_str(), F_OK), 0);
+    haul_orders_close(orders);
+    EXPECT_EQ(rmdir(directory_.c_str()), 0) << strerror(errno);
 }
 
 TEST_F(Record, BothSidesOfAMoveOnOneHostKeepTheirOwn)

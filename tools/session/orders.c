@@ -33,20 +33,24 @@ static void fill_name(char *name, size_t size, const char *id, bool source)
     snprintf(name, size, "%.32s.%s.sock", id, source ? "source" : "destination");
 }
 
-/* A listening socket, or a negative errno. What had the name before is removed. */
+/* A listening socket, or a negative errno. It takes the place of what had the name before, and has it only
+ * once it listens: haul_orders_send removes one where nobody does. */
 static int listen_in(int directory, const char *name)
 {
+    char first[72];
     struct sockaddr_un address;
-    fill_address(&address, directory, name);
-    unlinkat(directory, name, 0);
+    snprintf(first, sizeof first, "%s.new", name);
+    fill_address(&address, directory, first);
+    unlinkat(directory, first, 0);
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0) {
         return -errno;
     }
-    if (bind(fd, (struct sockaddr *)&address, sizeof address) < 0 || listen(fd, 4) < 0) {
+    if (bind(fd, (struct sockaddr *)&address, sizeof address) < 0 || listen(fd, 4) < 0 ||
+        renameat(directory, first, directory, name) < 0) {
         int failure = errno;
         close(fd);
-        unlinkat(directory, name, 0);
+        unlinkat(directory, first, 0);
         return -failure;
     }
     return fd;
