@@ -8,7 +8,6 @@
 //   remote=PROGRAM there=OPTIONS provider=NAME     as in haul_options
 //   die=STATE     SIGKILL itself on entering the state; see also below
 //   hold=STATE    stand still on entering the state until told to go on
-//   wait=STATE    stand still for a second on entering it
 //   cancel=STATE  cancel on entering it
 //   disks=1       with the machine's drives
 //   pid=FILE      write the process id there
@@ -90,9 +89,6 @@ void reached(const std::string &state)
     if (settings["cancel"] == state) {
         std::lock_guard<std::mutex> using_it(use);
         haul_cancel(current);
-    }
-    if (settings["wait"] == state) {
-        sleep(1);
     }
     if (settings["hold"] == state) {
         std::unique_lock<std::mutex> held(lock);

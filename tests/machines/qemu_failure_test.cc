@@ -406,9 +406,10 @@ TEST_F(QemuFailure, APausedGuestStaysPaused)
 TEST_F(QemuFailure, DestinationsQemuDiesAtTheHandover)
 {
     auto to = destination();
-    Move move(*source, *to, {{}, {"wait=handover-received"}});
+    Move move(*source, *to, {{}, {"hold=handover-received"}});
     move.destination->expect("STATE handover-received");
     to->kill();
+    move.destination->tell("go");
     EXPECT_EQ(1, move.source->wait()) << move.log();
     EXPECT_EQ(1, move.destination->wait()) << move.log();
     expect_back(move, *to);
@@ -418,9 +419,10 @@ TEST_F(QemuFailure, DestinationsQemuDiesAtTheHandover)
 TEST_F(QemuFailure, DestinationsQemuDiesWithTheWholeMachine)
 {
     auto to = destination();
-    Move move(*source, *to, {{"timeout=5"}, {"wait=handover-received"}});
+    Move move(*source, *to, {{"timeout=5"}, {"hold=handover-received"}});
     move.destination->expect("STATE handover-received");
     kill(to->pid(), SIGSTOP);
+    move.destination->tell("go");
     EXPECT_EQ(3, move.source->wait()) << move.log();
     to->kill();
     EXPECT_EQ(3, move.destination->wait()) << move.log();
