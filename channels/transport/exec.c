@@ -9,7 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define EXPLAIN_MS 300 /* a connection breaks before its child's end can be seen */
+#define EXPLAIN_MS 1000 /* a connection breaks before its child's end can be seen */
 
 static int exec_check(const char *uri, const char *address, enum haul_uri_role role, struct haul_error *error)
 {
