@@ -2,6 +2,7 @@
 /* Routes over real interfaces, in two network namespaces of our own joined by two veth pairs. Needs root. */
 #include "channels/placement/placement.h"
 #include "tests/channels/tcp_pair.h"
+#include "tests/waiting.h"
 
 #include <gtest/gtest.h>
 
@@ -57,6 +58,11 @@ class RouteNamespace : public ::testing::Test
         Run("ip addr add 10.9.0.1/32 dev lo");
         options.listen_namespace = far;
         options.connect_namespace = near;
+        // Once the kernel has seen that a link is up, it gives it an address of its own.
+        for (std::string i : {"0", "1"}) {
+            std::string address = "fe80::2%near" + i;
+            EXPECT_TRUE(haul_test::Eventually([&] { return TcpPair("::", address, options).Ok(); }));
+        }
     }
     void TearDown() override
     {
