@@ -234,7 +234,7 @@ class Ssh : public Transport
     {
         static SshServer server;
         server_ = &server;
-        std::string words = ends.to + " timeout=5 pid=" + folder_ / "pid";
+        std::string words = ends.to + " timeout=10 pid=" + folder_ / "pid";
         for (const std::string &word : there) {
             words += " " + word;
         }

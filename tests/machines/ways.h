@@ -55,7 +55,7 @@ class Transport
     std::string receive(const Ends &ends, const std::string &uri, const std::vector<int> &keep = {},
                         std::vector<std::string> settings = {})
     {
-        settings.insert(settings.begin(), {"receive", ends.to, uri, "timeout=5"});
+        settings.insert(settings.begin(), {"receive", ends.to, uri, "timeout=10"});
         settings.insert(settings.end(), there.begin(), there.end());
         destination = std::make_unique<Mover>(settings, keep);
         std::string where = destination->expect("LISTEN ");
@@ -65,7 +65,7 @@ class Transport
     void send(const Ends &ends, const std::string &uri, std::vector<std::string> settings,
               const std::vector<int> &keep = {})
     {
-        settings.insert(settings.begin(), {"send", ends.from, uri, "timeout=5"});
+        settings.insert(settings.begin(), {"send", ends.from, uri, "timeout=10"});
         source = std::make_unique<Mover>(settings, keep);
     }
 };
